@@ -1,0 +1,1 @@
+"""Kubeflow steps: one module is one step, an adapter of a few lines around ``metantk_core.workflow``."""

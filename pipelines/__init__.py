@@ -1,0 +1,1 @@
+"""Kubeflow graphs: which steps, in which order, on which resources."""
