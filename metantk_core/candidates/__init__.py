@@ -1,0 +1,7 @@
+"""Candidate networks and the spaces that they come from: texts, indices and random numbers enter, genotypes leave."""
+
+from metantk_core.candidates.genotype import Edge, Genotype
+from metantk_core.candidates.space import FiniteSearchSpace, SearchSpace, shard
+from metantk_core.candidates.spaces import SPACES, parse_genotype, space_named
+
+__all__ = ["SPACES", "Edge", "FiniteSearchSpace", "Genotype", "SearchSpace", "parse_genotype", "shard", "space_named"]
