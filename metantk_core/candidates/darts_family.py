@@ -137,9 +137,8 @@ class DartsFamily:
         return {str(keyword.arg): self._list(text, str(keyword.arg), keyword.value) for keyword in call.keywords}
 
     def _list(self, text: str, name: str, node: ast.expr) -> list:
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
         try:
-            if called and not node.keywords:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
                 limits = [ast.literal_eval(argument) for argument in node.args]
                 # A cell has few nodes; a range of a billion is a mistake, not a list to make.
                 value = list(range(*limits)[: self.targets[-1] + 1])

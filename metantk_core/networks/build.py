@@ -1,0 +1,99 @@
+"""From values to modules: a genotype and a configuration enter, a few-shot network leaves.
+
+Axes: n images, c channels, h height, w width, d features, k ways.
+"""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+
+from metantk_core.candidates import Genotype
+from metantk_core.networks.cells import DartsBody, NASBench201Body
+from metantk_core.networks.normalisation import NORMALISATIONS, Normalisation
+from metantk_core.networks.operations import OPERATIONS
+
+Variant = Literal["scoring", "training"]
+
+
+class NetworkConfig(BaseModel, frozen=True, extra="forbid"):
+    """How wide and how deep a network is."""
+
+    channels: int = Field(16, ge=1, description="Channels after the stem; each reduction doubles them.")
+    cells: int = Field(
+        5, ge=1, description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages."
+    )
+
+
+class FewShotNetwork(nn.Module):
+    """Images to logits: a body that makes feature maps, global average pooling, and a linear head.
+
+    Args:
+        body: Images ``[n c h w]`` to feature maps ``[n d h' w']``.
+        features: Number of channels ``d`` of the feature maps.
+        ways: Number of classes of an episode.
+    """
+
+    def __init__(self, body: nn.Module, features: int, ways: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Linear(features, ways)
+
+    def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return what the head sees of images."""
+        return self.body(x).mean(dim=(-2, -1))
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Return the logits of images."""
+        return self.head(self.features(x))
+
+
+def build(
+    genotype: Genotype,
+    config: NetworkConfig,
+    *,
+    in_channels: int,
+    ways: int,
+    variant: Variant,
+    norm: Normalisation = "batch_support",
+) -> FewShotNetwork:
+    """Return the network of a candidate or of a supernet, whose edges give the mean of their operations.
+
+    The weights come from torch's global generator; ``initialise`` gives them values that depend on a seed alone.
+
+    The scoring variant always normalises per sample (GroupNorm), because a kernel needs samples that do not mix. For
+    the DARTS family it also ends in normalisation and ReLU before the pooling, which the training variant does not, as
+    in the published search (Wang et al. 2022). NAS-Bench-201 networks end in normalisation and ReLU in both variants.
+
+    Args:
+        genotype: What is on the edges.
+        config: Width and depth.
+        in_channels: Channels of the images.
+        ways: Number of classes of an episode.
+        variant: What the network is for.
+        norm: Normalisation of the training variant.
+    """
+    make_norm = NORMALISATIONS["group" if variant == "scoring" else norm]
+    operations = OPERATIONS[genotype.space]
+    if genotype.space == "nasbench201":
+        body = NASBench201Body(
+            genotype.cell("cell"),
+            in_channels=in_channels,
+            channels=config.channels,
+            cells=config.cells,
+            operations=operations,
+            norm=make_norm,
+        )
+    else:
+        body = DartsBody(
+            genotype.cell("normal"),
+            genotype.cell("reduce"),
+            in_channels=in_channels,
+            channels=config.channels,
+            cells=config.cells,
+            final_norm=variant == "scoring",
+            operations=operations,
+            norm=make_norm,
+        )
+    return FewShotNetwork(body, body.out_channels, ways)

@@ -1,0 +1,117 @@
+"""Normalisation layers: activations ``[n c h w]`` enter, normalised activations of the same shape leave.
+
+Three kinds: per sample (GroupNorm: needed by kernels, because samples must not mix), by the moments of an episode's
+support images (training), and by the moments of whatever is in the batch (training, transductive).
+
+Axes: n images, c channels, h height, w width.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Normalisation = Literal["batch_support", "batch_transductive", "group"]
+
+#: Makes the normalisation of a number of channels.
+Normalise = Callable[[int], nn.Module]
+
+MAX_GROUPS = 16
+
+
+class BatchMoments(nn.Module):
+    r"""Batch normalisation by the moments of one batch, remembered on request; nothing is averaged over batches.
+
+    .. math:: y = (x - \mu) / \sqrt{\sigma^2 + \epsilon} \cdot weight + bias
+
+    with mean and (biased) variance over images and space. With ``remember`` this is the MetaBN of Bronskill et al.,
+    "TaskNorm", ICML 2020: in ``train()`` mode the batch is the support set of an episode, whose moments are used and
+    remembered with their gradient; in ``eval()`` mode the remembered moments normalise the queries, so that a query's
+    output does not depend on the other queries. Without it every batch is normalised by its own moments in both modes,
+    as MAML's published code does, and queries help each other (transductive).
+
+    The moments belong to one episode: they are a plain attribute, not a buffer; copies of the module, pickles and state
+    dicts come without them.
+
+    Args:
+        channels: Number of channels.
+        remember: Whether ``eval()`` mode uses the moments remembered in ``train()`` mode.
+        epsilon: Added to the variance.
+    """
+
+    moments: tuple[Tensor, Tensor] | None
+
+    def __init__(self, channels: int, *, remember: bool, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.remember = remember
+        self.epsilon = epsilon
+        self.moments = None
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Return the normalised activations.
+
+        Raises:
+            RuntimeError: If remembered moments are needed but no support images came before.
+        """
+        if self.remember and not self.training:
+            if self.moments is None:
+                raise RuntimeError("no moments to normalise by: pass the support images in train() mode first")
+            mean, variance = self.moments
+        else:
+            variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+            if self.remember:
+                self.moments = mean, variance
+        scale = self.weight * torch.rsqrt(variance + self.epsilon)
+        # The mean goes first: folding it into the shift would leave rounding noise where all activations are equal.
+        return torch.addcmul(self.bias[:, None, None], x - mean[:, None, None], scale[:, None, None])
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "moments": None}
+
+    def extra_repr(self) -> str:
+        """Return what ``print(network)`` shows of this layer."""
+        return f"{self.weight.numel()}, remember={self.remember}"
+
+
+def forget_moments(network: nn.Module) -> None:
+    """Drop all remembered moments of a network, and with them the graph of the episode that they came from."""
+    for module in network.modules():
+        if isinstance(module, BatchMoments):
+            module.moments = None
+
+
+def groups_of(channels: int) -> int:
+    """Return the number of groups for GroupNorm: the most, up to 16, of equal size, at least 2 channels each.
+
+    A group of one channel would be normalised to mean 0 over space, and global average pooling would then give zeros.
+
+    Args:
+        channels: Number of channels, at least 1.
+    """
+    return max(
+        groups
+        for groups in range(1, MAX_GROUPS + 1)
+        if channels % groups == 0 and (groups == 1 or channels >= 2 * groups)
+    )
+
+
+def _group(channels: int) -> nn.Module:
+    return nn.GroupNorm(groups_of(channels), channels)
+
+
+def _batch_support(channels: int) -> nn.Module:
+    return BatchMoments(channels, remember=True)
+
+
+def _batch_transductive(channels: int) -> nn.Module:
+    return BatchMoments(channels, remember=False)
+
+
+NORMALISATIONS: Mapping[str, Normalise] = MappingProxyType(
+    {"batch_support": _batch_support, "batch_transductive": _batch_transductive, "group": _group}
+)
