@@ -1,0 +1,110 @@
+"""What a data set is: labelled images of three splits whose classes are disjoint.
+
+Arrays and names enter, checked immutable values leave; nothing here reads a file. Axes: ``n`` images, ``c`` channels,
+``h`` rows, ``w`` columns.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from metantk_core.errors import InputError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """The images of one split.
+
+    Attributes:
+        images: Shape ``[n, c, h, w]``, 0 to 255; may be a read-only memory map of a file far larger than memory.
+        labels: Shape ``[n]``; the class of each image, 0 to ``len(class_names) - 1``.
+        class_names: One name for each class.
+        split: The split that the images belong to.
+        name: The data set that they come from.
+    """
+
+    images: UInt8[np.ndarray, "n c h w"]
+    labels: Int64[np.ndarray, " n"]
+    class_names: tuple[str, ...]
+    split: Split
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.labels.size == 0:
+            raise InputError(f"Split '{self.split}' of data set '{self.name}' has no images; put some there.")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.class_names):
+            raise InputError(
+                f"Labels of split '{self.split}' of data set '{self.name}' run from {low} to {high}, but it has "
+                f"{len(self.class_names)} class names, so labels must be 0 to {len(self.class_names) - 1}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Three splits with disjoint classes, and the numbers that every stage normalises with.
+
+    Attributes:
+        train: Images to meta-train on.
+        val: Images to choose models on.
+        test: Images that only reported accuracies see.
+        name: A readable name.
+        mean: Mean of each channel over the train images, which are scaled to 0..1.
+        std: Standard deviation of each channel over the train images, which are scaled to 0..1.
+        digest: Digest of class names, labels and pixels of all splits.
+
+    Raises:
+        InputError: If a class name is in two splits.
+    """
+
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+    def __post_init__(self) -> None:
+        check_disjoint({split: self.split(split).class_names for split in SPLITS})
+
+    def split(self, name: Split) -> LabelledImages:
+        """Return the images of one split."""
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+def check_disjoint(class_names: dict[Split, tuple[str, ...]]) -> None:
+    """Refuse class names that occur twice, in one split or in two.
+
+    Args:
+        class_names: The names of the classes of each split.
+
+    Raises:
+        InputError: If a class is there twice; the sentence names the class and the splits.
+    """
+    seen: dict[str, Split] = {}
+    for split, names in class_names.items():
+        for name in names:
+            if name in seen:
+                where = (
+                    f"twice in split '{split}'" if seen[name] == split else f"in splits '{seen[name]}' and '{split}'"
+                )
+                raise InputError(
+                    f"Class '{name}' is {where}; the classes of train, val and test must differ, or accuracy on test "
+                    "classes says nothing about new classes. Move or rename it."
+                )
+            seen[name] = split

@@ -1,0 +1,104 @@
+"""The contact sheet: a data set enters, one picture that shows a few classes of each split leaves."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from metantk_core.datasets.images import SPLITS, ImageDataset, LabelledImages, Split
+
+_PAPER, _INK, _FAINT, _LINE = "#ffffff", "#1c2430", "#6b7686", "#d9dee6"
+_ACCENT: dict[Split, str] = {"train": "#2563a8", "val": "#b4690e", "test": "#1f7a4d"}
+_ZOOM = 2  # the sheet is drawn for screens with two pixels a point
+_TILE, _GAP, _MARGIN = 48, 6, 32
+_LABEL, _ROW, _HEAD, _TITLE = 224, 60, 58, 84
+
+
+def contact_sheet(dataset: ImageDataset, path: Path, *, classes: int = 8, images: int = 12) -> None:
+    """Write a PNG that shows evenly spaced classes of each split, one a row, with their names.
+
+    Args:
+        dataset: What to show.
+        path: The PNG; its folder is made if missing.
+        classes: Rows a split, at most.
+        images: Pictures a row, at most.
+    """
+    rows = {split: min(classes, len(dataset.split(split).class_names)) for split in SPLITS}
+    width = 2 * _MARGIN + _LABEL + images * (_TILE + _GAP) - _GAP
+    height = _TITLE + sum(_HEAD + _ROW * count for count in rows.values()) + _MARGIN
+    sheet = Image.new("RGB", (width * _ZOOM, height * _ZOOM), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    total = sum(len(dataset.split(split)) for split in SPLITS)
+    channels, rows_of_pixels, columns = dataset.train.image_shape
+    _text(draw, _MARGIN, 34, dataset.name, 24, _INK, bold=True)
+    colours = "grey" if channels == 1 else "RGB"
+    facts = f"{total:,} images, {columns} × {rows_of_pixels} pixels, {colours}  ·  digest {dataset.digest}"
+    _text(draw, _MARGIN, 64, facts, 12, _FAINT)
+    top = _TITLE
+    for split in SPLITS:
+        members = dataset.split(split)
+        draw.line([_at(_MARGIN, top + 8), _at(width - _MARGIN, top + 8)], fill=_LINE, width=_ZOOM)
+        _text(draw, _MARGIN, top + 34, split, 17, _ACCENT[split], bold=True)
+        counts = f"{len(members.class_names):,} classes, {len(members):,} images"
+        _text(draw, _MARGIN + _LABEL, top + 34, counts, 12, _FAINT)
+        top += _HEAD
+        for label in np.linspace(0, len(members.class_names) - 1, rows[split]).round().astype(int):
+            _class_row(sheet, draw, members, int(label), images, top)
+            top += _ROW
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    sheet.save(temporary, format="PNG", optimize=True)
+    os.replace(temporary, path)
+
+
+def _class_row(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, members: LabelledImages, label: int, images: int, top: int
+) -> None:
+    name = members.class_names[label]
+    middle = top + _TILE / 2
+    if len(name) == 1:
+        draw.text(_at(_MARGIN + 20, middle), name, fill=_INK, font=_font(28, bold=False), anchor="mm")
+        words = unicodedata.name(name, f"U+{ord(name):04X}").replace(" LETTER", "").lower()
+        first, second = _two_lines(words[:1].upper() + words[1:], 22)
+        if second:
+            _text(draw, _MARGIN + 48, middle - 8, first, 11, _FAINT)
+            _text(draw, _MARGIN + 48, middle + 8, second, 11, _FAINT)
+        else:
+            _text(draw, _MARGIN + 48, middle, first, 11, _FAINT)
+    else:
+        _text(draw, _MARGIN, middle, name if len(name) <= 26 else f"{name[:25]}…", 13, _INK)
+    found = np.flatnonzero(members.labels == label)[:images]
+    for column, row in enumerate(found):
+        pixels = np.asarray(members.images[row])
+        tile = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        tile = tile.convert("RGB").resize((_TILE * _ZOOM, _TILE * _ZOOM), Image.Resampling.BICUBIC)
+        left = _MARGIN + _LABEL + column * (_TILE + _GAP)
+        sheet.paste(tile, (left * _ZOOM, top * _ZOOM))
+
+
+def _two_lines(words: str, length: int) -> tuple[str, str]:
+    if len(words) <= length:
+        return words, ""
+    cut = words.rfind(" ", 0, length + 1)
+    cut = cut if cut > 0 else length
+    rest = words[cut:].strip()
+    return words[:cut], rest if len(rest) <= length else f"{rest[: length - 1]}…"
+
+
+def _text(
+    draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size: int, fill: str, *, bold: bool = False
+) -> None:
+    draw.text(_at(x, y), text, fill=fill, font=_font(size, bold=bold), anchor="lm")
+
+
+def _at(x: float, y: float) -> tuple[float, float]:
+    return x * _ZOOM, y * _ZOOM
+
+
+def _font(size: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    import matplotlib  # slow to import, and needed only here
+
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+    return ImageFont.truetype(file, size * _ZOOM)
