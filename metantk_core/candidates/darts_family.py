@@ -177,8 +177,8 @@ class DartsFamily:
             if joined.count((source, target)) > 1:
                 raise self._malformed(text, f"node {target} of {cell} takes two edges from node {source}")
         for target in self.targets:
-            if target not in [end for _, end in joined]:
-                raise self._malformed(text, f"no edge enters node {target} of {cell}")
+            if [end for _, end in joined].count(target) < DEGREE:
+                raise self._malformed(text, f"fewer than {DEGREE} edges enter node {target} of {cell}")
         return edges
 
     def _known(self, text: str, cell: str, operations: object) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ One cell type of 4 nodes, an edge from every node to every later one, one of 5 o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -51,8 +52,11 @@ class NASBench201:
             raise InputError(
                 f"Cells of {self.name} are numbered from 0 to {self.size - 1}, but number {index} was asked for."
             )
-        digits = np.unravel_index(index, (len(self.operations),) * len(EDGES))
-        return self._genotype([(self.operations[digit],) for digit in digits])
+        operations = []
+        for _ in EDGES:
+            index, digit = divmod(index, len(self.operations))
+            operations.append((self.operations[digit],))
+        return self._genotype(operations[::-1])
 
     def shard(self, index: int, count: int) -> tuple[Genotype, ...]:
         """Return one of ``count`` parts of the space (see ``candidates.shard``)."""
@@ -103,7 +107,7 @@ class NASBench201:
 
     def _genotype(self, operations: list[tuple[str, ...]]) -> Genotype:
         pairs = zip(EDGES, operations, strict=True)
-        return Genotype(self.name, tuple(Edge(CELL, source, target, names) for (source, target), names in pairs))
+        return Genotype(self.name, tuple(_edge(source, target, names) for (source, target), names in pairs))
 
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:
@@ -119,6 +123,12 @@ class NASBench201:
         return InputError(
             f"Expected a {self.name} cell such as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but in '{_short(text)}' {what}."
         )
+
+
+@cache
+def _edge(source: int, target: int, operations: tuple[str, ...]) -> Edge:
+    # All cells of the space are made of the same few edges.
+    return Edge(CELL, source, target, operations)
 
 
 def _short(text: str) -> str:

@@ -20,9 +20,11 @@ Variant = Literal["scoring", "training"]
 class NetworkConfig(BaseModel, frozen=True, extra="forbid"):
     """How wide and how deep a network is."""
 
-    channels: int = Field(16, ge=1, description="Channels after the stem; each reduction doubles them.")
+    channels: int = Field(default=16, ge=1, description="Channels after the stem; each reduction doubles them.")
     cells: int = Field(
-        5, ge=1, description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages."
+        default=5,
+        ge=1,
+        description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages.",
     )
 
 

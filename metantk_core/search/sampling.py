@@ -1,6 +1,6 @@
 """Search without feedback: a configuration and a seed enter, a list of distinct candidates leaves."""
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -12,15 +12,19 @@ from metantk_core.seeding import numpy_generator
 class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     """Which candidates are scored, and in how many parts."""
 
-    space: str = Field("nasbench201", description="Search space: nasbench201 or darts_fewshot.")
+    space: str = Field(default="nasbench201", description="Search space: nasbench201 or darts_fewshot.")
     strategy: Literal["sample", "enumerate"] = Field(
-        "sample", description="'sample' draws distinct candidates at random, 'enumerate' takes the whole space."
+        default="sample", description="'sample' draws distinct candidates at random, 'enumerate' takes the whole space."
     )
-    num_candidates: int = Field(20, ge=1, description="Number of candidates; with 'enumerate' the size of the space.")
-    shards: int = Field(2, ge=1, description="Number of parts that are scored side by side; never changes a result.")
+    num_candidates: int = Field(
+        default=20, ge=1, description="Number of candidates; with 'enumerate' the size of the space."
+    )
+    shards: int = Field(
+        default=2, ge=1, description="Number of parts that are scored side by side; never changes a result."
+    )
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _possible(self) -> "SearchConfig":
         space = space_named(self.space)
         if self.strategy == "enumerate" and not isinstance(space, FiniteSearchSpace):
             raise InputError(

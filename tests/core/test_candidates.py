@@ -1,0 +1,435 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from metantk_core.candidates import (
+    SPACES,
+    Edge,
+    FiniteSearchSpace,
+    Genotype,
+    parse_genotype,
+    shard,
+    space_named,
+)
+from metantk_core.candidates.darts_family import DARTS_FEWSHOT, DartsFamily
+from metantk_core.candidates.nasbench201 import NASBENCH201
+from metantk_core.errors import InputError
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|avg_pool_3x3~1|nor_conv_3x3~2|"
+FEWSHOT = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1), ('conv_3x3', 0), ('conv_1x5_5x1', 2), "
+    "('max_pool_3x3', 1), ('dil_conv_3x3', 3)], normal_concat=range(2, 5), "
+    "reduce=[('avg_pool_3x3', 0), ('skip_connect', 1), ('conv_3x3', 1), ('conv_3x3', 2), "
+    "('sep_conv_3x3', 2), ('sep_conv_3x3', 3)], reduce_concat=range(2, 5))"
+)
+EXAMPLES = {"nasbench201": CELL, "darts_fewshot": FEWSHOT}
+
+# Nothing is timed: a busy machine is no failure.
+some = settings(max_examples=40, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+spaces = st.sampled_from(sorted(SPACES))
+
+
+@pytest.fixture(scope="module")
+def cells() -> tuple[Genotype, ...]:
+    return tuple(NASBENCH201)
+
+
+def sampled(space: str, seed: int) -> Genotype:
+    return space_named(space).sample(np.random.default_rng(seed))
+
+
+def supernet(space: str, seed: int) -> Genotype:
+    """A supernet with a random choice of operations, at least one, on every edge."""
+    rng = np.random.default_rng(seed)
+    edges = []
+    for edge in space_named(space).supernet().edges:
+        kept = rng.permutation(edge.operations)[: rng.integers(1, len(edge.operations) + 1)]
+        edges.append(Edge(edge.cell, edge.source, edge.target, tuple(map(str, kept))))
+    return Genotype(space, tuple(edges))
+
+
+def prune_at_random(space: str, rng: np.random.Generator) -> tuple[Genotype, list[int]]:
+    """Prune one operation of every edge a round, then one edge at a time; return the end and the size of each round."""
+    genotype, evaluations = space_named(space).supernet(), []
+    while not genotype.decided:
+        evaluations.append(len(space_named(space).prunings(genotype)))
+        for edge in genotype.edges:
+            genotype = genotype.without(edge, edge.operations[rng.integers(len(edge.operations))])
+    while choices := space_named(space).prunings(genotype):
+        evaluations.append(len(choices))
+        genotype = choices[rng.integers(len(choices))]
+    return genotype, evaluations
+
+
+# Values
+
+
+@some
+@given(space=spaces, seed=seeds, order=st.randoms(use_true_random=False))
+def test_order_in_which_edges_and_operations_are_written_makes_no_difference(space, seed, order):
+    genotype = supernet(space, seed)
+    edges = [
+        Edge(e.cell, e.source, e.target, tuple(order.sample(e.operations, len(e.operations)))) for e in genotype.edges
+    ]
+    order.shuffle(edges)
+    again = Genotype(space, tuple(edges))
+    assert again == genotype
+    assert hash(again) == hash(genotype)
+    assert again.key == genotype.key
+    assert str(again) == str(genotype)
+
+
+def test_keys_of_different_genotypes_differ(cells):
+    assert len({genotype.key for genotype in cells}) == 15_625
+
+
+def test_keys_stay_as_they_are_because_stored_results_are_found_by_them():
+    assert parse_genotype("nasbench201", CELL).key == "0fcb73e60cf7499f"
+    assert parse_genotype("darts_fewshot", FEWSHOT).key == "790da8ffeb63d11f"
+
+
+def test_genotypes_can_be_sorted():
+    genotypes = [sampled("nasbench201", seed) for seed in range(20)]
+    backwards = genotypes[::-1]
+    assert sorted(genotypes) == sorted(backwards)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        ("cell", 1, 1, ("none",)),
+        ("cell", 2, 1, ("none",)),
+        ("cell", -1, 1, ("none",)),
+        ("cell", 0, 1, ()),
+        ("cell", 0, 1, ("a", "a")),
+    ],
+)
+def test_impossible_edge_is_refused(edge):
+    with pytest.raises(ValueError, match="edge"):
+        Edge(*edge)
+
+
+def test_two_edges_between_the_same_nodes_are_refused():
+    with pytest.raises(ValueError, match="two edges"):
+        Genotype("nasbench201", (Edge("cell", 0, 1, ("none",)), Edge("cell", 0, 1, ("skip_connect",))))
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_without_takes_away_one_operation_and_nothing_else(space, seed):
+    genotype = supernet(space, seed)
+    everything = set(genotype.operations())
+    for edge, operation in everything:
+        smaller = genotype.without(edge, operation)
+        kept = {((e.cell, e.source, e.target), name) for e, name in smaller.operations()}
+        before = {((e.cell, e.source, e.target), name) for e, name in everything}
+        assert before - kept == {((edge.cell, edge.source, edge.target), operation)}
+        assert kept < before
+
+
+def test_operation_that_is_not_there_cannot_be_taken_away():
+    genotype = parse_genotype("nasbench201", CELL)
+    with pytest.raises(ValueError, match="no operation skip_connect"):
+        genotype.without(genotype.edges[0], "skip_connect")
+    with pytest.raises(ValueError, match="no operation none"):
+        genotype.without(Edge("cell", 0, 1, ("none",)), "none")
+
+
+# Spaces
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_supernet_has_all_operations_and_is_not_decided(space):
+    supernet = space_named(space).supernet()
+    assert not supernet.decided
+    assert all(set(edge.operations) == set(space_named(space).operations) for edge in supernet.edges)
+    assert (
+        Counter(edge.cell for edge in supernet.edges)
+        == {
+            "nasbench201": {"cell": 6},
+            "darts_fewshot": {"normal": 9, "reduce": 9},
+        }[space]
+    )
+
+
+@some
+@given(seed=seeds)
+def test_fewshot_candidate_has_two_edges_from_distinct_sources_into_every_node(seed):
+    genotype = sampled("darts_fewshot", seed)
+    assert genotype.decided
+    into = Counter((edge.cell, edge.target) for edge in genotype.edges)
+    assert into == {(cell, node): 2 for cell in ("normal", "reduce") for node in (2, 3, 4)}
+
+
+def test_fewshot_space_has_the_number_of_candidates_that_counting_gives():
+    wirings = 1 * 3 * 6
+    assert DARTS_FEWSHOT.size == (wirings * 7**6) ** 2
+
+
+def test_every_candidate_of_a_family_is_equally_likely():
+    family = DartsFamily("darts_fewshot", ("skip_connect", "conv_3x3"), nodes=2)
+    assert family.size == (1 * 4 * 3 * 4) ** 2
+    rng = np.random.default_rng(0)
+    cells = Counter()
+    for _ in range(4000):
+        genotype = family.sample(rng)
+        cells[genotype.cell("normal")] += 1
+        cells[genotype.cell("reduce")] += 1
+    assert Counter(cell[0].cell for cell in cells) == {"normal": 48, "reduce": 48}
+    assert stats.chisquare(list(cells.values())).pvalue > 1e-3
+
+
+def test_normal_and_reduction_cell_are_drawn_independently():
+    rng = np.random.default_rng(0)
+    table = np.zeros((7, 7))
+    for _ in range(3000):
+        genotype = DARTS_FEWSHOT.sample(rng)
+        first, second = (
+            DARTS_FEWSHOT.operations.index(genotype.cell(cell)[0].operations[0]) for cell in ("normal", "reduce")
+        )
+        table[first, second] += 1
+    _, pvalue, _, _ = stats.chi2_contingency(table)
+    assert pvalue > 1e-3
+
+
+def test_every_nasbench201_cell_is_equally_likely(cells):
+    rng = np.random.default_rng(0)
+    index = {genotype: number for number, genotype in enumerate(cells)}
+    draws = [index[NASBENCH201.sample(rng)] for _ in range(5000)]
+    assert stats.chisquare(np.histogram(draws, bins=125, range=(0, 15_625))[0]).pvalue > 1e-3
+
+
+def test_nasbench201_enumerates_the_product_of_its_operations(cells):
+    found = [tuple(edge.operations[0] for edge in genotype.edges) for genotype in cells]
+    assert len(found) == len(NASBENCH201) == NASBENCH201.size == 15_625
+    assert found == list(itertools.product(NASBENCH201.operations, repeat=6))
+
+
+def test_only_the_small_space_can_be_walked_through():
+    assert {name for name, space in SPACES.items() if isinstance(space, FiniteSearchSpace)} == {"nasbench201"}
+
+
+@pytest.mark.parametrize("index", [-1, 15_625])
+def test_cell_number_outside_the_space_is_refused(index):
+    with pytest.raises(InputError, match="from 0 to 15624"):
+        NASBENCH201.genotype(index)
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_prunings_are_distinct_and_one_operation_smaller(space, seed):
+    genotype = supernet(space, seed)
+    smaller = space_named(space).prunings(genotype)
+    size = len(list(genotype.operations()))
+    assert len(set(smaller)) == len(smaller)
+    assert all(len(list(other.operations())) == size - 1 for other in smaller)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_pruning_ends_in_a_candidate(space):
+    genotype, _ = prune_at_random(space, np.random.default_rng(0))
+    assert genotype.decided
+    assert parse_genotype(space, str(genotype)) == genotype
+    if space == "darts_fewshot":
+        assert len(genotype.edges) == 12
+    else:
+        assert len(genotype.edges) == 6
+
+
+def test_pruning_the_fewshot_supernet_looks_at_as_many_candidates_as_the_paper_says():
+    # 18 edges with 7, 6, … 2 operations: 486. Then 3 + 4 incoming edges of the last two nodes, twice: 14 at first.
+    _, evaluations = prune_at_random("darts_fewshot", np.random.default_rng(0))
+    assert evaluations[:6] == [18 * left for left in (7, 6, 5, 4, 3, 2)]
+    assert sum(evaluations[:6]) == 486
+    assert evaluations[6] == 14
+
+
+# Text forms
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_fields_text_form_is_read_and_written(space):
+    assert str(parse_genotype(space, EXAMPLES[space])) == EXAMPLES[space]
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_candidates_come_back_from_their_text(space, seed):
+    genotype = sampled(space, seed)
+    assert parse_genotype(space, str(genotype)) == genotype
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_supernets_come_back_from_their_text(space, seed):
+    genotype = supernet(space, seed)
+    assert parse_genotype(space, str(genotype)) == genotype
+
+
+def test_nasbench201_text_puts_each_operation_on_its_edge():
+    edges = parse_genotype("nasbench201", CELL).edges
+    assert {(edge.source, edge.target): edge.operations[0] for edge in edges} == {
+        (0, 1): "nor_conv_3x3",
+        (0, 2): "none",
+        (1, 2): "nor_conv_1x1",
+        (0, 3): "skip_connect",
+        (1, 3): "avg_pool_3x3",
+        (2, 3): "nor_conv_3x3",
+    }
+
+
+def test_fewshot_text_gives_two_edges_in_a_row_to_each_node():
+    cell = parse_genotype("darts_fewshot", FEWSHOT).cell("normal")
+    assert {(edge.source, edge.target): edge.operations[0] for edge in cell} == {
+        (0, 2): "sep_conv_3x3",
+        (1, 2): "skip_connect",
+        (0, 3): "conv_3x3",
+        (2, 3): "conv_1x5_5x1",
+        (1, 4): "max_pool_3x3",
+        (3, 4): "dil_conv_3x3",
+    }
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        FEWSHOT.replace("range(2, 5)", "[2, 3, 4]"),
+        FEWSHOT.replace("range(2, 5)", "(2, 3, 4)"),
+        FEWSHOT.replace("('sep_conv_3x3', 0), ('skip_connect', 1)", "('skip_connect', 1), ('sep_conv_3x3', 0)"),
+        FEWSHOT.replace("'", '"'),
+        f"  {FEWSHOT}\n",
+    ],
+    ids=["list", "tuple", "other order", "other quotes", "spaces"],
+)
+def test_fewshot_genotypes_are_read_however_they_are_spelled(variant):
+    assert parse_genotype("darts_fewshot", variant) == parse_genotype("darts_fewshot", FEWSHOT)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_unknown_operation_is_refused_with_the_known_ones(space):
+    with pytest.raises(InputError) as refusal:
+        parse_genotype(space, EXAMPLES[space].replace("nor_conv_1x1", "conv_7x7").replace("conv_1x5_5x1", "conv_7x7"))
+    assert "conv_7x7" in str(refusal.value)
+    assert all(operation in str(refusal.value) for operation in space_named(space).operations)
+
+
+def test_none_was_removed_from_the_fewshot_space():
+    with pytest.raises(InputError, match="'none' is no operation"):
+        parse_genotype("darts_fewshot", FEWSHOT.replace("skip_connect", "none"))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "1 groups"),
+        ("nonsense", "1 groups"),
+        (CELL + "+|none~0|", "4 groups"),
+        (CELL.removesuffix("|"), "group 3 does not start and end"),
+        (CELL.replace("|none~0|nor_conv_1x1~1|", "|none~0|"), "1 entries instead of 2"),
+        (CELL.replace("~1", "~0"), "does not end with '~1'"),
+        (CELL.replace("~2", ""), "does not end with '~2'"),
+        (CELL.replace("none", "none,none"), "names an operation twice"),
+        (CELL.replace("none", ""), "'' is no operation"),
+        (FEWSHOT, "groups"),
+    ],
+)
+def test_malformed_nasbench201_text_is_refused(text, complaint):
+    with pytest.raises(InputError) as refusal:
+        parse_genotype("nasbench201", text)
+    assert complaint in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "do not match up"),
+        (CELL, "do not match up"),
+        ("Genotype(", "do not match up"),
+        ("Genotype\0", "do not match up"),
+        ("-" * 100_000 + "1", "do not match up"),
+        ("dict(normal=[])", "'Genotype(' is not what it starts with"),
+        ("Genotype()", "the parts are not exactly"),
+        ("Genotype(**{})", "the parts are not exactly"),
+        ("Genotype([], normal=[], normal_concat=[], reduce=[], reduce_concat=[])", "the parts are not exactly"),
+        (FEWSHOT.replace("reduce_concat", "concat"), "the parts are not exactly"),
+        (FEWSHOT.replace("range(2, 5)", "__import__('os').getcwd()"), "is not a list of plain values"),
+        (FEWSHOT.replace("range(2, 5)", "range('a')"), "is not a list of plain values"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 5, 0)"), "is not a list of plain values"),
+        (FEWSHOT.replace("range(2, 5)", "7"), "is not a list"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 10**9)"), "is not a list of plain values"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 1000000000000)"), "does not list all nodes from 2 to 4"),
+        (FEWSHOT.replace("range(2, 5)", "range(3, 5)"), "does not list all nodes from 2 to 4"),
+        (FEWSHOT.replace(", ('dil_conv_3x3', 3)", ""), "normal has 5 entries"),
+        (FEWSHOT.replace("('dil_conv_3x3', 3)", "'dil_conv_3x3'"), "is not a pair"),
+        (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', 1)"), "takes two edges from node 1"),
+        (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', 4)"), "no node before it"),
+        (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', True)"), "no node before it"),
+        (FEWSHOT.replace("'dil_conv_3x3'", "3"), "3 is no operation"),
+        (FEWSHOT.replace("'dil_conv_3x3'", "['dil_conv_3x3']"), "is no operation"),
+        (str(DARTS_FEWSHOT.supernet()).replace(", 4)", ", 5)"), "is no node from 2 to 4"),
+        (str(DARTS_FEWSHOT.supernet()).replace("0, 4)", "0, 3)"), "takes two edges"),
+        (
+            "Genotype(normal=[(('conv_3x3',), 0, 2)], normal_concat=[2, 3, 4], reduce=[], reduce_concat=[2, 3, 4])",
+            "fewer than 2",
+        ),
+        (
+            "Genotype(normal=[('conv_3x3', 0, 2)], normal_concat=[2, 3, 4], reduce=[], reduce_concat=[2, 3, 4])",
+            "no operations",
+        ),
+        ("Genotype(normal=[], normal_concat=[2, 3, 4], reduce=[], reduce_concat=[2, 3, 4])", "normal has 0 entries"),
+    ],
+)
+def test_malformed_fewshot_text_is_refused(text, complaint):
+    with pytest.raises(InputError) as refusal:
+        parse_genotype("darts_fewshot", text)
+    assert complaint in str(refusal.value)
+    assert len(str(refusal.value)) < 800
+
+
+@some
+@given(space=spaces, place=st.floats(0, 1), length=st.integers(0, 5), piece=st.text(max_size=8))
+def test_damaged_text_is_read_or_refused_but_never_crashes(space, place, length, piece):
+    text = EXAMPLES[space]
+    start = int(place * len(text))
+    try:
+        genotype = parse_genotype(space, text[:start] + piece + text[start + length :])
+    except InputError:
+        return
+    assert parse_genotype(space, str(genotype)) == genotype
+
+
+def test_unknown_space_is_refused_with_the_known_ones():
+    with pytest.raises(
+        InputError, match="'nasbench101' is no search space; the search spaces are nasbench201, darts_fewshot"
+    ):
+        space_named("nasbench101")
+
+
+# Shards
+
+
+@some
+@given(items=st.lists(st.integers(), max_size=40), count=st.integers(1, 50))
+def test_every_item_is_in_exactly_one_shard_and_shards_are_of_a_size(items, count):
+    parts = [shard(items, index, count) for index in range(count)]
+    assert sorted(itertools.chain(*parts)) == sorted(items)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(("index", "count"), [(-1, 2), (2, 2), (0, 0)])
+def test_shard_that_does_not_exist_is_refused(index, count):
+    with pytest.raises(InputError, match="Shards are numbered from 0"):
+        shard([1, 2, 3], index, count)
+
+
+def test_shards_of_a_space_are_the_space(cells):
+    parts = [NASBENCH201.shard(index, 7) for index in range(7)]
+    assert {len(part) for part in parts} == {2232, 2233}
+    assert set(itertools.chain(*parts)) == set(cells)
