@@ -1,0 +1,24 @@
+"""Kernels at initialisation: a network and a batch of episodes enter, symmetric float64 matrices on the CPU leave.
+
+Axes: n images of the batch (all query images, episode by episode, then all support images, episode by episode) ·
+t tasks · q, s query and support images of one task · tq, ts those of all tasks.
+"""
+
+from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
+from metantk_core.kernels.features import last_layer_kernel
+from metantk_core.kernels.meta import adaptation, meta_ntk
+from metantk_core.kernels.tangent import Kernels, ParameterChoice, empirical_ntk, tangent_and_last_layer_kernel
+
+__all__ = [
+    "KernelBlocks",
+    "Kernels",
+    "ParameterChoice",
+    "adaptation",
+    "batch",
+    "eigenvalues",
+    "empirical_ntk",
+    "last_layer_kernel",
+    "meta_ntk",
+    "split",
+    "tangent_and_last_layer_kernel",
+]

@@ -1,0 +1,77 @@
+r"""The MetaNTK: kernels of the network and of the inner loop enter, the kernel of meta-learning leaves.
+
+Source: Wang, Wang, Sun, Li, "Global Convergence of MAML and Theory-Inspired Neural Architecture Search for Few-Shot
+Learning", CVPR 2022, Theorem 1.
+
+Axes: t tasks · q, s query and support images of one task · tq those of all tasks · n all images.
+"""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from metantk_core.kernels.blocks import KernelBlocks
+
+DOUBLE_PRECISION = torch.finfo(torch.float64).eps
+
+
+def adaptation(
+    kernel: KernelBlocks, *, time: float, ridge: float, precision: float = DOUBLE_PRECISION
+) -> Float64[Tensor, "t q s"]:
+    r"""Return the map from support residuals to query predictions after adapting.
+
+    .. math:: S_i = K_{qs} (K_{ss} + \lambda I)^{-1} (I - e^{-\tau K_{ss}}).
+
+    An eigenvalue of :math:`K_{ss}` that is zero, or that rounding can't tell from zero, is a direction in which no step
+    moves the support images. It does not move the query images either (:math:`K_{qs} v = 0`, as the kernel is positive
+    semidefinite), so the map is zero there at every τ and λ; a division by λ would only amplify the rounding of
+    :math:`K_{qs} v`.
+
+    Args:
+        kernel: Kernel that drives the inner loop: the NTK for MAML, the NNGP for ANIL.
+        time: Inner learning rate times inner steps, at least 0; may be infinite, which drops the exponential.
+        ridge: Regularisation, at least 0.
+        precision: Relative precision of the kernel's entries; eigenvalues up to ``s · precision`` times the largest one
+            of their task count as zero.
+
+    Returns:
+        One map per task; NaN if the kernel holds numbers that are not finite.
+
+    Raises:
+        ValueError: ``time`` or ``ridge`` is negative.
+    """
+    if not (time >= 0 and ridge >= 0):
+        raise ValueError(f"expected an inner-loop time and a ridge of at least 0, got time={time} and ridge={ridge}")
+    query_support, support_support = kernel.within_task
+    if not bool(support_support.isfinite().all()):
+        return torch.full_like(query_support, torch.nan)
+    spectrum, basis = torch.linalg.eigh(support_support)
+    largest = spectrum[:, -1:].clamp_min(0)
+    adapts = spectrum > spectrum.shape[-1] * precision * largest
+    positive = torch.where(adapts, spectrum, 1.0)  # keeps 0/0 and 0·∞ out of the line below
+    gain = torch.where(adapts, -torch.expm1(-time * positive) / (positive + ridge), 0.0)
+    return query_support @ (basis * gain[:, None, :]) @ basis.mT
+
+
+def meta_ntk(
+    ntk: KernelBlocks, inner: KernelBlocks, *, time: float, ridge: float, precision: float = DOUBLE_PRECISION
+) -> Float64[Tensor, "tq tq"]:
+    r"""Return the MetaNTK over the query images of all tasks.
+
+    With :math:`A = [I, -S]` it is the congruence :math:`\Phi = A \Theta A^\top`: the Gram matrix of the derivatives of
+    the adapted predictions by the initial parameters, hence symmetric and positive semidefinite.
+
+    Args:
+        ntk: Kernel Θ of the whole network.
+        inner: Kernel of the inner loop, of the same batch: ``ntk`` itself for MAML, the NNGP for ANIL.
+        time: Inner learning rate times inner steps, at least 0; may be infinite.
+        ridge: Regularisation of the inner loop, at least 0.
+        precision: Relative precision of the entries of ``inner``; see :func:`adaptation`.
+
+    Returns:
+        Kernel over all query images, task by task.
+    """
+    adapted = torch.block_diag(*adaptation(inner, time=time, ridge=ridge, precision=precision))
+    congruence = torch.cat([torch.eye(len(adapted), dtype=torch.float64), -adapted], dim=1)
+    kernel = congruence @ ntk.full @ congruence.mT
+    return (kernel + kernel.mT) / 2

@@ -1,0 +1,101 @@
+"""What scoring leaves behind: draws of one score of one candidate enter, one JSON line leaves; and back."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from metantk_core.errors import InputError
+
+
+class Outcome(StrEnum):
+    """How scoring ended; only ``OK`` carries a value."""
+
+    OK = "ok"
+    DEGENERATE = "degenerate"
+    NON_FINITE = "non-finite"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One draw of a score: a finite number, or none and why.
+
+    Attributes:
+        value: The number, if the outcome is ``OK``.
+        outcome: How scoring ended.
+        reason: For people: what went wrong, empty if nothing did.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    value: float | None
+    outcome: Outcome = Outcome.OK
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.outcome is Outcome.OK and (self.value is None or not math.isfinite(self.value) or self.reason):
+            raise ValueError(
+                f"a score that is ok has a finite value and no reason, got {self.value} and {self.reason!r}"
+            )
+        if self.outcome is not Outcome.OK and (self.value is not None or not self.reason):
+            raise ValueError(f"a score that is {self.outcome} has a reason and no value, got {self.value}")
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """All draws of one score of one candidate.
+
+    Except for ``seconds`` it is a pure function of the configuration, the candidate and the seed.
+
+    Attributes:
+        space: Name of the search space.
+        genotype: Text form of the candidate.
+        score: Name of the score, a key of ``SCORES``.
+        draws: One score per initialisation; a single one if the score does not depend on the initialisation.
+        seed: Seed of the run.
+        seconds: Wall time that this score took. Scores that share a pass share its time, so that sums over records are
+            the time spent.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    space: str
+    genotype: str
+    score: str
+    draws: tuple[Score, ...]
+    seed: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not self.draws:
+            raise ValueError("a record holds at least one draw")
+        if not (self.seconds >= 0 and math.isfinite(self.seconds)):
+            raise ValueError(f"seconds are at least 0 and finite, got {self.seconds}")
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON, without the line break; every float comes back exactly."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "ScoreRecord":
+        """Return the record that a line holds.
+
+        Raises:
+            InputError: The line is broken or is not a score record.
+        """
+        try:
+            return _RECORD.validate_json(line, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            shown = line if len(line) <= 80 else f"{line[:77]}..."
+            raise InputError(
+                f"Expected a score record, one JSON object a line, but got {shown!r} "
+                f"({place + ': ' if place else ''}{first['msg']}); score this shard again."
+            ) from error
+
+
+_RECORD = TypeAdapter(ScoreRecord)
