@@ -1,0 +1,240 @@
+"""Tracker on MLflow: values of a run enter, the pages of MLflow's interface leave.
+
+Runs are named by their identifiers in every call: MLflow's notion of an active run, global to a process, is not used.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.types import Schema, TensorSpec
+
+from metantk_core import registry
+from metantk_core.adapters.addresses import shown
+from metantk_core.adapters.mlflow_store import Connection
+from metantk_core.errors import InputError
+from metantk_core.registry import DatasetSummary, MetricPoint
+
+KEY = "metantk.key"
+"""Tag that holds the key of a run."""
+NON_FINITE = "metantk.non_finite."
+"""Beginning of the tags that note the first non-finite value of a curve, such as ``nan at step 12``."""
+
+_PARENT = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"
+_TABLES = "mlflow.loggedArtifacts"
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+# Limits of MLflow's REST interface.
+_METRICS_PER_CALL = 1000
+_PARAMETERS_PER_CALL = 100
+_LONGEST_PARAMETER = 6000
+_LONGEST_DIGEST = 36
+
+
+class MlflowTracker:
+    """A ``Tracker`` on MLflow.
+
+    If ``MLFLOW_RUN_ID`` is set, as ``mlflow run`` does for the process that it starts, then a run without a parent
+    is that run, in whatever experiment it is, instead of a new one.
+
+    Args:
+        connection: An MLflow that answers.
+        experiment: Name of the experiment that new runs without a parent go to; made when first needed.
+    """
+
+    def __init__(self, connection: Connection, experiment: str) -> None:
+        self._connection = connection
+        self._client = connection.client
+        self._experiment = experiment
+        self._steps: dict[str, dict[str, set[int]]] = {}  # run → metric → steps that are there
+
+    def open_run(
+        self, key: str, name: str, *, parent: str | None = None, description: str = "", tags: Mapping[str, str] = {}
+    ) -> str:
+        """Return the identifier of the run of this key below this parent, created if it is not there, running again.
+
+        Args:
+            key: What makes the run the same run when a step is repeated; without quotes.
+            name: Name for people; the interface shows about 16 characters.
+            parent: Identifier of the run that it belongs to; none for one of its own, or that of ``MLFLOW_RUN_ID``.
+            description: Markdown.
+            tags: More words to find it by.
+
+        Raises:
+            InputError: ``MLFLOW_RUN_ID`` names no run, or the experiment was deleted.
+        """
+        if "'" in key or '"' in key:
+            raise ValueError(f"The key of a run can't hold quotes: {key!r}.")
+        described = {KEY: key, **({_NOTE: description} if description else {}), **tags}
+        given = os.environ.get("MLFLOW_RUN_ID") if parent is None else None
+        if given:
+            run = self._joined(given)
+        else:
+            experiment = self._client.get_run(parent).info.experiment_id if parent else self._experiment_id()
+            run = self._found(experiment, key, parent)
+            if run is None:
+                context = {**resolve_tags(), **({_PARENT: parent} if parent else {})}
+                mine = self._client.create_run(experiment, tags={**context, **described}, run_name=name)
+                # Of two processes that open the same run at once, both take the older and one gives its own up.
+                run = self._found(experiment, key, parent) or mine
+                if run.info.run_id != mine.info.run_id:
+                    self._client.delete_run(mine.info.run_id)
+        identifier = run.info.run_id
+        self._client.log_batch(identifier, tags=[RunTag(tag, str(value)) for tag, value in described.items()])
+        self._client.update_run(identifier, status="RUNNING", name=name)
+        return identifier
+
+    def log_parameters(self, run: str, parameters: Mapping[str, str | int | float | bool]) -> None:
+        """Note what a run was asked to do.
+
+        Raises:
+            InputError: A parameter is there with another value, which MLflow never changes.
+        """
+        there = self._client.get_run(run).data.params
+        wanted = {name: str(value)[:_LONGEST_PARAMETER] for name, value in parameters.items()}
+        for name, value in wanted.items():
+            if there.get(name, value) != value:
+                raise InputError(
+                    f"Parameter {name} of the MLflow run {run} is {there[name]!r} already and can't become {value!r}; "
+                    "start a new run for another configuration."
+                )
+        new = [Param(name, value) for name, value in wanted.items() if name not in there]
+        for start in range(0, len(new), _PARAMETERS_PER_CALL):
+            self._client.log_batch(run, params=new[start : start + _PARAMETERS_PER_CALL])
+
+    def log_metrics(self, run: str, points: Iterable[MetricPoint]) -> None:
+        """Add points to the curves of a run, without those whose step is there.
+
+        MLflow would store infinity as a huge number and can't draw NaN: the first non-finite value of a curve becomes a
+        tag ``metantk.non_finite.<name>`` instead.
+        """
+        points = list(points)
+        steps = self._steps_there(run, {point.name for point in points})
+        now = int(time.time() * 1000)
+        new: list[Metric] = []
+        odd: dict[str, str] = {}
+        for point in points:
+            value = float(point.value)
+            if not math.isfinite(value):
+                odd.setdefault(f"{NON_FINITE}{point.name}", f"{value} at step {point.step}")
+            elif point.step not in steps[point.name]:
+                steps[point.name].add(point.step)
+                new.append(Metric(point.name, value, now, point.step))
+        for start in range(0, len(new), _METRICS_PER_CALL):
+            self._client.log_batch(run, metrics=new[start : start + _METRICS_PER_CALL])
+        if odd:
+            there = self._client.get_run(run).data.tags
+            self._client.log_batch(run, tags=[RunTag(tag, text) for tag, text in odd.items() if tag not in there])
+
+    def log_file(self, run: str, path: Path, folder: str = "") -> None:
+        """Attach a file to a run, below a folder of its artifacts."""
+        self._client.log_artifact(run, str(path), folder or None)
+
+    def log_table(self, run: str, columns: Mapping[str, Sequence[object]], file: str) -> None:
+        """Attach a table in the format of ``mlflow.log_table``: the interface shows it, ``mlflow.load_table`` reads it.
+
+        A table that is there is replaced (MLflow's own function appends, so that a repeated step would double it).
+
+        Args:
+            run: Identifier of the run.
+            columns: Values by column, of equal lengths; a non-finite number becomes an empty cell.
+            file: Name of the file, ending in ``.json``.
+        """
+        rows = [[_cell(value) for value in row] for row in zip(*columns.values(), strict=True)]
+        text = json.dumps({"columns": list(columns), "data": rows}, allow_nan=False)
+        self._client.log_text(run, text, file)
+        tables = json.loads(self._client.get_run(run).data.tags.get(_TABLES, "[]"))
+        if (entry := {"path": file, "type": "table"}) not in tables:
+            self._client.set_tag(run, _TABLES, json.dumps([*tables, entry]))
+
+    def log_dataset(self, run: str, dataset: DatasetSummary, context: str) -> None:
+        """Note a dataset as an input of a run; the context says what for, such as ``train``.
+
+        MLflow keeps 36 characters of the digest; the profile holds all of it.
+        """
+        images = TensorSpec(np.dtype(np.uint8), (-1, *dataset.image_shape), name="images")
+        labels = TensorSpec(np.dtype(np.int64), (-1,), name="labels")
+        schema = {"features": Schema([images]).to_json(), "targets": Schema([labels]).to_json()}
+        profile = {
+            "images": dataset.num_images,
+            "classes": dataset.num_classes,
+            "image_shape": list(dataset.image_shape),
+            "digest": dataset.digest,
+        }
+        entity = Dataset(
+            name=dataset.name,
+            digest=dataset.digest[:_LONGEST_DIGEST],
+            source_type="local",
+            source=json.dumps({"uri": shown(dataset.source)}),
+            schema=json.dumps({"mlflow_tensorspec": schema}),
+            profile=json.dumps(profile),
+        )
+        self._client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    def close_run(self, run: str, status: registry.RunStatus) -> None:
+        """Note that a run has ended, and how."""
+        self._client.set_terminated(run, _STATUS[status])
+
+    def link(self, run: str) -> str | None:
+        """Return the address of a run's page, or none where there is no server."""
+        if not self._connection.is_server:
+            return None
+        experiment = self._client.get_run(run).info.experiment_id
+        # Without the query MLflow opens its view for language models, which hides half of what we log.
+        return f"{self._connection.uri}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+    def _joined(self, run: str) -> Run:
+        try:
+            return self._client.get_run(run)
+        except MlflowException as error:
+            raise InputError(
+                f"MLFLOW_RUN_ID names the run {run}, which {shown(self._connection.uri)} does not hold; unset it, or "
+                "set MLFLOW_TRACKING_URI to where that run is."
+            ) from error
+
+    def _found(self, experiment: str, key: str, parent: str | None) -> Run | None:
+        runs = self._client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time ASC"])
+        mine = [run for run in runs if run.data.tags.get(_PARENT) == parent]
+        return min(mine, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+    def _experiment_id(self) -> str:
+        there = self._client.get_experiment_by_name(self._experiment)
+        if there is None:
+            if not self._connection.is_server and self._connection.artifact_root is None:
+                raise InputError(
+                    "A database can't hold files: set MLFLOW_DEFAULT_ARTIFACT_ROOT to a folder or bucket for them, or "
+                    "start an MLflow server on that database and give its http:// address."
+                )
+            try:
+                return self._client.create_experiment(self._experiment, self._connection.artifact_root)
+            except MlflowException as error:
+                there = self._client.get_experiment_by_name(self._experiment)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or there is None:
+                    raise
+        if there.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise InputError(
+                f"The MLflow experiment {self._experiment!r} was deleted; restore it with 'mlflow experiments restore "
+                f"--experiment-id {there.experiment_id}', or choose another name."
+            )
+        return there.experiment_id
+
+    def _steps_there(self, run: str, names: set[str]) -> dict[str, set[int]]:
+        steps = self._steps.setdefault(run, {})
+        if unknown := names - steps.keys():
+            begun = self._client.get_run(run).data.metrics
+            for name in unknown:
+                history = self._client.get_metric_history(run, name) if name in begun else ()
+                steps[name] = {metric.step for metric in history}
+        return steps
+
+
+def _cell(value: object) -> object:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -1,0 +1,139 @@
+"""Progress of steps across processes: counts enter, small files and lines for people leave."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from metantk_core.adapters.filesystem import write_atomically
+from metantk_core.seeding import digest
+
+_SECONDS_BETWEEN_FILES = 0.3
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """How far a step was when it last said so.
+
+    Attributes:
+        step: Name of the step.
+        done: Units finished, those of earlier attempts included.
+        total: Units in all.
+        found: Units that an earlier attempt had finished.
+        started_at: When this attempt began, in seconds since 1970.
+        updated_at: When it last said so, in seconds since 1970.
+        detail: A few words.
+    """
+
+    step: str
+    done: int
+    total: int
+    found: int
+    started_at: float
+    updated_at: float
+    detail: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all units are done."""
+        return self.done >= self.total
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds from the last news to the end, at the pace of this attempt; none before its first unit."""
+        if self.finished:
+            return 0.0
+        fresh = self.done - self.found
+        return (self.updated_at - self.started_at) / fresh * (self.total - self.done) if fresh > 0 else None
+
+    def after(self, done: int, total: int, detail: str, now: float) -> "StepProgress":
+        """Return the progress after more news."""
+        return StepProgress(self.step, done, total, min(self.found, done), self.started_at, now, detail)
+
+
+class ProgressFile:
+    """A ``Progress`` that keeps one small JSON file up to date, a few times a second at most.
+
+    Args:
+        directory: Folder that a display watches; made when needed.
+        step: Name of the step; one file a name.
+    """
+
+    def __init__(self, directory: Path, step: str) -> None:
+        self._path = directory / f"{digest(step)}.json"
+        self._step = step
+        self._state: StepProgress | None = None
+        self._written_at = float("-inf")
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Take note of units done; the first and the last news are always written."""
+        now = time.time()
+        if self._state is None:
+            self._state = StepProgress(self._step, done, total, done, now, now)
+        self._state = self._state.after(done, total, detail, now)
+        if self._state.finished or time.monotonic() - self._written_at >= _SECONDS_BETWEEN_FILES:
+            # Written for a display: not worth a disk flush.
+            write_atomically(self._path, json.dumps(vars(self._state)).encode(), durable=False)
+            self._written_at = time.monotonic()
+
+
+def read_progress(directory: Path) -> tuple[StepProgress, ...]:
+    """Return the progress of the steps that keep a file in a folder, in the order in which they began."""
+    steps = []
+    for path in directory.glob("*.json"):
+        try:
+            steps.append(StepProgress(**json.loads(path.read_bytes())))
+        except (FileNotFoundError, TypeError, ValueError):
+            continue  # another file, or one that was cleared away meanwhile
+    return tuple(sorted(steps, key=lambda step: (step.started_at, step.step)))
+
+
+class ProgressLines:
+    """A ``Progress`` that prints a line every few seconds: percentage and time left.
+
+    Args:
+        stream: Where lines go.
+        step: Name of the step.
+        seconds: Least seconds between two lines; the first and the last news are always printed.
+    """
+
+    def __init__(self, stream: TextIO, step: str, *, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
+        self._stream = stream
+        self._step = step
+        self._seconds = seconds
+        self._state: StepProgress | None = None
+        self._printed_at = float("-inf")
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Take note of units done."""
+        now = time.time()
+        if self._state is None:
+            self._state = StepProgress(self._step, done, total, done, now, now)
+        self._state = self._state.after(done, total, detail, now)
+        if self._state.finished or time.monotonic() - self._printed_at >= self._seconds:
+            self._stream.write(_line(self._state) + "\n")
+            self._stream.flush()
+            self._printed_at = time.monotonic()
+
+
+def _line(state: StepProgress) -> str:
+    left = state.seconds_left
+    words = [f"{state.step}: {state.done}/{state.total} ({state.done / max(state.total, 1):.0%})"]
+    if state.finished:
+        words.append(f"done in {_duration(state.updated_at - state.started_at)}")
+    elif left is not None:
+        words.append(f"about {_duration(left)} left")
+    if state.detail:
+        words.append(state.detail)
+    return ", ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

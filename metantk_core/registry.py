@@ -1,0 +1,209 @@
+"""Ports to what remembers: values of a run enter, identifiers leave; adapters speak to files, databases and servers.
+
+Every call of every port is idempotent, so that a step that crashed may simply run again: the same key is the same run,
+a metric point is logged once, a file is replaced, the same network is the same model version.
+"""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal, NoReturn, Protocol, runtime_checkable
+
+import numpy as np
+
+RunStatus = Literal["finished", "failed", "killed"]
+"""How a run ended: as it should, by an error or a termination signal, or by a person's interrupt."""
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One point of a curve.
+
+    Attributes:
+        name: Name of the curve; what stands before its first ``/`` groups charts.
+        value: The number. One that is not finite can't be drawn: a tracker notes it as a tag instead.
+        step: Position on the horizontal axis; a curve holds one point a step, the first one logged.
+    """
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What a tracker shows of a dataset that a run read.
+
+    Attributes:
+        name: Name for people.
+        digest: Digest of the content.
+        source: Where the images came from: a path, an address, or the name of a generator.
+        num_images: Number of images.
+        num_classes: Number of classes.
+        image_shape: Channels, height and width of every image.
+    """
+
+    name: str
+    digest: str
+    source: str
+    num_images: int
+    num_classes: int
+    image_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of a model in a registry.
+
+    Attributes:
+        name: Name of the model.
+        version: Version, as the registry counts.
+        uri: Address to load exactly this version from.
+    """
+
+    name: str
+    version: str
+    uri: str
+
+
+@runtime_checkable
+class ArtifactStore(Protocol):
+    """Bytes by key; keys are relative paths with ``/``."""
+
+    def read(self, key: str) -> bytes | None:
+        """Return what is stored under a key, or none."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Store bytes under a key: a reader sees the old ones or the new ones, nothing between."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Return whether something is stored under a key."""
+        ...
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Give the keys that start with a prefix, sorted."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Runs with their parameters, metrics, files and inputs."""
+
+    def open_run(
+        self, key: str, name: str, *, parent: str | None = None, description: str = "", tags: Mapping[str, str] = {}
+    ) -> str:
+        """Return the identifier of the run of this key below this parent, created if it is not there, running again.
+
+        Args:
+            key: What makes the run the same run when a step is repeated; without quotes.
+            name: Name for people.
+            parent: Identifier of the run that it belongs to; none for a run of its own.
+            description: Markdown.
+            tags: More words to find it by.
+        """
+        ...
+
+    def log_parameters(self, run: str, parameters: Mapping[str, str | int | float | bool]) -> None:
+        """Note what a run was asked to do.
+
+        Raises:
+            InputError: A parameter is there with another value.
+        """
+        ...
+
+    def log_metrics(self, run: str, points: Iterable[MetricPoint]) -> None:
+        """Add points to the curves of a run, without those whose step is there; a non-finite value becomes a tag."""
+        ...
+
+    def log_file(self, run: str, path: Path, folder: str = "") -> None:
+        """Attach a file to a run, below a folder of its artifacts."""
+        ...
+
+    def log_table(self, run: str, columns: Mapping[str, Sequence[object]], file: str) -> None:
+        """Attach a table, columns of equal lengths, as a JSON file; one that is there is replaced."""
+        ...
+
+    def log_dataset(self, run: str, dataset: DatasetSummary, context: str) -> None:
+        """Note a dataset as an input of a run; the context says what for, such as ``train``."""
+        ...
+
+    def close_run(self, run: str, status: RunStatus) -> None:
+        """Note that a run has ended, and how."""
+        ...
+
+    def link(self, run: str) -> str | None:
+        """Return the address of a run's page, or none where there is no server."""
+        ...
+
+
+@runtime_checkable
+class ModelRegistry(Protocol):
+    """Versions of trained networks that can be loaded by name."""
+
+    def register(
+        self,
+        run: str,
+        name: str,
+        model_directory: Path,
+        *,
+        alias: str,
+        description: str,
+        tags: Mapping[str, str],
+        input_example: Mapping[str, np.ndarray],
+    ) -> RegisteredModel:
+        """Return the version that holds a model, registered unless this run has registered the same files before.
+
+        Args:
+            run: Identifier of the run that trained it.
+            name: Name of the model.
+            model_directory: What ``meta_training.save_model`` wrote.
+            alias: Moved to this version, such as ``champion``.
+            description: Markdown, shown with the version.
+            tags: More words, shown with the version.
+            input_example: A request: ``support_images`` uint8 ``[s c h w]``, ``support_labels`` int64 ``[s]`` and
+                ``query_images`` uint8 ``[q c h w]``.
+
+        Raises:
+            InputError: The name can't be used.
+        """
+        ...
+
+
+@contextmanager
+def run_scope(tracker: Tracker, run: str) -> Iterator[None]:
+    """Close a run with what happens inside: finished, failed by an exception or SIGTERM, killed by an interrupt.
+
+    SIGTERM, with which clusters stop a pod, ends a Python process without a word. Inside the scope (of a main thread)
+    it becomes ``SystemExit(143)``, which passes through all scopes; the handler that was there before is put back.
+
+    Args:
+        tracker: Where the run is.
+        run: Its identifier.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminate) if is_main else None
+    try:
+        yield
+    except BaseException as error:
+        status: RunStatus = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+        try:
+            tracker.close_run(run, status)
+        except Exception as second:  # what ended the work matters more than that it could not be noted
+            error.add_note(f"The run {run} could not be marked {status}: {second}")
+        raise
+    else:
+        tracker.close_run(run, "finished")
+    finally:
+        if is_main:
+            # None stands for a handler that was not set from Python, which only C code can put back.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)

@@ -1,0 +1,242 @@
+"""What every tracker promises, asked of MLflow on a SQLite file and of an MLflow server over HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from metantk_core import wiring
+from metantk_core.errors import InputError
+from metantk_core.registry import DatasetSummary, MetricPoint, Tracker, run_scope
+
+
+@pytest.fixture(scope="module")
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking with a space')}/mlflow.db"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
+def uri(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue("sqlite_uri" if request.param == "sqlite" else "mlflow_server")
+
+
+@pytest.fixture(autouse=True)
+def _no_run_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.chdir(tmp_path)  # nothing may depend on, or appear in, the current folder
+
+
+@pytest.fixture
+def tracker(uri: str) -> Tracker:
+    return wiring.tracker(uri, "suite")
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@pytest.fixture
+def key() -> str:
+    return uuid.uuid4().hex
+
+
+def test_a_repeated_step_finds_its_run_running_again_with_its_words(
+    tracker: Tracker, client: MlflowClient, uri: str, key: str
+):
+    first = tracker.open_run(key, "search", description="**Search**", tags={"metantk.space": "nasbench201"})
+    tracker.close_run(first, "failed")
+    again = wiring.tracker(uri, "suite").open_run(key, "search", description="**Search** again")
+    run = client.get_run(again)
+    assert again == first
+    assert run.info.status == "RUNNING"
+    assert run.info.run_name == "search"
+    assert run.data.tags["mlflow.note.content"] == "**Search** again"
+    assert run.data.tags["metantk.space"] == "nasbench201"
+
+
+def test_children_are_found_below_their_own_parent_only(tracker: Tracker, client: MlflowClient, key: str):
+    parents = [tracker.open_run(f"{key}-{number}", "parent") for number in range(2)]
+    children = [tracker.open_run(f"{key}/shard-0", "shard-0", parent=parent) for parent in parents]
+    assert len({*parents, *children}) == 4
+    assert children == [tracker.open_run(f"{key}/shard-0", "shard-0", parent=parent) for parent in parents]
+    assert [client.get_run(child).data.tags["mlflow.parentRunId"] for child in children] == parents
+
+
+@pytest.mark.parametrize(("status", "shown"), [("finished", "FINISHED"), ("failed", "FAILED"), ("killed", "KILLED")])
+def test_a_closed_run_says_how_it_ended(tracker: Tracker, client: MlflowClient, key: str, status, shown: str):
+    run = tracker.open_run(key, "run")
+    tracker.close_run(run, status)
+    info = client.get_run(run).info
+    assert info.status == shown
+    assert info.end_time is not None
+
+
+def test_parameters_may_be_repeated_but_not_changed(tracker: Tracker, client: MlflowClient, key: str):
+    run = tracker.open_run(key, "run")
+    parameters = {f"group.p{number}": number for number in range(150)}
+    tracker.log_parameters(run, {**parameters, "long": "x" * 10_000, "flag": True, "rate": 0.1})
+    tracker.log_parameters(run, {"long": "x" * 10_000, "flag": True, "rate": 0.1, "more": "words"})
+    there = client.get_run(run).data.params
+    assert len(there) == 154
+    assert there["flag"] == "True"
+    assert there["rate"] == "0.1"
+    with pytest.raises(InputError, match=r"rate.*'0\.1' already.*'0\.2'"):
+        tracker.log_parameters(run, {"rate": 0.2, "never": 1})
+    assert "never" not in client.get_run(run).data.params
+
+
+def test_a_repeated_step_adds_no_point_twice(tracker: Tracker, client: MlflowClient, uri: str, key: str):
+    run = tracker.open_run(key, "run")
+    curve = [MetricPoint("train/loss", 1.0 / (step + 1), step) for step in range(2500)]
+    tracker.log_metrics(run, curve[:1200])
+    wiring.tracker(uri, "suite").log_metrics(run, [*curve, curve[-1]])  # a new process, after a crash
+    tracker.log_metrics(run, [MetricPoint("train/loss", 5.0, 3), MetricPoint("eval/accuracy", 0.5)])
+    history = client.get_metric_history(run, "train/loss")
+    assert sorted((point.step, point.value) for point in history) == [(point.step, point.value) for point in curve]
+    assert client.get_run(run).data.metrics["eval/accuracy"] == 0.5
+
+
+def test_a_value_that_is_not_finite_becomes_a_tag_and_the_rest_is_drawn(
+    tracker: Tracker, client: MlflowClient, key: str
+):
+    run = tracker.open_run(key, "run")
+    tracker.log_metrics(run, [MetricPoint("train/loss", value, step) for step, value in enumerate([2.0, float("nan")])])
+    tracker.log_metrics(run, [MetricPoint("train/loss", float("inf"), 2), MetricPoint("train/loss", 1.0, 3)])
+    assert [(point.step, point.value) for point in client.get_metric_history(run, "train/loss")] == [(0, 2.0), (3, 1.0)]
+    assert client.get_run(run).data.tags["metantk.non_finite.train/loss"] == "nan at step 1"
+
+
+def test_a_table_is_readable_by_mlflow_and_replaced_when_repeated(
+    tracker: Tracker, client: MlflowClient, key: str, monkeypatch: pytest.MonkeyPatch, uri: str
+):
+    run = tracker.open_run(key, "run")
+    tracker.log_table(run, {"rank": [1], "genotype": ["old"]}, "leaderboard.json")
+    columns = {"rank": [1, 2], "genotype": ["|a~0|+", "|b~0|+"], "mean": [3.5, float("nan")]}
+    tracker.log_table(run, columns, "leaderboard.json")
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri)
+    table = client.load_table(client.get_run(run).info.experiment_id, "leaderboard.json", run_ids=[run])
+    assert list(table.columns) == ["rank", "genotype", "mean"]
+    assert table["genotype"].tolist() == ["|a~0|+", "|b~0|+"]
+    assert table["mean"].isna().tolist() == [False, True]
+    assert json.loads(client.get_run(run).data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "leaderboard.json", "type": "table"}
+    ]
+
+
+def test_a_file_is_kept_with_the_run(tracker: Tracker, client: MlflowClient, key: str, tmp_path: Path):
+    run = tracker.open_run(key, "run")
+    report = tmp_path / "report.html"
+    for text in ("old", "new"):
+        report.write_text(text)
+        tracker.log_file(run, report, "reports/final")
+    kept = client.download_artifacts(run, "reports/final/report.html", str(tmp_path))
+    assert Path(kept).read_text() == "new"
+
+
+def test_datasets_are_inputs_of_the_run_once_each(tracker: Tracker, client: MlflowClient, key: str):
+    run = tracker.open_run(key, "run")
+    for _ in range(2):
+        for split in ("train", "test"):
+            summary = DatasetSummary(f"glyphs-{split}", "0123456789abcdef" * 4, "glyphs", 2000, 100, (1, 28, 28))
+            tracker.log_dataset(run, summary, split)
+    inputs = client.get_run(run).inputs.dataset_inputs
+    assert sorted(one.dataset.name for one in inputs) == ["glyphs-test", "glyphs-train"]
+    train = next(one for one in inputs if one.dataset.name == "glyphs-train")
+    assert {tag.key: tag.value for tag in train.tags} == {"mlflow.data.context": "train"}
+    assert json.loads(train.dataset.profile)["images"] == 2000
+    assert "[-1, 1, 28, 28]" in json.loads(train.dataset.schema)["mlflow_tensorspec"]["features"]
+
+
+def test_a_run_without_parent_is_the_run_that_the_environment_names(
+    tracker: Tracker, client: MlflowClient, uri: str, key: str, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = client.create_experiment(key)
+    given = client.create_run(elsewhere, run_name="entry-point").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", given)
+    joining = wiring.tracker(uri, f"never-{key}")
+    assert joining.open_run(key, "search", description="words", tags={"a": "b"}) == given
+    child = joining.open_run(f"{key}/shard-0", "shard-0", parent=given)
+    run = client.get_run(given)
+    assert run.info.run_name == "search"
+    assert run.data.tags["mlflow.note.content"] == "words"
+    assert run.data.tags["a"] == "b"
+    assert client.get_run(child).info.experiment_id == elsewhere
+    assert child != given
+    assert client.get_experiment_by_name(f"never-{key}") is None
+    assert os.environ["MLFLOW_RUN_ID"] == given
+
+
+def test_a_run_named_by_the_environment_must_be_there(tracker: Tracker, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(InputError, match="MLFLOW_RUN_ID names the run 0000"):
+        tracker.open_run("key", "run")
+
+
+def test_a_deleted_experiment_is_refused_with_the_way_to_restore_it(uri: str, client: MlflowClient, key: str):
+    client.delete_experiment(client.create_experiment(key))
+    with pytest.raises(InputError, match="deleted; restore it"):
+        wiring.tracker(uri, key).open_run("key", "run")
+
+
+def test_only_a_server_has_pages(tracker: Tracker, uri: str, key: str):
+    run = tracker.open_run(key, "run")
+    link = tracker.link(run)
+    if uri.startswith("http"):
+        assert link is not None
+        assert link.startswith(f"{uri}/#/experiments/")
+        assert link.endswith(f"/runs/{run}?workflowType=machine_learning")
+    else:
+        assert link is None
+
+
+def test_nothing_appears_in_the_current_folder(tracker: Tracker, key: str, tmp_path: Path):
+    run = tracker.open_run(key, "run")
+    tracker.log_table(run, {"a": [1]}, "table.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_says_how_its_scope_was_left(tracker: Tracker, client: MlflowClient, key: str):
+    before = signal.getsignal(signal.SIGTERM)
+    for number, (error, status) in enumerate(
+        [(None, "FINISHED"), (RuntimeError("no"), "FAILED"), (SystemExit(1), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+    ):
+        run = tracker.open_run(f"{key}-{number}", "run")
+        caught = None
+        try:
+            with run_scope(tracker, run):
+                if error is not None:
+                    raise error
+        except BaseException as raised:
+            caught = raised
+        assert caught is error
+        assert client.get_run(run).info.status == status
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_terminated_process_marks_all_its_open_runs_failed(client: MlflowClient, uri: str, key: str):
+    body = """
+import sys, time
+from metantk_core import wiring
+from metantk_core.registry import run_scope
+tracker = wiring.tracker(sys.argv[1], "suite")
+parent = tracker.open_run(sys.argv[2], "parent")
+with run_scope(tracker, parent):
+    child = tracker.open_run(sys.argv[2] + "/step", "step", parent=parent)
+    with run_scope(tracker, child):
+        print(parent, child, flush=True)
+        time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", body, uri, key], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    runs = process.stdout.readline().split()
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    assert [client.get_run(run).info.status for run in runs] == ["FAILED", "FAILED"]
