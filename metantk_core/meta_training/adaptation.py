@@ -1,0 +1,145 @@
+"""The inner loop in plain torch: a network and the support images of an episode enter, logits of its queries leave.
+
+Evaluation and serving run this; it equals what learn2learn's MAML does in meta-training, without needing it.
+
+Axes: s support images, q query images, c channels, h height, w width, k ways.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metantk_core.meta_training.model import Algorithm
+from metantk_core.networks import FewShotNetwork, forget_moments
+
+Parameters = Mapping[str, Tensor]
+
+
+def adapted_logits(
+    network: FewShotNetwork,
+    support_images: Float[Tensor, "s c h w"],
+    support_labels: Int64[Tensor, " s"],
+    query_images: Float[Tensor, "q c h w"],
+    *,
+    algorithm: Algorithm,
+    learning_rate: float,
+    steps: int,
+) -> Float[Tensor, "q k"]:
+    r"""Return the logits of queries after the network has adapted to support images.
+
+    The adapted parameters are :math:`\theta_{j+1} = \theta_j - \alpha \nabla_{\theta_j} L(\theta_j; support)`, with the
+    mean cross-entropy L (Finn et al. 2017, eq. 1): all parameters for MAML, those of the head for ANIL (Raghu et al.
+    2020). The support images pass in ``train()`` mode and the queries in ``eval()`` mode, so that normalisation by
+    support moments sees the support images under the same parameters that the queries meet.
+
+    The network's own parameters stay as they are. Its normalisation layers hold moments while this runs, so one network
+    serves one call at a time.
+
+    Args:
+        network: The meta-trained network; left in ``eval()`` mode.
+        support_images: Normalised images.
+        support_labels: Their classes, 0 to k - 1.
+        query_images: Normalised images.
+        algorithm: Which parameters adapt.
+        learning_rate: Inner learning rate α.
+        steps: Number of inner steps, at least 0.
+    """
+    # Callers may have gradients switched off, or be in inference mode; the inner loop needs them.
+    with torch.inference_mode(False), torch.enable_grad():
+        if algorithm == "anil":
+            logits = _adapt_head(network, support_images, support_labels, query_images, learning_rate, steps)
+        else:
+            logits = _adapt_all(network, support_images, support_labels, query_images, learning_rate, steps)
+    forget_moments(network)
+    return logits
+
+
+def gradient_descent(
+    logits: Callable[[Parameters], Tensor],
+    labels: Int64[Tensor, " s"],
+    parameters: Parameters,
+    *,
+    learning_rate: float,
+    steps: int,
+) -> dict[str, Tensor]:
+    """Return parameters after some steps of gradient descent on the mean cross-entropy, detached from the given ones.
+
+    Args:
+        logits: Maps parameters to the logits of the support images.
+        labels: Classes of the support images.
+        parameters: Where the descent starts; a parameter that no logit depends on stays as it is.
+        learning_rate: Step size.
+        steps: Number of steps, at least 0.
+    """
+    current = {name: parameter.detach().requires_grad_() for name, parameter in parameters.items()}
+    for _ in range(steps):
+        loss = F.cross_entropy(logits(current), labels)
+        gradients = torch.autograd.grad(loss, list(current.values()), allow_unused=True)
+        current = {
+            name: parameter if gradient is None else (parameter - learning_rate * gradient).detach().requires_grad_()
+            for (name, parameter), gradient in zip(current.items(), gradients, strict=True)
+        }
+    return current
+
+
+def correct_share(logits: Float[Tensor, "q k"], labels: Int64[Tensor, " q"]) -> float:
+    """Return the share of queries whose largest logit is that of their class; rows that are not finite are wrong."""
+    right = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
+    return right.double().mean().item()
+
+
+def _adapt_all(
+    network: FewShotNetwork,
+    support_images: Tensor,
+    support_labels: Tensor,
+    query_images: Tensor,
+    learning_rate: float,
+    steps: int,
+) -> Tensor:
+    network.train()
+    adapted = gradient_descent(
+        lambda parameters: functional_call(network, dict(parameters), (support_images,)),
+        support_labels,
+        dict(network.named_parameters()),
+        learning_rate=learning_rate,
+        steps=steps,
+    )
+    with torch.no_grad():
+        if remembers_moments(network):
+            functional_call(network, adapted, (support_images,))
+        network.eval()
+        return functional_call(network, adapted, (query_images,))
+
+
+def _adapt_head(
+    network: FewShotNetwork,
+    support_images: Tensor,
+    support_labels: Tensor,
+    query_images: Tensor,
+    learning_rate: float,
+    steps: int,
+) -> Tensor:
+    with torch.no_grad():
+        network.train()
+        support_features = network.features(support_images)
+        network.eval()
+        query_features = network.features(query_images)
+    head: nn.Module = network.head
+    adapted = gradient_descent(
+        lambda parameters: functional_call(head, dict(parameters), (support_features,)),
+        support_labels,
+        dict(head.named_parameters()),
+        learning_rate=learning_rate,
+        steps=steps,
+    )
+    with torch.no_grad():
+        return functional_call(head, adapted, (query_features,))
+
+
+def remembers_moments(network: nn.Module) -> bool:
+    """Return whether some layer normalises queries by the moments of the support images."""
+    return any(getattr(module, "remember", False) for module in network.modules())

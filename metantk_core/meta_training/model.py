@@ -1,0 +1,274 @@
+"""Meta-trained networks as values: weights with all that is needed to rebuild and use them enter and leave folders.
+
+A folder holds ``weights.safetensors`` and ``model.json``.
+
+Axes: c channels, h height, w width.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation, build, initialise
+from metantk_core.seeding import digest
+
+Algorithm = Literal["maml", "anil"]
+ModelOutcome = Literal["finished", "diverged", "untrained"]
+
+_FORMAT = 1
+_WEIGHTS = "weights.safetensors"
+_MODEL = "model.json"
+
+
+class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
+    """How a network is meta-trained."""
+
+    algorithm: Algorithm = Field(
+        default="maml", description="maml adapts all weights to an episode, anil the head alone"
+    )
+    first_order: bool = Field(default=True, description="Leave out the second derivatives of the meta-gradient")
+    episode: EpisodeConfig = Field(
+        default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of training and validation"
+    )
+    network: NetworkConfig = Field(
+        default=NetworkConfig(channels=16, cells=5), description="Width and depth of the network"
+    )
+    norm: Normalisation = Field(default="batch_support", description="Normalisation layers of the network")
+    inner_learning_rate: float = Field(default=0.1, gt=0, description="Step size of the adaptation to an episode")
+    inner_steps: int = Field(default=5, ge=0, description="Steps of the adaptation, in training, validation and use")
+    outer_learning_rate: float = Field(
+        default=3e-3, gt=0, description="Adam's first step size; falls to 0 along a cosine"
+    )
+    gradient_clip: float = Field(
+        default=10.0, gt=0, description="Largest norm of a meta-gradient; longer ones are shortened"
+    )
+    meta_batch: int = Field(default=4, ge=1, description="Episodes of one meta-gradient")
+    iterations: int = Field(default=1000, ge=1, description="Meta-gradient steps")
+    validate_every: int = Field(default=100, ge=1, description="Iterations from one validation to the next")
+    validation_episodes: int = Field(default=100, ge=2, description="Episodes of a validation; the same ones each time")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was known about a network at one iteration.
+
+    Attributes:
+        iteration: Meta-gradient steps taken, at least 0.
+        train_loss: Mean query loss over the iterations since the validation before; at iteration 0, that of the first
+            iteration's episodes under the initial weights.
+        train_accuracy: The same mean of the query accuracy, 0 to 1.
+        validation_accuracy: Mean query accuracy on the validation episodes, 0 to 1.
+        validation_half_width: Half width of its 95 % interval (Student's t over episodes).
+    """
+
+    iteration: int
+    train_loss: float
+    train_accuracy: float
+    validation_accuracy: float
+    validation_half_width: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A meta-trained network and where it comes from.
+
+    Attributes:
+        space: Name of the search space.
+        genotype: The candidate, in the space's text form.
+        training: How it was trained, and how it adapts.
+        seed: Seed of the run.
+        image_shape: Channels, height and width of its images.
+        mean: Mean of each channel of images scaled to 0..1, subtracted before the network sees them.
+        std: Standard deviation of each channel, divided by.
+        dataset: Name of the training data.
+        state: Weights by name, on the CPU: those with the best validation accuracy.
+        history: One entry a validation, the first at iteration 0.
+        best_iteration: The iteration whose weights were kept: the earliest with the best validation accuracy.
+        iterations: Meta-gradient steps taken.
+        outcome: ``"finished"``; ``"diverged"`` if a loss or a gradient was not finite, which ended training at
+            ``iterations``; or ``"untrained"``.
+        reason: Why it diverged, for people; empty otherwise.
+        seconds: Time that training took, over all its parts.
+    """
+
+    space: str
+    genotype: str
+    training: TrainingConfig
+    seed: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dataset: str
+    state: Mapping[str, Tensor]
+    history: tuple[Validation, ...]
+    best_iteration: int
+    iterations: int
+    outcome: ModelOutcome
+    reason: str
+    seconds: float
+
+    @property
+    def ways(self) -> int:
+        """The number of classes that the head tells apart."""
+        return self.training.episode.ways
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that its predictions depend on: 16 hexadecimal digits."""
+        weights = hashlib.sha256(save(_plain(self.state))).hexdigest()
+        training = self.training
+        adaptation = [training.algorithm, training.inner_learning_rate, training.inner_steps, training.norm]
+        network = training.network.model_dump(mode="json")
+        return digest([self.space, self.genotype, network, adaptation, self.image_shape, self.mean, self.std, weights])
+
+    def network(self) -> FewShotNetwork:
+        """Return a new module with these weights, on the CPU.
+
+        Raises:
+            InputError: The weights don't fit the genotype and the configuration.
+        """
+        network = _network(parse_genotype(self.space, self.genotype), self.training, self.image_shape[0])
+        try:
+            network.load_state_dict(dict(self.state))
+        except RuntimeError as error:
+            raise InputError(
+                f"The weights don't fit the network of {self.genotype} with {self.training.network!r}; "
+                "the model's files belong to different models, save it again."
+            ) from error
+        return network
+
+
+def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingConfig, seed: int) -> TrainedModel:
+    """Return the model that meta-training starts from, as a baseline.
+
+    Args:
+        genotype: A candidate.
+        source: Gives the shape and the normalisation of images.
+        config: How it would be trained, and how it adapts.
+        seed: Seed of the run.
+    """
+    return TrainedModel(
+        space=genotype.space,
+        genotype=str(genotype),
+        training=config,
+        seed=seed,
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+        dataset=source.images.name,
+        state=initial_network(genotype, config, source.image_shape[0], seed).state_dict(),
+        history=(),
+        best_iteration=0,
+        iterations=0,
+        outcome="untrained",
+        reason="",
+        seconds=0.0,
+    )
+
+
+def initial_network(genotype: Genotype, config: TrainingConfig, in_channels: int, seed: int) -> FewShotNetwork:
+    """Return the network that meta-training starts from."""
+    network = _network(genotype, config, in_channels)
+    initialise(network, seed, "train", "init")
+    return network
+
+
+def save_model(model: TrainedModel, directory: Path) -> None:
+    """Write a model into a folder, which is made if it does not exist.
+
+    Args:
+        model: The model.
+        directory: The folder; the two files in it are replaced one after the other, each atomically, and a reader
+            notices if they belong to different models.
+
+    Raises:
+        InputError: The folder can't be written to.
+    """
+    weights = save(_plain(model.state))
+    values = {name: value for name, value in vars(model).items() if name not in ("state", "training", "history")}
+    values |= {
+        "format": _FORMAT,
+        "training": model.training.model_dump(mode="json"),
+        "history": [asdict(point) for point in model.history],
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(directory / _WEIGHTS, weights)
+        _write(directory / _MODEL, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    except OSError as error:
+        raise InputError(f"Can't write the model to {directory}: {error.strerror}; choose another folder.") from error
+
+
+def load_model(directory: Path) -> TrainedModel:
+    """Read a model that ``save_model`` wrote.
+
+    Args:
+        directory: Its folder.
+
+    Raises:
+        InputError: The folder holds no model, or a damaged one.
+    """
+    try:
+        weights = (directory / _WEIGHTS).read_bytes()
+        text = (directory / _MODEL).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"Expected a model ({_MODEL} and {_WEIGHTS}) in {directory}, but {error.filename} can't be read: "
+            f"{error.strerror}; give the folder that training wrote."
+        ) from error
+    try:
+        values = json.loads(text)
+        if values.pop("format") != _FORMAT or values.pop("weights_sha256") != hashlib.sha256(weights).hexdigest():
+            raise ValueError("its parts do not belong together")
+        channels, height, width = values.pop("image_shape")
+        return TrainedModel(
+            training=TrainingConfig.model_validate(values.pop("training")),
+            history=tuple(Validation(**point) for point in values.pop("history")),
+            image_shape=(channels, height, width),
+            mean=tuple(values.pop("mean")),
+            std=tuple(values.pop("std")),
+            state=load(weights),
+            **values,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, SafetensorError) as error:
+        raise InputError(f"The model in {directory} is damaged or from another version; train it again.") from error
+
+
+def _network(genotype: Genotype, config: TrainingConfig, in_channels: int) -> FewShotNetwork:
+    # Building draws default weights from the global generator; all of them are replaced, and it must not notice.
+    with torch.random.fork_rng(devices=()):
+        return build(
+            genotype,
+            config.network,
+            in_channels=in_channels,
+            ways=config.episode.ways,
+            variant="training",
+            norm=config.norm,
+        )
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+
+
+def _write(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""Episode sources told apart: a source enters, a digest of what its episodes depend on leaves."""
+
+import hashlib
+
+import numpy as np
+
+from metantk_core.episodes import EpisodeSource
+from metantk_core.seeding import digest
+
+_SAMPLED_IMAGES = 256
+
+
+def source_digest(source: EpisodeSource) -> str:
+    """Return the digest of a source: all labels, the configuration, and images at regular distances.
+
+    Only up to about 500 images are read, because there may be gigabytes of them; different datasets differ there.
+    """
+    images, labels = source.images.images, np.ascontiguousarray(source.images.labels)
+    step = max(1, len(images) // _SAMPLED_IMAGES)
+    return digest(
+        [
+            source.images.name,
+            source.images.split,
+            list(source.images.class_names),
+            list(images.shape),
+            list(source.mean),
+            list(source.std),
+            source.image_size,
+            source.config.model_dump(mode="json"),
+            hashlib.sha256(labels.tobytes()).hexdigest(),
+            hashlib.sha256(np.ascontiguousarray(images[::step]).tobytes()).hexdigest(),
+        ]
+    )
