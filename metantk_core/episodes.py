@@ -20,9 +20,9 @@ from metantk_core.seeding import numpy_generator
 class EpisodeConfig(BaseModel, frozen=True, extra="forbid"):
     """The size of a few-shot task."""
 
-    ways: int = Field(5, ge=2, description="Classes of an episode.")
-    shots: int = Field(1, ge=1, description="Support images a class: what the network adapts to.")
-    queries: int = Field(15, ge=1, description="Query images a class: what it is then judged by.")
+    ways: int = Field(default=5, ge=2, description="Classes of an episode.")
+    shots: int = Field(default=1, ge=1, description="Support images a class: what the network adapts to.")
+    queries: int = Field(default=15, ge=1, description="Query images a class: what it is then judged by.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +89,10 @@ class EpisodeSource:
         if short.size:
             first = short[np.argmin(counts[short])]
             others = f" ({short.size} classes have too few)" if short.size > 1 else ""
+            count = int(counts[first])
             request = f"{_plural(config.shots, 'shot')} + {_plural(config.queries, 'query', 'queries')}"
             raise InputError(
-                f"Class '{images.class_names[first]}' of split '{images.split}' has {_plural(counts[first], 'image')}, "
+                f"Class '{images.class_names[first]}' of split '{images.split}' has {_plural(count, 'image')}, "
                 f"but {request} need {needed}{others}; lower shots or queries, or add images."
             )
         order = np.argsort(images.labels, kind="stable")
@@ -158,7 +159,7 @@ def resize(images: Float[Tensor, "n c h1 w1"], image_size: int | None) -> Float[
     return F.interpolate(images, size=(image_size, image_size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _plural(count: int | np.integer, word: str, words: str | None = None) -> str:
+def _plural(count: int, word: str, words: str | None = None) -> str:
     return f"{count} {word if count == 1 else words or word + 's'}"
 
 

@@ -5,13 +5,16 @@ black, turned, sheared, scaled and shifted a little. Three rules keep the classe
 
 1. Splits are made by script (`SCRIPTS`): no script is in two of them.
 2. Only letters that Unicode does not decompose (NFKD) are candidates: no accented, ligated or stylistic variants.
-3. Candidates are taken in the order of `SCRIPTS`, then of their code points, and one is left out if in a reference
-   typeface it looks like a letter taken before (`similarity` above `LOOK_ALIKE`). Sizes and aspect-preserving copies
-   are equal for this comparison, so Latin A stands for Greek Alpha and Cyrillic A, and o for O.
+3. Candidates are taken in the order of `SCRIPTS`, then of their code points, and one is left out if in any reference
+   typeface it looks like a letter taken before (`similarity` above `LOOK_ALIKE`), or if a chain of near copies
+   (`NEAR_COPY`), as V, v, Greek nu, leads from it to one. Letters that are scaled copies of each other are the same
+   for this comparison, so Latin A stands for Greek Alpha and Cyrillic A, and O for o.
 
 At least `MIN_TYPEFACES` typefaces hold each letter. Scripts that only the four styles of DejaVu Sans hold (Hebrew,
-Lisu, Coptic, Old Italic, Canadian syllabics) vary in weight and slant; Armenian and Georgian come in 8 or 12 sans, serif
-and monospaced typefaces; Latin in up to 22. Axes: ``n`` letters, ``c`` channels, ``h`` rows, ``w`` columns, ``p`` pixels.
+Lisu, Coptic, Old Italic, Canadian syllabics) vary in weight and slant; Armenian and Georgian come in 8 or 12 sans,
+serif and monospaced typefaces; Latin in up to 22.
+
+Axes: ``n`` letters, ``c`` channels, ``h`` rows, ``w`` columns, ``p`` pixels.
 """
 
 import unicodedata
@@ -24,21 +27,23 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+from scipy.sparse.csgraph import connected_components
 
 from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.sources import Source, SplitSource
 from metantk_core.seeding import digest, numpy_generator
 
-# The first words of the Unicode names of a script's letters, in the order in which look-alikes are resolved.
+# The first words of the Unicode names of a script's letters, in the order in which look-alikes are resolved: the
+# letters that most people know, then the scripts of the small splits.
 SCRIPTS: dict[str, Split] = {
     "LATIN": "train",
-    "GREEK": "train",
-    "CYRILLIC": "train",
     "ARMENIAN": "test",
     "GEORGIAN": "test",
     "HEBREW": "val",
     "ARABIC": "val",
     "LAO": "val",
+    "GREEK": "train",
+    "CYRILLIC": "train",
     "COPTIC": "train",
     "OLD ITALIC": "train",
     "LISU": "train",
@@ -72,9 +77,19 @@ TYPEFACES = (
 )
 MIN_TYPEFACES = 4
 
-# The first holds every candidate; the others add the shapes that only serifs and cursive letters share (т and m).
-REFERENCE_TYPEFACES = ("DejaVuSans", "DejaVuSerif", "DejaVuSerif-Italic")
-LOOK_ALIKE = 0.85
+# Every design at regular weight. The first holds every candidate; the others add what letters share only in a seriffed,
+# cursive or monospaced design (т and m, ħ and ћ).
+REFERENCE_TYPEFACES = (
+    "DejaVuSans",
+    "DejaVuSerif",
+    "DejaVuSerif-Italic",
+    "DejaVuSansMono",
+    "STIXGeneral",
+    "STIXGeneralItalic",
+)
+LOOK_ALIKE = 0.80
+NEAR_COPY = 0.90
+SMALLEST = 0.5  # of a capital's height: smaller letters are specks that a few pixels can't tell apart
 
 RECIPE = 1  # counts changes of the pictures, so that stored ones are known to be out of date
 _SUPERSAMPLING = 4
@@ -110,53 +125,54 @@ def glyphs(image_size: int, channels: Literal[1, 3], seed: int, images_per_class
         seed: Seed of the jitter.
         images_per_class: Number of images of each letter.
     """
-    by_split: dict[Split, list[Letter]] = {split: [] for split in SPLITS}
-    for letter in letters():
-        by_split[SCRIPTS[letter.script]].append(letter)
 
-    def stream(split: Split) -> Iterator[UInt8[np.ndarray, "c h w"]]:
-        for letter in by_split[split]:
+    def stream(members: tuple[Letter, ...]) -> Iterator[UInt8[np.ndarray, "c h w"]]:
+        for letter in members:
             drawn = [_draw(letter.character, face, image_size) for face in letter.typefaces[:images_per_class]]
             for index in range(images_per_class):
                 rng = numpy_generator(seed, "glyphs", letter.character, index)
                 image = _jitter(drawn[index % len(drawn)], image_size, rng)
                 yield np.repeat(image[None], channels, axis=0)
 
-    return Source(
-        name="glyphs",
-        splits={
-            split: SplitSource(
+    def splits() -> dict[Split, SplitSource]:
+        result: dict[Split, SplitSource] = {}
+        for split in SPLITS:
+            members = tuple(letter for letter in letters() if SCRIPTS[letter.script] == split)
+            result[split] = SplitSource(
                 class_names=tuple(letter.character for letter in members),
                 labels=np.repeat(np.arange(len(members), dtype=np.int64), images_per_class),
-                images=lambda split=split: stream(split),
+                images=lambda members=members: stream(members),
             )
-            for split, members in by_split.items()
-        },
-        fingerprint=digest([RECIPE, _versions()]),
-    )
+        return result
+
+    return Source(name="glyphs", fingerprint=digest([RECIPE, _versions()]), splits=splits)
 
 
 @cache
 def letters() -> tuple[Letter, ...]:
     """Return all classes, in the order of `SCRIPTS` and then of their code points; no two look alike."""
     members = candidates()
-    alike = similarity(members) > LOOK_ALIKE
+    likeness = similarity(members)
+    _, families = connected_components(likeness > NEAR_COPY, directed=False)
     taken: list[int] = []
     for index in range(len(members)):
-        if not alike[index, taken].any():
+        if families[index] not in families[taken] and not (likeness[index, taken] > LOOK_ALIKE).any():
             taken.append(index)
     return tuple(members[index] for index in taken)
 
 
 @cache
 def candidates() -> tuple[Letter, ...]:
-    """Return the letters of `SCRIPTS` that enough typefaces hold, look-alikes included."""
+    """Return the letters of `SCRIPTS` that enough typefaces hold and that are no specks, look-alikes included."""
     holds = {face: _characters(face) for face in TYPEFACES}
     found = []
+    smallest = SMALLEST * max(_ink("H", REFERENCE_TYPEFACES[0], 64).size)
     for character in sorted(holds[REFERENCE_TYPEFACES[0]]):
         script = script_of(character)
         typefaces = tuple(face for face in TYPEFACES if character in holds[face])
-        if script is not None and len(typefaces) >= MIN_TYPEFACES:
+        if script is None or len(typefaces) < MIN_TYPEFACES:
+            continue
+        if max(_ink(character, REFERENCE_TYPEFACES[0], 64).size) >= smallest:
             found.append(Letter(character, script, typefaces))
     order = list(SCRIPTS)
     return tuple(sorted(found, key=lambda letter: (order.index(letter.script), letter.character)))
@@ -198,7 +214,7 @@ def similarity(members: tuple[Letter, ...]) -> Float[np.ndarray, "n n"]:
 
 def _reference(character: str, face: str) -> Float[np.ndarray, " p"]:
     side, margin = 32, 4
-    ink = _ink(character, face, 64)
+    ink = _ink(character, face, 128)
     width, height = ink.size
     square = Image.new("L", (max(ink.size), max(ink.size)))
     square.paste(ink, ((square.width - width) // 2, (square.height - height) // 2))

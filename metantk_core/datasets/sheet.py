@@ -59,7 +59,8 @@ def _class_row(
     name = members.class_names[label]
     middle = top + _TILE / 2
     if len(name) == 1:
-        draw.text(_at(_MARGIN + 20, middle), name, fill=_INK, font=_font(28, bold=False), anchor="mm")
+        size = 28 if _font(28, bold=False).getlength(name) <= 40 * _ZOOM else 18
+        draw.text(_at(_MARGIN + 20, middle), name, fill=_INK, font=_font(size, bold=False), anchor="mm")
         words = unicodedata.name(name, f"U+{ord(name):04X}").replace(" LETTER", "").lower()
         first, second = _two_lines(words[:1].upper() + words[1:], 22)
         if second:
@@ -88,12 +89,12 @@ def _two_lines(words: str, length: int) -> tuple[str, str]:
 
 
 def _text(
-    draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size: int, fill: str, *, bold: bool = False
+    draw: ImageDraw.ImageDraw, x: int | float, y: int | float, text: str, size: int, fill: str, *, bold: bool = False
 ) -> None:
     draw.text(_at(x, y), text, fill=fill, font=_font(size, bold=bold), anchor="lm")
 
 
-def _at(x: float, y: float) -> tuple[float, float]:
+def _at(x: int | float, y: int | float) -> tuple[int | float, int | float]:
     return x * _ZOOM, y * _ZOOM
 
 

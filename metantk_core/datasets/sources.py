@@ -4,12 +4,13 @@ A path enters; for each split the class names, the labels and a stream of images
 memory passes through one image at a time. Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns.
 """
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -43,14 +44,14 @@ class Source:
 
     Attributes:
         name: A readable name of the data set.
-        splits: The splits.
         fingerprint: Digest of what the images are made from, known without making them: when it changes, stored
             images are out of date.
+        splits: Find the splits; asked only if images must be stored.
     """
 
     name: str
-    splits: Mapping[Split, SplitSource]
     fingerprint: str
+    splits: Callable[[], Mapping[Split, SplitSource]]
 
 
 def to_array(image: Image.Image, image_size: int, channels: Literal[1, 3]) -> UInt8[np.ndarray, "c h w"]:
@@ -129,7 +130,7 @@ def folder(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
             images=lambda files=tuple(files): (_read_image(file, image_size, channels) for file in files),
         )
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(path.resolve().name, splits, digest(listing))
+    return Source(path.resolve().name, digest(listing), lambda: splits)
 
 
 def npz(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
@@ -162,7 +163,7 @@ def npz(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
         status = file.stat()
         listing.append((file.name, status.st_size, status.st_mtime_ns))
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(path.resolve().name, splits, digest(listing))
+    return Source(path.resolve().name, digest(listing), lambda: splits)
 
 
 def _suffixes() -> str:
@@ -254,19 +255,12 @@ def _npz_classes(
     return tuple(str(name) for name in given_names), labels.astype(np.int64)
 
 
-class _open_member:  # noqa: N801 - used like a function in `with`
+@contextlib.contextmanager
+def _open_member(file: Path, key: str) -> Iterator[tuple[zipfile.ZipExtFile, tuple[int, ...], np.dtype, bool]]:
     """Open one array of an npz file as a stream of its bytes, without decompressing all of it."""
-
-    def __init__(self, file: Path, key: str) -> None:
-        self._archive = zipfile.ZipFile(file)
-        self._member = self._archive.open(f"{key}.npy")
-
-    def __enter__(self) -> tuple[IO[bytes], tuple[int, ...], np.dtype, bool]:
-        version = np.lib.format.read_magic(self._member)
+    with zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = read(self._member)
-        return self._member, shape, dtype, fortran_order
-
-    def __exit__(self, *_: object) -> None:
-        self._member.close()
-        self._archive.close()
+        shape, fortran_order, dtype = read(member)
+        # Files opened for reading are ZipExtFile; the stubs promise only bytes.
+        yield cast(zipfile.ZipExtFile, member), shape, dtype, fortran_order

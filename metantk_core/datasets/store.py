@@ -30,14 +30,16 @@ SourceName = Literal["glyphs", "folder", "npz"]
 class DataConfig(BaseModel, frozen=True, extra="forbid"):
     """Which images to learn from, and how they are stored."""
 
-    source: SourceName = Field("glyphs", description="Embedded letters, or your own images as folders or npz files.")
-    path: str | None = Field(None, description="Folder that holds the splits; only for folder and npz.")
-    image_size: int = Field(32, ge=8, le=512, description="Height and width at which images are stored, in pixels.")
-    channels: Literal[1, 3] = Field(1, description="1 stores grey images, 3 stores RGB.")
-    seed: int = Field(
-        0, ge=0, description="Seed of the jitter of glyphs; apart from the run's seed, so runs share data."
+    source: SourceName = Field(
+        default="glyphs", description="Embedded letters, or your own images as folders or npz files."
     )
-    images_per_class: int = Field(20, ge=1, le=1000, description="Images of each letter of glyphs.")
+    path: str | None = Field(default=None, description="Folder that holds the splits; only for folder and npz.")
+    image_size: int = Field(default=32, ge=8, le=512, description="Height and width of stored images, in pixels.")
+    channels: Literal[1, 3] = Field(default=1, description="1 stores grey images, 3 stores RGB.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the jitter of glyphs; apart from the run's seed, so runs share data."
+    )
+    images_per_class: int = Field(default=20, ge=1, le=1000, description="Images of each letter of glyphs.")
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> "DataConfig":
@@ -110,7 +112,7 @@ def load(directory: Path) -> ImageDataset:
         try:
             images = np.load(directory / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
             labels = np.load(directory / f"{split}_labels.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"The prepared data set in '{directory}' is damaged ({error}). Remove it and prepare it again."
             ) from error
@@ -135,13 +137,14 @@ def _source(config: DataConfig) -> Source:
 
 
 def _write(source: Source, config: DataConfig, directory: Path, progress: Progress) -> None:
-    total = sum(len(split.labels) for split in source.splits.values())
+    splits = source.splits()
+    total = sum(len(split.labels) for split in splits.values())
     done = 0
     content = hashlib.sha256()
     # Sums of integers are exact in any order, so the moments are the same to the last bit wherever they are taken.
     moments = np.zeros((2, config.channels), np.int64)
     for name in SPLITS:
-        split = source.splits[name]
+        split = splits[name]
         shape = (len(split.labels), config.channels, config.image_size, config.image_size)
         content.update(json.dumps([name, split.class_names, shape]).encode())
         content.update(split.labels.astype("<i8").tobytes())
@@ -158,7 +161,7 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
         array.flush()
         del array
         np.save(directory / f"{name}_labels.npy", split.labels)
-    pixels = len(source.splits["train"].labels) * config.image_size**2
+    pixels = len(splits["train"].labels) * config.image_size**2
     mean = moments[0] / pixels / 255
     std = np.sqrt(np.maximum(moments[1] / pixels / 255**2 - np.square(mean), 0))
     if not (std > 0).all():
@@ -166,7 +169,7 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
     summary = {
         "format": FORMAT,
         "name": source.name,
-        "class_names": {name: list(source.splits[name].class_names) for name in SPLITS},
+        "class_names": {name: list(splits[name].class_names) for name in SPLITS},
         "mean": mean.tolist(),
         "std": std.tolist(),
         "digest": content.hexdigest()[:16],
