@@ -116,6 +116,9 @@ def test_operation_has_the_parameters_that_counting_by_hand_gives(space, name, s
 def test_dilated_convolution_sees_five_pixels_and_plain_one_three():
     def reach(name: str) -> int:
         operation = OPERATIONS["darts_fewshot"][name](2, 1, lambda channels: nn.Identity())
+        for parameter in operation.parameters():
+            # Positive weights: no ReLU hides a pixel.
+            nn.init.ones_(parameter)
         x = torch.ones(1, 2, 11, 11, requires_grad=True)
         operation(x)[0, 0, 5, 5].backward()
         assert x.grad is not None
@@ -273,6 +276,12 @@ def test_only_the_scoring_variant_of_the_darts_family_ends_in_norm_and_relu():
     training = network(genotype, variant="training", norm="group").body(x)
     assert (scoring >= 0).all()
     assert (training < 0).any()
+
+
+@pytest.mark.parametrize("norm", NORMALISATIONS)
+def test_scoring_variant_normalises_per_sample_whatever_training_does(norm: Normalisation):
+    made = network(uniform_cell("nor_conv_3x3"), norm=norm)
+    assert not any(isinstance(module, BatchMoments) for module in made.modules())
 
 
 def test_only_the_head_has_a_bias_beside_the_norms():
