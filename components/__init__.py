@@ -1,1 +1,7 @@
-"""Kubeflow steps: one module is one step, an adapter of a few lines around ``metantk_core.workflow``."""
+"""Kubeflow steps: one module is one step, an adapter of a few lines around ``metantk_core.workflow``.
+
+A step's function is shipped as source and runs in an image that holds ``metantk_core``: its body imports what it uses
+and reads nothing of its module. All steps take the whole configuration as one JSON text (Kubeflow would turn the
+integers of a dictionary into floats) and two addresses: ``store`` keeps finished work between attempts,
+``tracking_uri`` is MLflow's.
+"""

@@ -1,8 +1,9 @@
 """How long work tells what it has done: the port, and the reporter that says nothing."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Something that wants to hear how far a piece of work is."""
 

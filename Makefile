@@ -1,0 +1,50 @@
+# Each target is one command that a person could type. `make run` and `make test` are all that a new user needs.
+
+VENV ?= .venv
+# The newest Python that the pins are made for and that is on the PATH; any from 3.11 on: make PYTHON=/path/to/python run
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+RECIPE ?= glyphs
+ARGS ?=
+
+.PHONY: help setup run test quick-test check format ui clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## Make the virtual environment (once; a few minutes)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Expected Python 3.11 or newer on the PATH, found none; install it or say make PYTHON=/path/to/python." >&2; exit 2; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version); this happens once and takes a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt pip setuptools wheel cython
+	@echo "  the project and its dependencies ..."
+	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,pipelines,test,dev]"
+	@echo "  learn2learn, compiled from source (its released C files need regenerating on this Python) ..."
+	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
+		--config-settings=--global-option=build_ext learn2learn==0.2.0
+	@touch $@
+
+run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)
+	@$(BIN)/metantk run $(RECIPE) $(ARGS)
+
+test: setup ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+quick-test: setup ## Run the tests that take no more than seconds
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: setup ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports
+
+format: setup ## Format and repair what can be repaired
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+ui: setup ## Open the MLflow UI on the runs of this folder
+	@$(BIN)/metantk ui
+
+clean: ## Remove the virtual environment (results in runs/ stay)
+	rm -rf $(VENV) build *.egg-info

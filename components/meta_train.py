@@ -1,0 +1,45 @@
+"""Step: leaderboard, role and dataset in, meta-trained network out."""
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def meta_train(
+    config: str,
+    role: str,
+    run: dsl.Input[dsl.Artifact],
+    store: str,
+    tracking_uri: str,
+    leaderboard: dsl.Input[dsl.Dataset],
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
+    summary: dsl.Output[dsl.Metrics],
+) -> None:
+    """Meta-train one candidate of the leaderboard; the weights with the best validation accuracy are kept.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        role: Which candidate: ``best``, ``worst`` or ``random``.
+        run: Text file with the identifier of the run in MLflow.
+        store: Address of the artifact store.
+        tracking_uri: Address of MLflow.
+        leaderboard: ``Leaderboard`` as JSON.
+        dataset: Folder with the prepared arrays.
+        model: Folder with weights and description.
+        summary: Validation accuracy of the kept weights, and the iteration that they are from.
+    """
+    from pathlib import Path
+
+    from metantk_core import datasets, meta_training, workflow, workspace
+    from metantk_core.ranking import Leaderboard
+
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+        ranked = Leaderboard.from_json(Path(leaderboard.path).read_text(encoding="utf-8"))
+        trained = workflow.meta_train(run_config, role, ranked, datasets.load(Path(dataset.path)), ports)
+        meta_training.save_model(trained, Path(model.path))
+        model.metadata["role"] = role
+        model.metadata["genotype"] = trained.genotype
+        for metric in workflow.training_metrics(trained):
+            summary.log_metric(metric.name, metric.value)

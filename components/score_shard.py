@@ -1,0 +1,39 @@
+"""Step: dataset and the index of a shard in, one record a candidate and score out."""
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def score_shard(
+    config: str,
+    shard: int,
+    run: dsl.Input[dsl.Artifact],
+    store: str,
+    tracking_uri: str,
+    dataset: dsl.Input[dsl.Dataset],
+    scores: dsl.Output[dsl.Dataset],
+    summary: dsl.Output[dsl.Metrics],
+) -> None:
+    """Score one shard of the candidates at random initialisation.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        shard: Index of the shard, from 0.
+        run: Text file with the identifier of the run in MLflow.
+        store: Address of the artifact store.
+        tracking_uri: Address of MLflow.
+        dataset: Folder with the prepared arrays.
+        scores: One ``ScoreRecord`` a line, as JSON.
+        summary: How many records there are, and the seconds that they took.
+    """
+    from pathlib import Path
+
+    from metantk_core import datasets, workflow, workspace
+
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+        records = workflow.score_shard(run_config, shard, datasets.load(Path(dataset.path)), ports)
+        Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
+        summary.log_metric("records", len(records))
+        summary.log_metric("seconds", sum(record.seconds for record in records))

@@ -1,0 +1,53 @@
+"""Step: everything that a run found in, one HTML file out."""
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def write_report(
+    config: str,
+    run: dsl.Input[dsl.Artifact],
+    store: str,
+    tracking_uri: str,
+    roles: list[str],
+    leaderboard: dsl.Input[dsl.Dataset],
+    dataset: dsl.Input[dsl.Dataset],
+    models: dsl.Input[list[dsl.Model]],
+    evaluations: dsl.Input[list[dsl.Artifact]],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Write the self-contained report of a run and attach it to the run in MLflow.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        run: Text file with the identifier of the run in MLflow.
+        store: Address of the artifact store.
+        tracking_uri: Address of MLflow.
+        roles: The roles of ``models`` and ``evaluations``, in their order.
+        leaderboard: ``Leaderboard`` as JSON.
+        dataset: Folder with the prepared arrays.
+        models: Folders of the meta-trained networks.
+        evaluations: Their accuracies on test classes, as JSON.
+        report: The report.
+    """
+    from pathlib import Path
+
+    from metantk_core import datasets, meta_training, workflow, workspace
+    from metantk_core.meta_training import Evaluation
+    from metantk_core.ranking import Leaderboard
+
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+        workflow.report(
+            run_config,
+            Leaderboard.from_json(Path(leaderboard.path).read_text(encoding="utf-8")),
+            datasets.load(Path(dataset.path)),
+            {role: meta_training.load_model(Path(model.path)) for role, model in zip(roles, models, strict=True)},
+            {
+                role: Evaluation.from_json(Path(evaluation.path).read_text(encoding="utf-8"))
+                for role, evaluation in zip(roles, evaluations, strict=True)
+            },
+            Path(report.path),
+            ports,
+        )

@@ -1,0 +1,220 @@
+"""One configuration for a whole run: a recipe or a file and overrides enter, a frozen ``RunConfig`` leaves."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from metantk_core.datasets import DataConfig
+from metantk_core.errors import InputError
+from metantk_core.meta_training import EvaluationConfig, TrainingConfig
+from metantk_core.scores import SCORES, ScoringConfig
+from metantk_core.search import SearchConfig
+from metantk_core.seeding import digest
+
+Role = Literal["best", "worst", "random"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+class RunConfig(BaseModel, frozen=True, extra="forbid"):
+    """Everything that decides a run's numbers, and nothing that doesn't (no addresses, no credentials, no folders)."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name for people: small letters, digits, -")
+    seed: int = Field(0, ge=0, lt=2**53, description="Seed of everything random; below 2^53, which JSON keeps exactly")
+    data: DataConfig = Field(default_factory=DataConfig, description="Labelled images")
+    search: SearchConfig = Field(default_factory=SearchConfig, description="Which candidates are scored")
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How a candidate is scored")
+    rank_by: str = Field("metantk_cond", description="The score that ranks the candidates")
+    trained_roles: tuple[Role, ...] = Field(
+        ("best", "worst", "random"),
+        description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
+    )
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Meta-training")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
+    registered_model: str = Field("metantk-few-shot", min_length=1, description="Name in the model registry")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "RunConfig":
+        if self.rank_by not in self.scoring.scores:
+            raise ValueError(
+                f"rank_by is {self.rank_by!r}, which is not among scoring.scores ({', '.join(self.scoring.scores)}); "
+                "add it there or rank by one of these"
+            )
+        if SCORES[self.rank_by].direction not in ("higher", "lower"):
+            raise ValueError(f"rank_by is {self.rank_by!r}, which has no better direction")
+        if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
+            raise ValueError("trained_roles must name 'best', and each role once")
+        if self.training.episode.ways != self.evaluation.episode.ways:
+            raise ValueError(
+                f"training.episode.ways is {self.training.episode.ways} and evaluation.episode.ways "
+                f"{self.evaluation.episode.ways}: a meta-trained head answers as many classes as it was trained with"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that can change a number: not of the name, nor of the number of shards."""
+        values = json.loads(self.to_json())
+        del values["name"], values["registered_model"], values["search"]["shards"]
+        return digest(values)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name in folders, runs and pipelines: equal for equal configurations."""
+        return f"{self.name}-{self.digest[:8]}"
+
+    def to_json(self) -> str:
+        """Return the configuration as one line of JSON that ``from_json`` reads back to an equal value."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunConfig":
+        """Return the configuration of a JSON text.
+
+        Raises:
+            InputError: The text is no JSON, or holds an unknown key or a wrong value.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Expected a configuration in JSON, but {error}; check the file or the parameter."
+            ) from error
+        return cls.from_values(values, "the configuration")
+
+    @classmethod
+    def from_values(cls, values: object, origin: str) -> "RunConfig":
+        """Return the configuration of a tree of plain values.
+
+        Args:
+            values: Nested dictionaries, as YAML or JSON give them.
+            origin: Where they come from, for error messages.
+
+        Raises:
+            InputError: An unknown key (with the nearest known one) or a wrong value; all of them in one message.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError(
+                f"Expected {origin} to hold keys and values, but it holds {type(values).__name__}; "
+                "see `metantk recipes --show glyphs`."
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            complaints = "; ".join(_complaint(cls, detail) for detail in error.errors(include_url=False))
+            raise InputError(f"Can't use {origin}: {complaints}.") from error
+
+
+def load_config(
+    source: str, recipes: Mapping[str, RunConfig], overrides: Iterable[str] = (), *, seed: int | None = None
+) -> RunConfig:
+    """Return the configuration that a person asked for.
+
+    Args:
+        source: The name of a recipe, or the path of a YAML or JSON file. A file may name the recipe that it changes
+            under the key ``recipe``; without one it changes the defaults.
+        recipes: The known recipes.
+        overrides: Settings such as ``search.num_candidates=200``; the values are YAML.
+        seed: Replaces the seed, if given.
+
+    Raises:
+        InputError: No such recipe or file, an unreadable file, an unknown key, a wrong value.
+    """
+    if source in recipes:
+        values, origin = json.loads(recipes[source].to_json()), f"recipe {source!r}"
+    else:
+        values, origin = _read_file(source, recipes), source
+    for override in filter(None, overrides):  # an MLproject can't leave a parameter out, only empty
+        _apply(values, override)
+    if seed is not None:
+        values["seed"] = seed
+    return RunConfig.from_values(values, origin)
+
+
+def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        near = difflib.get_close_matches(source, recipes, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(recipes)}"
+        raise InputError(f"Expected the name of a recipe or a .yaml or .json file, but got {source!r}; {hint}.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Can't read the configuration file {source}: {error.strerror}; check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"Expected YAML or JSON in {source}, but {' '.join(str(error).split())}; correct the file."
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"Expected keys and values in {source}, but found {type(values).__name__}; "
+            "see `metantk recipes --show glyphs`."
+        )
+    recipe = values.pop("recipe", None)
+    if recipe is None:
+        return values
+    if recipe not in recipes:
+        raise InputError(
+            f"{source} starts from the recipe {recipe!r}, which does not exist; the recipes are {', '.join(recipes)}."
+        )
+    return _merge(json.loads(recipes[recipe].to_json()), values)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"Expected an override like search.num_candidates=200, but got {override!r}; write key=value.")
+    *parents, last = path.split(".")
+    place = values
+    for depth, part in enumerate(parents):
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise InputError(
+                f"The override {override!r} goes below {'.'.join(parents[: depth + 1])}, which is a single value; "
+                "shorten the key."
+            )
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"Expected a value after '=' in {override!r}, such as 200, 0.1, true or [a, b]; got {text!r}."
+        ) from error
+
+
+def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+    """Return one of pydantic's complaints as part of a sentence, with the nearest known key for an unknown one."""
+    location = [str(part) for part in detail["loc"]]
+    where = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known: Iterable[str] = _fields_at(model, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"there is no setting {where!r} ({hint})"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not where:
+        return message
+    given = detail["input"]
+    shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
+    return f"{where}: {message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ()
+        model = annotation
+    return tuple(model.model_fields)

@@ -1,0 +1,313 @@
+"""What people see in the terminal: values enter, tables, progress and the next command leave."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from metantk_core.adapters.progress import StepProgress, read_progress
+from metantk_core.config import RunConfig
+from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.scores import SCORES, ScoreRecord
+from metantk_core.workflow import RunResult, plan_shards
+from metantk_core.workspace import Workspace
+
+_SHOWN = 10
+_LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
+
+
+def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
+    """Print the recipes, a line each."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe", "data", "search space", "candidates", "draws", "meta-training"):
+        table.add_column(heading)
+    for name, config in recipes.items():
+        training = f"{config.training.algorithm.upper()}, {config.training.iterations} iterations"
+        table.add_row(
+            name,
+            config.data.source,
+            config.search.space,
+            str(config.search.num_candidates),
+            str(config.scoring.num_inits),
+            training,
+        )
+    Console().print(table)
+
+
+def print_records(records: Iterable[ScoreRecord]) -> None:
+    """Print the scores of one architecture: mean, standard error and every draw, or why there is none."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    for heading in ("mean", "± standard error", "draws"):
+        table.add_column(heading, justify="right" if heading == "mean" else "left", overflow="fold")
+    for record in records:
+        definition = SCORES[record.score]
+        values = [draw.value for draw in record.draws if draw.value is not None]
+        failures = [f"{draw.outcome}: {draw.reason}" for draw in record.draws if draw.value is None]
+        if failures:
+            table.add_row(definition.label, "-", "-", failures[0])
+            continue
+        scaled = np.log10(values) if definition.scale == "log10" else np.asarray(values)
+        error = float(scaled.std(ddof=1) / np.sqrt(len(scaled))) if len(scaled) > 1 else None
+        mean, spread = _measured(float(scaled.mean()), error)
+        table.add_row(definition.label, mean, spread, "  ".join(_number(float(value)) for value in scaled))
+    Console().print(table)
+
+
+def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:
+    """Print the first ranks, the last one, and how far the ranking can be trusted."""
+    console = console or Console()
+    definition = SCORES[leaderboard.score]
+    table = Table(
+        title=f"{len(leaderboard.standings)} candidates by {definition.label}, {definition.direction} is better",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("rank", justify="right")
+    table.add_column("genotype", overflow="fold", max_width=80)
+    for heading in ("score", "± s.e.", "parameters", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = leaderboard.standings[:_SHOWN]
+    for standing in shown:
+        table.add_row(*_row(standing))
+    if len(leaderboard.standings) > _SHOWN:
+        scored = [standing for standing in leaderboard.standings[_SHOWN:] if standing.mean is not None]
+        if scored:
+            table.add_row("…")
+            table.add_row(*_row(scored[-1]))
+    console.print(table)
+    failed = [standing for standing in leaderboard.standings if standing.mean is None]
+    if failed:
+        console.print(
+            f"{len(failed)} could not be scored; the first: {failed[0].genotype}: "
+            f"{failed[0].outcome}, {failed[0].reason}"
+        )
+    console.print(Text(trust(leaderboard), style="bold"))
+
+
+def trust(leaderboard: Leaderboard) -> str:
+    """Return one or two sentences on how far a ranking can be trusted."""
+    reliability = leaderboard.reliability
+    if reliability is None:
+        return (
+            "One draw a candidate: nothing can be said about the reliability of this ranking; raise scoring.num_inits."
+        )
+    verdict = "mostly noise" if reliability.icc < 0.5 else "a rough order" if reliability.icc < 0.9 else "a firm order"
+    text = (
+        f"Reliability {reliability.icc:.2f} (95 % interval {reliability.low:.2f} to {reliability.high:.2f}): {verdict}."
+    )
+    if leaderboard.leader_stability is not None:
+        text += f" The leader leads in {leaderboard.leader_stability:.0%} of resamplings of the draws."
+    return text
+
+
+def print_training(role: str, model: TrainedModel) -> None:
+    """Print the learning curve of a meta-trained network and the weights that were kept."""
+    table = Table(
+        title=f"meta-training of the {role} candidate {model.genotype}", title_justify="left", box=None, pad_edge=False
+    )
+    for heading in ("iteration", "training loss", "training accuracy", "validation accuracy"):
+        table.add_column(heading, justify="right")
+    for point in model.history:
+        kept = " ←" if point.iteration == model.best_iteration else "  "
+        table.add_row(
+            str(point.iteration),
+            f"{point.train_loss:.3f}",
+            f"{point.train_accuracy:.1%}",
+            f"{point.validation_accuracy:.1%} ± {point.validation_half_width:.1%}{kept}",
+        )
+    Console().print(table)
+
+
+def print_evaluations(evaluations: Mapping[str, Evaluation], console: Console | None = None) -> None:
+    """Print accuracies on test classes with their intervals and the protocol that they were measured by."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False)
+    for heading in ("candidate", "test accuracy", "95 % interval"):
+        table.add_column(heading, justify="right" if heading != "candidate" else "left")
+    for role, evaluation in evaluations.items():
+        table.add_row(role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}")
+    console.print(table)
+    console.print(next(iter(evaluations.values())).summary())
+
+
+def print_result(result: RunResult, place: Workspace, config: RunConfig) -> None:
+    """Print all that a pipeline run found and where to look further."""
+    console = Console()
+    console.print()
+    print_leaderboard(result.leaderboard, console)
+    console.print()
+    print_evaluations(result.evaluations, console)
+    console.print()
+    console.print(f"Model      {result.model_uri}  (alias champion)", soft_wrap=True, highlight=False)
+    console.print(f"Report     {_shown_path(place.folder(config) / 'report.html')}", soft_wrap=True, highlight=False)
+    print_next(place, config)
+
+
+def print_next(place: Workspace, config: RunConfig) -> None:
+    """Print the one command that shows the tracked run."""
+    console = Console()
+    link = place.link(config)
+    if link is not None:
+        console.print(f"MLflow     {link}", soft_wrap=True, highlight=False)
+        return
+    arguments = [*_program(), "ui"] + ([] if place.root == Path("runs") else ["--workspace", str(place.root)])
+    console.print(f"MLflow UI  {shlex.join(arguments)}", soft_wrap=True, highlight=False)
+
+
+def print_ui(link: str) -> None:
+    """Say where the UI will be."""
+    Console(stderr=True).print(f"MLflow UI: {link}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+
+
+class PipelineDisplay:
+    """The steps of a local pipeline run with their time left: redrawn on a terminal, lines elsewhere."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._console = Console(stderr=True)
+        self._started = time.monotonic()
+        self._line_due = 0.0
+        self._printed: dict[str, bool] = {}
+        self._live = (
+            Live(console=self._console, auto_refresh=False, transient=False) if self._console.is_terminal else None
+        )
+
+    def __enter__(self) -> "PipelineDisplay":
+        shards = len(plan_shards(self._config))
+        roles = len(self._config.trained_roles)
+        self._console.print(
+            f"Run {self._config.run_id}: {self._config.search.num_candidates} candidates of "
+            f"{self._config.search.space} in {shards} shards, then meta-training and evaluation of {roles}. Interrupt with Ctrl-C; the same command resumes.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+        if kind is KeyboardInterrupt:
+            self._console.print(
+                "Stopped. Everything finished so far is kept: the same command resumes.", highlight=False
+            )
+
+    def refresh(self) -> None:
+        """Show the latest news."""
+        steps = read_progress(self._folder)
+        if self._live is not None:
+            self._live.update(self._table(steps), refresh=True)
+        else:
+            self._print_lines(steps)
+
+    def _table(self, steps: Iterable[StepProgress]) -> Group:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for step in steps:
+            left = (
+                "done"
+                if step.finished
+                else f"{_duration(step.seconds_left)} left"
+                if step.seconds_left is not None
+                else ""
+            )
+            bar = ProgressBar(total=step.total, completed=step.done, width=30)
+            table.add_row(step.step, bar, f"{step.done}/{step.total}", left, Text(step.detail, style="dim"))
+        elapsed = _duration(time.monotonic() - self._started)
+        return Group(table, Text(f"{elapsed} so far; {self._ahead(steps)}", style="dim"))
+
+    def _ahead(self, steps: Iterable[StepProgress]) -> str:
+        finished = sum(step.finished for step in steps)
+        total = 4 + len(plan_shards(self._config)) + 2 * len(self._config.trained_roles)
+        return f"{finished} of {total} steps finished"
+
+    def _print_lines(self, steps: Iterable[StepProgress]) -> None:
+        due = time.monotonic() >= self._line_due
+        for step in steps:
+            news = self._printed.get(step.step) is not step.finished
+            if news or (due and not step.finished):
+                left = (
+                    "done"
+                    if step.finished
+                    else f"about {_duration(step.seconds_left)} left"
+                    if step.seconds_left is not None
+                    else "started"
+                )
+                self._console.print(
+                    f"  {step.step:<18} {step.done / step.total:4.0%}  {left:<16} {step.detail}", highlight=False
+                )
+            self._printed[step.step] = step.finished
+        if due:
+            self._line_due = time.monotonic() + _LINE_EVERY
+
+
+def _row(standing: Standing) -> tuple[str, ...]:
+    others = dict(standing.others)
+    if standing.mean is None:
+        score, error = str(standing.outcome), ""
+    else:
+        score, error = _measured(standing.mean, standing.standard_error)
+    return (
+        str(standing.rank),
+        standing.genotype,
+        score,
+        error,
+        _count(others.get("params")),
+        _count(others.get("flops")),
+    )
+
+
+def _measured(mean: float, error: float | None) -> tuple[str, str]:
+    """Return a value with as many decimals as its standard error has meaning for."""
+    if error is None or error == 0.0:
+        return _number(mean), "" if error is None else "0"
+    decimals = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{mean:.{decimals}f}", f"± {error:.{decimals}f}"
+
+
+def _number(value: float) -> str:
+    return _count(value) if value == int(value) else f"{value:.4g}"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "-"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
+
+
+def _program() -> list[str]:
+    """Return how this program was called, as short as it can be called again."""
+    called = sys.argv[0]
+    if called.endswith("__main__.py"):
+        return [_shown_path(Path(sys.executable)), "-m", "metantk_core"]
+    return [_shown_path(Path(called))]
+
+
+def _shown_path(path: Path) -> str:
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

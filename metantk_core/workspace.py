@@ -1,0 +1,183 @@
+"""Where runs keep their things, and how a step gets its ports: paths and addresses enter, ``Ports`` leave."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from metantk_core import datasets, wiring, workflow
+from metantk_core.adapters.progress import ProgressFile, ProgressLines
+from metantk_core.config import RunConfig
+from metantk_core.datasets import ImageDataset
+from metantk_core.errors import InputError
+from metantk_core.progress import Progress
+from metantk_core.registry import ArtifactStore
+from metantk_core.workflow import Ports
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder for everything that runs on this machine produce.
+
+    Attributes:
+        root: The folder; made when needed.
+        tracking: Address of MLflow; empty for a SQLite database in the folder.
+    """
+
+    root: Path
+    tracking: str = ""
+
+    @property
+    def store_uri(self) -> str:
+        """Address of the artifact store: the folder itself."""
+        return str(self.root.absolute())
+
+    @property
+    def tracking_uri(self) -> str:
+        """Address of MLflow."""
+        return self.tracking or f"sqlite:///{self.root.absolute() / 'mlflow.db'}"
+
+    @property
+    def datasets(self) -> Path:
+        """Folder of prepared datasets."""
+        return self.root.absolute() / "datasets"
+
+    def folder(self, config: RunConfig) -> Path:
+        """Return the folder of one run."""
+        return self.root.absolute() / config.run_id
+
+    def store(self) -> ArtifactStore:
+        """Return the artifact store."""
+        return wiring.artifact_store(self.store_uri)
+
+    def prepare(self, config: RunConfig) -> None:
+        """Make the run's folder and make sure that MLflow answers, before anything expensive.
+
+        Raises:
+            InputError: The folder can't be written, or MLflow doesn't answer.
+        """
+        try:
+            self.folder(config).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder(config)):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"Can't write to the workspace {self.root}: {error.strerror}; choose another folder with --workspace."
+            ) from error
+        wiring.tracker(self.tracking_uri)
+
+    def dataset(self, config: RunConfig) -> ImageDataset:
+        """Return the run's dataset, built or converted if it is not there yet."""
+        self.prepare_datasets()
+        return datasets.prepare(
+            config.data, workflow.dataset_folder(self.datasets, config), progress=ProgressLines(sys.stderr, "dataset")
+        )
+
+    def prepare_datasets(self) -> None:
+        """Make the folder of prepared datasets.
+
+        Raises:
+            InputError: It can't be made.
+        """
+        try:
+            self.datasets.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"Can't write to the workspace {self.root}: {error.strerror}; choose another folder with --workspace."
+            ) from error
+
+    def link(self, config: RunConfig) -> str | None:
+        """Return the address of the run's page on the MLflow server, or none if MLflow is only a database."""
+        if not self.tracking_uri.startswith(("http://", "https://")):
+            return None
+        tracker = wiring.tracker(self.tracking_uri)
+        return tracker.link(workflow.open_run(config, tracker))
+
+
+@contextmanager
+def open_run(config: RunConfig, place: Workspace) -> Iterator[Ports]:
+    """Give the steps of a run in this process their ports, with progress on standard error."""
+    place.prepare(config)
+    tracker = wiring.tracker(place.tracking_uri)
+    ports = Ports(
+        store=place.store(),
+        tracker=tracker,
+        registry=wiring.model_registry(place.tracking_uri),
+        run=workflow.open_run(config, tracker),
+        progress_for=_progress_for,
+        device=wiring.device(),
+    )
+    with workflow.run_scope(tracker, ports.run):
+        yield ports
+
+
+@contextmanager
+def open_step(
+    config: str, *, store: str, tracking_uri: str, run: Path | None = None
+) -> Iterator[tuple[RunConfig, Ports]]:
+    """Give one step of a pipeline, in a process of its own, its configuration and ports.
+
+    In a pod, progress goes to standard error; a local run names a folder in ``METANTK_PROGRESS`` and shows what it
+    finds there. A person's bad input ends the process with one sentence and exit code 2.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        store: Address of the artifact store; empty keeps finished work only as long as the pod lives.
+        tracking_uri: Address of MLflow; empty for ``MLFLOW_TRACKING_URI``.
+        run: File with the identifier of the pipeline's run in the tracker; none opens the run.
+    """
+    folder = os.environ.get("METANTK_PROGRESS")
+    try:
+        run_config = RunConfig.from_json(config)
+        tracker = wiring.tracker(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+        with tempfile.TemporaryDirectory() as scratch:
+            yield (
+                run_config,
+                Ports(
+                    store=wiring.artifact_store(store or scratch),
+                    tracker=tracker,
+                    registry=wiring.model_registry(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")),
+                    run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
+                    progress_for=_progress_for,
+                    device=wiring.device(),
+                ),
+            )
+    except InputError as error:
+        if folder:
+            _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(error)}), encoding="utf-8")
+        print(f"metantk: {error}", file=sys.stderr)  # noqa: T201 - a pod's log is its terminal
+        raise SystemExit(2) from error
+
+
+def raise_step_failure(progress: Path, log: Path) -> NoReturn:
+    """Raise what ended a local pipeline run.
+
+    Raises:
+        InputError: A step met a person's bad input.
+        RuntimeError: Anything else, with the end of the log.
+    """
+    failure = _failure_file(progress)
+    if failure.exists():
+        raise InputError(json.loads(failure.read_text(encoding="utf-8"))["sentence"])
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
+    raise RuntimeError(f"A step of the pipeline failed; the end of {log}:\n{tail}")
+
+
+def dataset_cache() -> Path | None:
+    """Return the folder in which a local run keeps prepared datasets, if there is one."""
+    folder = os.environ.get("METANTK_DATASET_CACHE")
+    return Path(folder) if folder else None
+
+
+def _progress_for(step: str) -> Progress:
+    folder = os.environ.get("METANTK_PROGRESS")
+    return ProgressFile(Path(folder), step) if folder else ProgressLines(sys.stderr, step)
+
+
+def _failure_file(folder: Path) -> Path:
+    return folder / "failure.json"

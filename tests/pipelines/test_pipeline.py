@@ -1,0 +1,173 @@
+"""The pipeline compiles to the same bytes, asks for what it is told, and runs on this machine to the same numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from metantk_core.config import load_config
+from metantk_core.errors import InputError
+from metantk_core.recipes import RECIPES
+from pipelines.search_and_meta_train import Resources, write
+
+SMOKE = RECIPES["smoke"]
+COMPUTING = {"exec-score-shard", "exec-meta-train", "exec-evaluate"}
+
+
+def compiled(tmp_path: Path, resources: Resources, name: str = "pipeline.yaml", **addresses: str) -> dict:
+    path = tmp_path / name
+    write(SMOKE, path, resources, **addresses)
+    (document,) = yaml.safe_load_all(path.read_text())
+    return document
+
+
+def metantk(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "metantk_core", *arguments],
+        cwd=cwd,
+        env={**os.environ, "MLFLOW_TRACKING_URI": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def test_compiling_twice_gives_the_same_bytes(tmp_path):
+    write(SMOKE, tmp_path / "a.yaml", Resources())
+    write(SMOKE, tmp_path / "b.yaml", Resources())
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+def test_compiled_pipeline_is_a_valid_pipeline_spec(tmp_path):
+    document = compiled(tmp_path, Resources(accelerator="nvidia.com/gpu"))
+    json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())
+
+
+def test_only_the_computing_steps_ask_for_the_accelerator(tmp_path):
+    resources = Resources(accelerator="nvidia.com/gpu", accelerators=2, cpu="4", memory="16G")
+    executors = compiled(tmp_path, resources)["deploymentSpec"]["executors"]
+    asking = {name: executor["container"].get("resources") for name, executor in executors.items()}
+    assert {name for name, resources in asking.items() if resources} == COMPUTING
+    for name in COMPUTING:
+        assert asking[name]["accelerator"] == {
+            "count": "2",
+            "resourceCount": "2",
+            "resourceType": "nvidia.com/gpu",
+            "type": "nvidia.com/gpu",
+        }
+        assert asking[name]["resourceCpuRequest"] == "4"
+
+
+def test_every_step_runs_in_the_image_that_was_asked_for(tmp_path):
+    executors = compiled(tmp_path, Resources(image="registry.example/metantk-python:abc"))["deploymentSpec"][
+        "executors"
+    ]
+    assert {executor["container"]["image"] for executor in executors.values()} == {
+        "registry.example/metantk-python:abc"
+    }
+
+
+def test_configuration_travels_as_the_default_of_a_parameter(tmp_path):
+    parameters = compiled(tmp_path, Resources(), store="/mnt/store")["root"]["inputDefinitions"]["parameters"]
+    assert json.loads(parameters["config"]["defaultValue"]) == json.loads(SMOKE.to_json())
+    assert parameters["store"]["defaultValue"] == "/mnt/store"
+
+
+def test_scoring_is_fanned_out_over_the_planned_shards_and_collected(tmp_path):
+    root = compiled(tmp_path, Resources())["root"]["dag"]["tasks"]
+    loops = {name: task for name, task in root.items() if "parameterIterator" in task or "iteratorPolicy" in task}
+    assert len(loops) == 2
+    collected = root["rank-candidates"]["inputs"]["artifacts"]["scores"]["taskOutputArtifact"]
+    assert collected["producerTask"] in loops
+
+
+def test_pipeline_is_not_written_to_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(InputError, match="folder that exists"):
+        write(SMOKE, tmp_path / "nowhere" / "p.yaml", Resources())
+
+
+@pytest.mark.parametrize("option", ["--tracking-uri", "--store"])
+def test_credentials_never_reach_a_compiled_pipeline(tmp_path, option):
+    done = metantk("compile", "smoke", option, "https://me:hunter2@example.org", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "hunter2" not in done.stderr + done.stdout
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
+@pytest.fixture(scope="module")
+def two_shards(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("two")
+    done = metantk("run", "smoke", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_whole_pipeline_runs_on_this_machine_and_leaves_report_model_and_leaderboard(two_shards):
+    folder, result = two_shards
+    run = folder / "runs" / SMOKE.run_id
+    assert set(result["evaluations"]) == {"best", "worst", "random"}
+    assert (run / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
+    assert json.loads((run / "leaderboard.json").read_text()) == result["leaderboard"]
+    assert result["model"].startswith("models:/metantk-few-shot")
+
+
+@pytest.mark.slow
+def test_seven_shards_give_the_same_leaderboard_byte_for_byte(two_shards, tmp_path):
+    folder, _ = two_shards
+    done = metantk("search", "smoke", "--set", "search.shards=7", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = Path("runs", SMOKE.run_id, "leaderboard.json")
+    assert (tmp_path / path).read_bytes() == (folder / path).read_bytes()
+
+
+@pytest.mark.slow
+def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_shards, tmp_path):
+    _, uninterrupted = two_shards
+    command = [sys.executable, "-m", "metantk_core", "run", "smoke", "--json"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": ""}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/scores/*/*.jsonl")) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "resumes" in said
+    alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
+    assert not alive
+    scored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/scores/*/*.jsonl")}
+    done = metantk("run", "smoke", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed = json.loads(done.stdout)
+    assert resumed["digest"] == uninterrupted["digest"]
+    assert resumed["evaluations"] == uninterrupted["evaluations"]
+    assert all(path.stat().st_mtime_ns == written for path, written in scored.items()), (
+        "a scored candidate was scored again"
+    )
+
+
+@pytest.mark.slow
+def test_bad_input_met_by_a_step_ends_the_run_with_its_sentence(tmp_path):
+    (tmp_path / "images" / "train").mkdir(parents=True)
+    done = metantk(
+        "run", "smoke", "--set", "data.source=folder", "--set", f"data.path={tmp_path / 'images'}", cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "images" in done.stderr
+
+
+def test_shards_do_not_name_the_run():
+    assert load_config("smoke", RECIPES, ["search.shards=7"]).run_id == SMOKE.run_id
