@@ -1,0 +1,97 @@
+"""What a report is made of: the values of a finished run, nothing that has to be looked up or computed elsewhere."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.episodes import Episode
+from metantk_core.meta_training import Evaluation, TrainedModel, Validation
+from metantk_core.ranking import Leaderboard
+
+
+@dataclass(frozen=True)
+class TrainedCandidate:
+    """A candidate that was meta-trained.
+
+    Attributes:
+        role: ``"best"``, ``"worst"``, ``"random"``, or another name for people.
+        genotype: The candidate.
+        history: The validations during meta-training, in order.
+        best_iteration: The iteration whose weights were kept.
+        evaluation: Its accuracy on test classes, or None if it was not evaluated.
+        problem: What went wrong during training, for people; empty if nothing did.
+    """
+
+    role: str
+    genotype: Genotype
+    history: tuple[Validation, ...]
+    best_iteration: int
+    evaluation: Evaluation | None
+    problem: str = ""
+
+    @classmethod
+    def of(cls, role: str, model: TrainedModel, evaluation: Evaluation | None) -> "TrainedCandidate":
+        """Return what the report shows of a trained model.
+
+        Args:
+            role: The candidate's role.
+            model: The model.
+            evaluation: Its accuracy on test classes, if it was evaluated.
+        """
+        problem = f"{model.outcome} at iteration {model.iterations}: {model.reason}" if model.reason else ""
+        genotype = parse_genotype(model.space, model.genotype)
+        return cls(role, genotype, model.history, model.best_iteration, evaluation, problem)
+
+
+@dataclass(frozen=True)
+class CandidateKernel:
+    """The MetaNTK of a candidate in one draw (one initialisation and its episodes, which all candidates share).
+
+    Attributes:
+        role: As in ``TrainedCandidate``.
+        genotype: The candidate.
+        meta_ntk: The matrix over the query images, task by task, in each task class by class.
+        classes: The class names of each task, in the order of the matrix.
+    """
+
+    role: str
+    genotype: Genotype
+    meta_ntk: Float[np.ndarray, "m m"]
+    classes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows.
+
+    Attributes:
+        name: The run's name.
+        date: When the run happened, as it shall be shown; data, so that the same run gives the same report.
+        seed: The run's seed.
+        digest: Digest of the run's configuration.
+        configuration: The exact configuration as JSON.
+        versions: Names and versions of the software, in the order to show them.
+        dataset: The dataset's name.
+        leaderboard: The ranking.
+        trained: The meta-trained candidates; the best comes first.
+        kernels: The MetaNTKs to compare, usually of the best and the worst; all of one size.
+        episodes: Some test episodes to show; their images are normalised with ``mean`` and ``std``.
+        mean: Mean of each channel, of images between 0 and 1.
+        std: Standard deviation of each channel.
+    """
+
+    name: str
+    date: str
+    seed: int
+    digest: str
+    configuration: str
+    versions: tuple[tuple[str, str], ...]
+    dataset: str
+    leaderboard: Leaderboard
+    trained: tuple[TrainedCandidate, ...] = ()
+    kernels: tuple[CandidateKernel, ...] = ()
+    episodes: tuple[Episode, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)

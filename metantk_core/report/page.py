@@ -1,0 +1,363 @@
+"""The report as a file: ``ReportData`` enters, one self-contained HTML file leaves."""
+
+import base64
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from PIL import Image
+
+from metantk_core.episodes import Episode
+from metantk_core.meta_training import Evaluation
+from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.report import charts, findings
+from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
+from metantk_core.report.charts import Curve
+from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
+from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
+from metantk_core.scores import SCORES, ScoreDefinition
+
+_TOP, _MOST_ROWS, _MOST_FAILED = 20, 1000, 50
+_MOST_PIXELS, _MOST_QUERIES, _MOST_EPISODES = 56, 6, 3
+# In words, beside the name and the source that the score's definition brings.
+_MEANINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "metantk_cond": "Condition number λmax/λmin of the MetaNTK Φ at random initialisation: how unevenly "
+        "meta-training learns the directions of the tasks. Averaged over log10.",
+        "ntk_cond": "Condition number λmax/λmin of the neural tangent kernel Θ at random initialisation: how "
+        "unevenly plain training learns. Averaged over log10.",
+        "params": "Trainable parameters of the network that is meta-trained. A baseline that a score must beat.",
+        "flops": "Multiply-accumulates (MACs) of one image through the network that is meta-trained. A baseline that a "
+        "score must beat.",
+    }
+)
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """Write the report; the file is there as a whole or not at all.
+
+    Args:
+        data: What to show. Equal data give equal bytes.
+        path: The HTML file.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(render(data))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def render(data: ReportData) -> str:
+    """Return the report as HTML: no script, nothing loaded from elsewhere, all texts of people escaped."""
+    environment = Environment(
+        loader=PackageLoader("metantk_core.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    style = resources.files("metantk_core.report").joinpath("style.css").read_text(encoding="utf-8")
+    board = data.leaderboard
+    scored, failed = findings.scored(board), findings.failed(board)
+    return environment.get_template(
+        "template.html.j2"
+    ).render(
+        data=data,
+        style=Markup(charts.colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
+        definition=SCORES[board.score],
+        better=_better(SCORES[board.score]),
+        summary=_summary(data),
+        trust=findings.trust_sentences(board),
+        scored=len(scored),
+        failed=len(failed),
+        headings=[SCORES[name].scaled_label if name in SCORES else name for name in _columns(board)],
+        top=[_row(board, standing, data.trained) for standing in scored[:_TOP]],
+        worst=[_row(board, scored[-1], data.trained)] if len(scored) > _TOP else [],
+        rest=[_row(board, standing, data.trained) for standing in scored[_TOP:_MOST_ROWS]]
+        if len(scored) > _TOP + 1
+        else [],
+        left_out=max(0, len(scored) - _MOST_ROWS),
+        failed_rows=[(standing.genotype, str(standing.outcome), standing.reason) for standing in failed[:_MOST_FAILED]],
+        failed_left_out=max(0, len(failed) - _MOST_FAILED),
+        failed_reasons=Counter(standing.reason or str(standing.outcome) for standing in failed).most_common(8),
+        score_charts=_score_charts(data),
+        kernels=_kernels(data.kernels),
+        cells=_cells(data),
+        episodes=[_episode(episode, data) for episode in data.episodes[:_MOST_EPISODES]],
+        learning=_learning(data.trained),
+        accuracy=_accuracy(data.trained),
+        glossary=[_glossary(name) for name in dict.fromkeys((board.score, *_columns(board)))],
+        configuration=_pretty(data.configuration),
+    )
+
+
+def _summary(data: ReportData) -> dict[str, object]:
+    """Return the numbers and sentences at the top."""
+    evaluated = [(trained.role, trained.evaluation) for trained in data.trained if trained.evaluation is not None]
+    chance = findings.chance([evaluation for _, evaluation in evaluated])
+    scored = findings.scored(data.leaderboard)
+    return {
+        "winner": scored[0].genotype if scored else None,
+        "score": with_error(scored[0].mean, scored[0].standard_error) if scored else None,
+        "tied": sum(standing.rank == scored[0].rank for standing in scored) - 1 if scored else 0,
+        "accuracies": [
+            (role, fixed(100 * evaluation.accuracy, 1), fixed(100 * evaluation.half_width, 1))
+            for role, evaluation in evaluated
+        ],
+        "problems": [(trained.role, trained.problem) for trained in data.trained if trained.problem],
+        "chance": percent(chance) if chance else None,
+        "chart": Markup(  # noqa: S704 - an SVG of ours, its texts escaped by matplotlib
+            charts.accuracy_dots(
+                [(role, float(e.accuracy), float(e.half_width)) for role, e in evaluated], chance=chance
+            )
+        )
+        if evaluated and chance
+        else None,
+        "comparisons": [
+            findings.comparison_sentence(evaluated[0][0], role, difference)
+            for role, evaluation in evaluated[1:]
+            if (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
+        ],
+        "protocol": _protocol(evaluated[0][1]) if evaluated else None,
+    }
+
+
+def _row(board: Leaderboard, standing: Standing, trained: Sequence[TrainedCandidate]) -> dict[str, object]:
+    others = dict(standing.others)
+    return {
+        "rank": standing.rank,
+        "genotype": standing.genotype,
+        "score": with_error(standing.mean, standing.standard_error),
+        "draws": standing.draws,
+        "others": [_other(name, others.get(name)) for name in _columns(board)],
+        "roles": [candidate.role for candidate in trained if str(candidate.genotype) == standing.genotype],
+    }
+
+
+def _columns(board: Leaderboard) -> tuple[str, ...]:
+    """Return the names of the other scores, counts last."""
+    names = {name for standing in board.standings[:_TOP] for name, _ in standing.others} - {board.score}
+    return tuple(sorted(names - {"params", "flops"})) + tuple(name for name in ("params", "flops") if name in names)
+
+
+def _other(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return count(value) if name in ("params", "flops") else significant(value, 3)
+
+
+def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
+    board = data.leaderboard
+    scored = findings.scored(board)
+    if not scored:
+        return []
+    label = f"{board.label} ({_better(SCORES[board.score])})"
+    means = np.array([standing.mean for standing in scored], dtype=np.float64)
+    errors = np.array([np.nan if s.standard_error is None else s.standard_error for s in scored], dtype=np.float64)
+    place = {standing.genotype: index for index, standing in enumerate(scored)}
+    marked = [(t.role, place[str(t.genotype)]) for t in data.trained if str(t.genotype) in place]
+    made = [
+        (
+            "How the scores are distributed",
+            charts.score_histogram(
+                means,
+                [(role, float(means[index])) for role, index in marked],
+                label=label,
+                failed=len(board.standings) - len(scored),
+            ),
+        ),
+        (
+            "Scores in order of rank, ± one standard error over the draws",
+            charts.score_strip(means, errors, marked, label=label),
+        ),
+    ]
+    for name, words in (("params", "parameters"), ("flops", "multiply-accumulates (MACs)")):
+        # A candidate without the count is left out of both coordinates.
+        values = np.array([dict(standing.others).get(name, np.nan) for standing in scored], dtype=np.float64)
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known):
+            moved = {int(old): new for new, old in enumerate(known)}
+            shown = [(role, moved[index]) for role, index in marked if index in moved]
+            svg = charts.scatter(values[known], means[known], shown, x_label=words, label=label, name=f"scatter-{name}")
+            made.append((f"Score against {words}", svg))
+    return [(title, Markup(svg)) for title, svg in made]  # noqa: S704
+
+
+def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
+    if not kernels:
+        return None
+    limit = charts.kernel_limit([kernel.meta_ntk for kernel in kernels])
+    first = kernels[0]
+    maps = []
+    for kernel in kernels:
+        svg = charts.kernel_heat_map(
+            np.asarray(kernel.meta_ntk),
+            tasks=len(kernel.classes),
+            ways=len(kernel.classes[0]),
+            limit=limit,
+            role=kernel.role,
+        )
+        scale = float(np.trace(kernel.meta_ntk)) / len(kernel.meta_ntk)
+        maps.append((kernel.role, str(kernel.genotype), significant(scale, 3), Markup(svg)))  # noqa: S704
+    return {
+        "maps": maps,
+        "spectrum": Markup(charts.spectrum([(kernel.role, kernel.meta_ntk) for kernel in kernels])),  # noqa: S704
+        "tasks": first.classes,
+        "rows": len(first.meta_ntk),
+    }
+
+
+def _cells(data: ReportData) -> list[tuple[str, str, Markup, bool]]:
+    """Return role, cell type, drawing and whether something may be faint, for the best and the worst candidate."""
+    wanted: dict[str, TrainedCandidate | CandidateKernel] = {}
+    for candidate in (*data.trained, *data.kernels):
+        if candidate.role in ("best", "worst") or not wanted:
+            wanted.setdefault(candidate.role, candidate)
+    drawings = []
+    for place, (role, candidate) in enumerate(sorted(wanted.items())):
+        genotype = candidate.genotype
+        for cell in cell_names(genotype):
+            svg = draw_cell_svg(genotype, cell, name=f"cell-{place}-{cell}", standalone=False)
+            drawings.append((role, cell, Markup(svg), any(NONE in edge.operations for edge in genotype.edges)))  # noqa: S704
+    return drawings
+
+
+def _learning(trained: Sequence[TrainedCandidate]) -> list[tuple[str, Markup]]:
+    curves = [_curve(candidate) for candidate in trained if candidate.history]
+    ways = findings.chance([candidate.evaluation for candidate in trained if candidate.evaluation is not None])
+    if not curves:
+        return []
+    return [(title, Markup(svg)) for title, svg in charts.learning_curves(curves, chance=ways)]  # noqa: S704
+
+
+def _curve(candidate: TrainedCandidate) -> Curve:
+    def column(name: str) -> Float[np.ndarray, " v"]:
+        values = [getattr(point, name) for point in candidate.history]
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+    return Curve(
+        role=candidate.role,
+        iterations=column("iteration"),
+        train_loss=column("train_loss"),
+        train_accuracy=column("train_accuracy"),
+        validation_accuracy=column("validation_accuracy"),
+        validation_half_width=column("validation_half_width"),
+        chosen=candidate.best_iteration,
+    )
+
+
+def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
+    """Return the rows of the accuracy table, the first of them the reference of the paired differences."""
+    evaluated = [candidate for candidate in trained if candidate.evaluation is not None]
+    rows: list[dict[str, object]] = []
+    for candidate in evaluated:
+        evaluation, reference = candidate.evaluation, evaluated[0].evaluation
+        assert evaluation is not None
+        assert reference is not None
+        difference = None if candidate is evaluated[0] else findings.paired_difference(reference, evaluation)
+        rows.append(
+            {
+                "role": candidate.role,
+                "genotype": str(candidate.genotype),
+                "accuracy": percent_with_interval(evaluation.accuracy, evaluation.half_width),
+                "chosen": candidate.best_iteration,
+                "difference": f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)}"
+                if difference
+                else None,
+                "apart": difference.clear if difference else None,
+                "p_value": _p_value(difference.p_value) if difference else None,
+                "reference": candidate is evaluated[0],
+            }
+        )
+    return rows
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else fixed(value, 3)
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    """Return in one sentence how accuracy was measured."""
+    kind = "transductive: queries of an episode share their moments" if evaluation.transductive else "not transductive"
+    return (
+        f"{evaluation.ways}-way {evaluation.shots}-shot, {evaluation.queries} query images a class, "
+        f"{evaluation.episodes} episodes of the {evaluation.split} classes of {evaluation.dataset} drawn with seed "
+        f"{evaluation.seed}; {evaluation.algorithm.upper()}, {evaluation.inner_steps} inner steps of size "
+        f"{evaluation.inner_learning_rate:g}; normalisation {evaluation.norm} ({kind}). ± is the "
+        f"{evaluation.interval}, of one training run each: it does not cover what another training seed would change."
+    )
+
+
+def _episode(episode: Episode, data: ReportData) -> list[dict[str, object]]:
+    """Return one row a class: its name, its support images and its first query images, as PNGs."""
+    rows: list[dict[str, object]] = []
+    for label, name in enumerate(episode.class_names):
+        support = _pixels(episode.support_images[episode.support_labels == label].numpy(), data)
+        query = _pixels(episode.query_images[episode.query_labels == label].numpy(), data)
+        rows.append(
+            {
+                "name": name,
+                "support": [_png(image) for image in support[:_MOST_QUERIES]],
+                "query": [_png(image) for image in query[:_MOST_QUERIES]],
+                "more": max(0, len(query) - _MOST_QUERIES),
+            }
+        )
+    return rows
+
+
+def _pixels(images: Float[np.ndarray, "n c h w"], data: ReportData) -> UInt8[np.ndarray, "n h w c"]:
+    """Return normalised images as pixels again."""
+    mean, std = (np.array(values, dtype=np.float64).reshape(1, -1, 1, 1) for values in (data.mean, data.std))
+    return np.clip(np.rint(255 * (images * std + mean)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def _png(image: UInt8[np.ndarray, "h w c"]) -> str:
+    """Return an image as a data URI, large ones as thumbnails."""
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _glossary(name: str) -> dict[str, str]:
+    definition = SCORES.get(name)
+    return {
+        "name": name,
+        "label": definition.scaled_label if definition else name,
+        "meaning": _MEANINGS.get(name, ""),
+        "better": _better(definition) if definition else "",
+        "source": definition.source if definition else "",
+    }
+
+
+def _breakable(genotype: str) -> Markup:
+    """Return a genotype's text, escaped, that may break after its bars (and is copied as it is)."""
+    return Markup("|<wbr>").join(escape(part) for part in genotype.split("|"))
+
+
+def _better(definition: ScoreDefinition) -> str:
+    return f"{definition.direction} is better"
+
+
+def _pretty(text: str) -> str:
+    """Return JSON with indentation; anything else as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except json.JSONDecodeError:
+        return text
