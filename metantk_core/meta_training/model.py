@@ -39,7 +39,7 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
     algorithm: Algorithm = Field(
         default="maml", description="maml adapts all weights to an episode, anil the head alone"
     )
-    first_order: bool = Field(default=True, description="Leave out the second derivatives of the meta-gradient")
+    first_order: bool = Field(default=True, description="Leave out second derivatives; ANIL learns little without them")
     episode: EpisodeConfig = Field(
         default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of training and validation"
     )
