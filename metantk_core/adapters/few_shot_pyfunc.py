@@ -8,8 +8,9 @@ Axes: s support images, q query images, c channels, h height, w width, k ways.
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from metantk_core.meta_training import FewShotClassifier, load_model
 
@@ -17,15 +18,15 @@ MODEL = "model"
 """Name of the artifact: the folder that ``meta_training.save_model`` wrote."""
 
 
-class FewShotModel(mlflow.pyfunc.PythonModel):
+class FewShotModel(PythonModel):
     """Answers requests of named arrays; keeps nothing from one to the next."""
 
-    # MLflow reads type hints of `predict` as a promise about tables; the signature says what arrays are expected.
     def load_context(self, context: Any) -> None:
         """Read the network, once."""
         self._classifier = FewShotClassifier(load_model(Path(context.artifacts[MODEL])))
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> np.ndarray:
+    # Without type hints: MLflow would take them for the schema of a table. The signature says what arrays are expected.
+    def predict(self, context, model_input, params=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the probability of each class for each query image.
 
         Args:
@@ -44,4 +45,4 @@ class FewShotModel(mlflow.pyfunc.PythonModel):
         return self._classifier.predict_proba(*arrays).astype(np.float32)
 
 
-mlflow.models.set_model(FewShotModel())
+set_model(FewShotModel())

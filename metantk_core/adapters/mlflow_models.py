@@ -1,7 +1,9 @@
 """Model registry on MLflow: a folder with a meta-trained network enters, a version that any process can load leaves."""
 
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 
 import metantk_core
 from metantk_core.adapters.mlflow_store import Connection
@@ -38,6 +40,7 @@ class MlflowModels:
 
     def __init__(self, connection: Connection) -> None:
         self._client = connection.client
+        self._connection = connection
 
     def register(
         self,
@@ -73,14 +76,15 @@ class MlflowModels:
         found = self._found(run, name, digest)
         if found is None:
             model = self._logged(run, digest) or self._log(run, name, model_directory, digest, input_example)
-            found = self._client.create_model_version(
-                name,
-                source=f"models:/{model}",
-                run_id=run,
-                tags={DIGEST: digest, **tags},
-                description=description,
-                model_id=model,
-            )
+            with _process_wide_address(self._connection.uri):
+                found = self._client.create_model_version(
+                    name,
+                    source=f"models:/{model}",
+                    run_id=run,
+                    tags={DIGEST: digest, **tags},
+                    description=description,
+                    model_id=model,
+                )
         else:
             self._client.update_model_version(name, found.version, description)
             for tag, value in tags.items():
@@ -134,9 +138,23 @@ class MlflowModels:
         return model.model_id
 
 
+@contextmanager
+def _process_wide_address(uri: str) -> Iterator[None]:
+    """Name a tracking store for the whole process: a database's registry looks up models there, not in its client."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
 def _signature(image_shape: tuple[int, int, int], ways: int) -> ModelSignature:
     images = np.dtype(np.uint8), (-1, *image_shape)
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(*images, name="support_images"),
         TensorSpec(np.dtype(np.int64), (-1,), name="support_labels"),
         TensorSpec(*images, name="query_images"),

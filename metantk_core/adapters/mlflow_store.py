@@ -94,7 +94,7 @@ def _check_server(address: str) -> None:
             params={"max_results": 1},
             max_retries=0,
             timeout=_SECONDS_TO_FIRST_ANSWER,
-            retry_codes=(),
+            retry_codes=frozenset(),
             raise_on_status=False,
         )
     except MlflowException as error:
@@ -102,6 +102,7 @@ def _check_server(address: str) -> None:
             f"No MLflow server answers at {address} within {_SECONDS_TO_FIRST_ANSWER} seconds; start it, correct the "
             "address, or leave MLFLOW_TRACKING_URI unset to log to a local database."
         ) from error
+    assert answer is not None
     if answer.status_code == 401:
         raise InputError(
             f"The MLflow server at {address} asks who you are (401); set MLFLOW_TRACKING_USERNAME and "

@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 from metantk_core.adapters.filesystem import write_atomically
 from metantk_core.seeding import digest
@@ -90,6 +90,17 @@ def read_progress(directory: Path) -> tuple[StepProgress, ...]:
     return tuple(sorted(steps, key=lambda step: (step.started_at, step.step)))
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Something that takes text, such as ``sys.stderr``."""
+
+    def write(self, text: str, /) -> object:
+        """Take text."""
+
+    def flush(self) -> object:
+        """Show it now."""
+
+
 class ProgressLines:
     """A ``Progress`` that prints a line every few seconds: percentage and time left.
 
@@ -99,7 +110,7 @@ class ProgressLines:
         seconds: Least seconds between two lines; the first and the last news are always printed.
     """
 
-    def __init__(self, stream: TextIO, step: str, *, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self, stream: Stream, step: str, *, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
         self._stream = stream
         self._step = step
         self._seconds = seconds

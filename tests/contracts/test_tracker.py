@@ -8,7 +8,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -121,7 +120,7 @@ def test_a_table_is_readable_by_mlflow_and_replaced_when_repeated(
     tracker.log_table(run, {"rank": [1], "genotype": ["old"]}, "leaderboard.json")
     columns = {"rank": [1, 2], "genotype": ["|a~0|+", "|b~0|+"], "mean": [3.5, float("nan")]}
     tracker.log_table(run, columns, "leaderboard.json")
-    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     table = client.load_table(client.get_run(run).info.experiment_id, "leaderboard.json", run_ids=[run])
     assert list(table.columns) == ["rank", "genotype", "mean"]
     assert table["genotype"].tolist() == ["|a~0|+", "|b~0|+"]
@@ -147,12 +146,14 @@ def test_datasets_are_inputs_of_the_run_once_each(tracker: Tracker, client: Mlfl
         for split in ("train", "test"):
             summary = DatasetSummary(f"glyphs-{split}", "0123456789abcdef" * 4, "glyphs", 2000, 100, (1, 28, 28))
             tracker.log_dataset(run, summary, split)
-    inputs = client.get_run(run).inputs.dataset_inputs
+    logged = client.get_run(run).inputs
+    assert logged is not None
+    inputs = logged.dataset_inputs
     assert sorted(one.dataset.name for one in inputs) == ["glyphs-test", "glyphs-train"]
     train = next(one for one in inputs if one.dataset.name == "glyphs-train")
     assert {tag.key: tag.value for tag in train.tags} == {"mlflow.data.context": "train"}
-    assert json.loads(train.dataset.profile)["images"] == 2000
-    assert "[-1, 1, 28, 28]" in json.loads(train.dataset.schema)["mlflow_tensorspec"]["features"]
+    assert json.loads(train.dataset.profile or "")["images"] == 2000
+    assert "[-1, 1, 28, 28]" in json.loads(train.dataset.schema or "")["mlflow_tensorspec"]["features"]
 
 
 def test_a_run_without_parent_is_the_run_that_the_environment_names(

@@ -1,0 +1,234 @@
+"""What a person reads when MLflow can't be reached, and that fresh databases survive a crowd."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import sqlalchemy
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+from mlflow.tracking import MlflowClient
+
+from metantk_core import wiring
+from metantk_core.adapters.addresses import shown
+from metantk_core.errors import InputError
+from metantk_core.registry import MetricPoint
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_a_new_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "HTTP_REQUEST_MAX_RETRIES",
+        "HTTP_REQUEST_TIMEOUT",
+        "TRACKING_USERNAME",
+        "TRACKING_PASSWORD",
+        "RUN_ID",
+    ):
+        monkeypatch.setenv(f"MLFLOW_{name}", "")  # noted, so that what the adapter sets is undone afterwards
+        monkeypatch.delenv(f"MLFLOW_{name}")
+
+
+class _Answers(BaseHTTPRequestHandler):
+    status: ClassVar[int] = 200
+    body: ClassVar[bytes] = b"{}"
+    asked: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.headers.get("Authorization"))
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An HTTP server that gives every request the same answer."""
+    status, body = request.param
+    handler = type("Handler", (_Answers,), {"status": status, "body": body, "asked": []})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def _sentence(uri: str) -> str:
+    with pytest.raises(InputError) as caught:
+        wiring.tracker(uri)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "secret" not in text
+    return text
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password():
+    port = _free_port()
+    text = _sentence(f"http://me:secret@127.0.0.1:{port}/mlflow?token=secret")
+    assert f"No MLflow server answers at http://127.0.0.1:{port}/mlflow within" in text
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up_within_seconds():
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        assert "No MLflow server answers" in _sentence(f"http://127.0.0.1:{mute.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("listener", "words"),
+    [
+        ((200, b"<html>Sign in</html>"), "no MLflow server"),
+        ((200, b'{"pods": []}'), "no MLflow server"),
+        ((404, b"not found"), "no MLflow server"),
+        ((401, b""), "MLFLOW_TRACKING_USERNAME"),
+        ((403, b"Invalid Host header"), "--allowed-hosts"),
+        ((503, b"{}"), "error 503"),
+    ],
+    indirect=["listener"],
+)
+def test_an_answer_that_is_not_the_one_of_mlflow_is_explained(listener: str, words: str):
+    assert words in _sentence(f"http://me:secret@{listener}")
+
+
+@pytest.mark.parametrize("listener", [(200, b"{}")], indirect=True)
+def test_limits_that_a_person_set_are_kept_and_others_are_short(listener: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    wiring.tracker(f"http://me:p%40ss@{listener}")
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 5
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@ss"
+
+
+@pytest.mark.parametrize("uri", ["", "mlruns", "ftp://me:secret@host/x", "databricks", "file:///tmp/mlruns", "http//x"])
+def test_an_address_of_an_unknown_kind_is_answered_with_the_known_ones(uri: str):
+    text = _sentence(uri)
+    assert "http://, https://, postgresql://, sqlite://" in text
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:///"])
+def test_a_sqlite_address_names_a_file(uri: str):
+    assert "names a file" in _sentence(uri)
+
+
+def test_a_database_that_nobody_serves_is_named_without_its_password():
+    text = _sentence(f"postgresql://me:secret@127.0.0.1:{_free_port()}/mlflow?sslpassword=secret")
+    assert "postgresql://127.0.0.1" in text
+
+
+def test_a_folder_without_write_permission_is_named():
+    # Even the superuser can't make files there.
+    assert "Can't write the MLflow database /proc/metantk/mlflow.db" in _sentence("sqlite:////proc/metantk/mlflow.db")
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Not a database, but long enough to be taken for one by its name alone. " * 10)
+    before = path.read_bytes()
+    assert "file is not a database" in _sentence(f"sqlite:///{path}")
+    assert path.read_bytes() == before
+
+
+def test_a_database_of_an_older_mlflow_is_brought_up_to_date(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    configuration = _get_alembic_config(uri)
+    script = ScriptDirectory.from_config(configuration)
+    newest = script.get_current_head()
+    engine = sqlalchemy.create_engine(uri)
+    InitialBase.metadata.create_all(engine)
+    with engine.begin() as connection:
+        configuration.attributes["connection"] = connection
+        command.upgrade(configuration, f"{newest}-1")
+
+    def version() -> object:
+        with engine.connect() as connection:
+            return connection.execute(sqlalchemy.text("select version_num from alembic_version")).scalar()
+
+    assert version() != newest
+    run = wiring.tracker(uri).open_run("key", "run")
+    assert version() == newest
+    assert MlflowClient(tracking_uri=uri).get_run(run).info.status == "RUNNING"
+    engine.dispose()
+
+
+def test_relative_databases_keep_their_files_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    tracker = wiring.tracker("sqlite:///runs/mlflow.db")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    tracker.log_table(tracker.open_run("key", "run"), {"a": [1]}, "table.json")
+    kept = [path.relative_to(tmp_path).parts[:3] for path in tmp_path.rglob("table.json")]
+    assert kept == [("project", "runs", "mlartifacts")]
+
+
+def _open_and_log(uri: str, number: int) -> str:
+    tracker = wiring.tracker(uri)
+    parent = tracker.open_run("parent", "parent")
+    run = tracker.open_run(f"parent/{number}", f"shard-{number}", parent=parent)
+    tracker.log_metrics(run, [MetricPoint("score/mean", float(step), step) for step in range(100)])
+    tracker.close_run(run, "finished")
+    return parent
+
+
+@pytest.mark.slow
+def test_eight_processes_may_meet_at_a_fresh_database(tmp_path: Path):
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["metantk_core.wiring", "metantk_core.adapters.mlflow_tracking"])
+    with context.Pool(8) as crowd:
+        parents = set(crowd.starmap(_open_and_log, [(uri, number) for number in range(8)], chunksize=1))
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("metantk")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert len(children) == 8
+    assert len(runs) == 9
+    assert {len(client.get_metric_history(run.info.run_id, "score/mean")) for run in children} == {100}
+
+
+def test_nothing_secret_is_left_of_an_address():
+    assert shown("https://me:pa@ss@host:1/x?password=1#y") == "https://host:1/x"
+    assert shown("http://[broken") == "(an address that can't be read)"
+    assert shown("sqlite:///runs/mlflow.db") == "sqlite:///runs/mlflow.db"
+
+
+def test_addresses_with_credentials_are_kept_out_of_files():
+    wiring.refuse_credentials("http://host:5000")
+    wiring.refuse_credentials("")
+    with pytest.raises(InputError, match="http://host:5000 was given") as caught:
+        wiring.refuse_credentials("http://me:secret@host:5000")
+    assert "secret" not in str(caught.value)
+
+
+def test_mlflow_is_imported_only_for_who_asks():
+    code = "import sys, metantk_core.wiring as w; w.artifact_store('x'); sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_time_to_give_up_on_a_dead_server_is_seconds():
+    # Generous: what is excluded is MLflow's own four minutes.
+    began = time.monotonic()
+    _sentence(f"http://127.0.0.1:{_free_port()}")
+    assert time.monotonic() - began < 60

@@ -1,0 +1,179 @@
+"""The registered model: loaded by name in a process that knows no repository, it answers as the classifier."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.artifacts import download_artifacts
+from mlflow.models import get_model_info
+from mlflow.tracking import MlflowClient
+
+from metantk_core import wiring
+from metantk_core.candidates import space_named
+from metantk_core.datasets import LabelledImages
+from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.meta_training import FewShotClassifier, TrainingConfig, load_model, save_model, untrained_model
+from metantk_core.networks import NetworkConfig
+from metantk_core.registry import RegisteredModel
+
+WAYS, SHOTS, SIZE = 3, 2, 12
+NAME = "few-shot"
+
+
+@pytest.fixture(scope="module")
+def request_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    return {
+        "support_images": rng.integers(0, 256, (WAYS * SHOTS, 1, SIZE, SIZE), dtype=np.uint8),
+        "support_labels": np.repeat(np.arange(WAYS, dtype=np.int64), SHOTS),
+        "query_images": rng.integers(0, 256, (5, 1, SIZE, SIZE), dtype=np.uint8),
+    }
+
+
+def _save(directory: Path, seed: int) -> Path:
+    rng = np.random.default_rng(0)
+    images = LabelledImages(
+        images=rng.integers(0, 256, (4 * WAYS, 1, SIZE, SIZE), dtype=np.uint8),
+        labels=np.repeat(np.arange(WAYS, dtype=np.int64), 4),
+        class_names=tuple("abc"),
+        split="train",
+        name="noise",
+    )
+    episode = EpisodeConfig(ways=WAYS, shots=SHOTS, queries=1)
+    source = EpisodeSource(images, episode, (0.5,), (0.25,))
+    genotype = space_named("darts_fewshot").sample(np.random.default_rng(3))
+    config = TrainingConfig(episode=episode, network=NetworkConfig(channels=4, cells=2), inner_steps=2)
+    save_model(untrained_model(genotype, source, config, seed), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save(tmp_path_factory.mktemp("trained"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def run(uri: str) -> str:
+    return wiring.tracker(uri).open_run("run", "run")
+
+
+@pytest.fixture(scope="module")
+def register(uri: str, run: str, request_arrays: dict[str, np.ndarray]):
+    def register(directory: Path, name: str = NAME, **words: str) -> RegisteredModel:
+        return wiring.model_registry(uri).register(
+            run,
+            name,
+            directory,
+            alias="champion",
+            description=words.get("description", "A classifier."),
+            tags={"accuracy": words.get("accuracy", "0.50")},
+            input_example=request_arrays,
+        )
+
+    return register
+
+
+@pytest.fixture(scope="module")
+def registered(register, model_directory: Path) -> RegisteredModel:
+    return register(model_directory)
+
+
+def test_a_fresh_process_elsewhere_answers_as_the_classifier(
+    registered: RegisteredModel, uri: str, model_directory: Path, request_arrays: dict[str, np.ndarray], tmp_path: Path
+):
+    np.savez(tmp_path / "request.npz", allow_pickle=False, **request_arrays)
+    body = f"""
+import sys
+# An editable install must not help: only the copy of the package inside the model may.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/{NAME}@champion")
+np.save("answer.npy", model.predict(dict(np.load("request.npz"))))
+import metantk_core
+print(metantk_core.__file__)
+"""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment.pop("PYTHONPATH", None)
+    fresh = subprocess.run(
+        [sys.executable, "-c", body], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    assert not Path(fresh.stdout.strip()).is_relative_to(Path(__file__).parents[2])
+    answer = np.load(tmp_path / "answer.npy")
+    expected = FewShotClassifier(load_model(model_directory)).predict_proba(**request_arrays)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(answer, expected, atol=1e-5)
+    assert np.ptp(answer, axis=1).min() > 1e-3  # not the uniform answer of a network that adapted to nothing
+
+
+def test_the_same_model_of_the_same_run_is_one_version_with_the_newest_words(
+    registered: RegisteredModel, register, model_directory: Path, uri: str, run: str
+):
+    again = register(model_directory, accuracy="0.75", description="Better words.")
+    assert again == registered
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    version = client.get_model_version_by_alias(NAME, "champion")
+    assert (version.name, str(version.version), version.run_id) == (NAME, registered.version, run)
+    assert version.description == "Better words."
+    assert version.tags["accuracy"] == "0.75"
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    outputs = client.get_run(run).outputs
+    assert outputs is not None
+    assert version.source in [f"models:/{output.model_id}" for output in outputs.model_outputs]
+
+
+def test_another_model_is_another_version_and_takes_the_alias(
+    registered: RegisteredModel, register, model_directory: Path, uri: str, tmp_path: Path
+):
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    other = register(_save(tmp_path / "other", seed=1), name="another")
+    third = register(model_directory, name="another")
+    assert [other.version, third.version] == ["1", "2"]
+    assert str(client.get_model_version_by_alias("another", "champion").version) == "2"
+    assert register(_save(tmp_path / "other", seed=1), name="another") == other
+    assert str(client.get_model_version_by_alias("another", "champion").version) == "1"
+
+
+def test_the_model_says_what_it_takes_and_what_it_needs(
+    registered: RegisteredModel, uri: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    info = get_model_info(registered.uri)
+    assert info.signature is not None
+    inputs = {spec["name"]: spec["tensor-spec"] for spec in json.loads(info.signature.to_dict()["inputs"])}
+    assert inputs == {
+        "support_images": {"dtype": "uint8", "shape": [-1, 1, SIZE, SIZE]},
+        "support_labels": {"dtype": "int64", "shape": [-1]},
+        "query_images": {"dtype": "uint8", "shape": [-1, 1, SIZE, SIZE]},
+    }
+    (output,) = json.loads(info.signature.to_dict()["outputs"])
+    assert output["tensor-spec"] == {"dtype": "float32", "shape": [-1, WAYS]}
+    folder = Path(download_artifacts(registered.uri))
+    requirements = (folder / "requirements.txt").read_text()
+    assert "torch==" in requirements
+    assert "+cpu" not in requirements
+    assert "learn2learn" not in requirements
+    assert not list(folder.rglob("*.pkl"))
+    assert not list(folder.rglob("__pycache__"))
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a:b"])
+def test_a_name_that_breaks_addresses_is_refused(register, model_directory: Path, name: str):
+    with pytest.raises(InputError, match="can't be named"):
+        register(model_directory, name=name)
+
+
+def test_a_folder_without_model_is_refused(register, tmp_path: Path):
+    with pytest.raises(InputError, match="Expected a model"):
+        register(tmp_path)
