@@ -1,3 +1,3 @@
-"""Training-free architecture search for few-shot learning: labelled images in, a ranked search space and a registered model out."""
+"""Training-free architecture search for few-shot learning: labelled images in, a ranking and a registered model out."""
 
 __version__ = "0.1.0"

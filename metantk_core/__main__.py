@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from metantk_core import __version__
-from metantk_core.config import RunConfig, load_config
+from metantk_core.config import Role, RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
 
@@ -135,7 +136,7 @@ def search(
 )
 def train(
     recipe: Recipe = "glyphs",
-    role: Annotated[str, typer.Option(help="Which candidate of the leaderboard: best, worst or random.")] = "best",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -158,7 +159,7 @@ def train(
                 "role": role,
                 "genotype": model.genotype,
                 "best_iteration": model.best_iteration,
-                "history": [workflow.as_values(point) for point in model.history],
+                "history": [asdict(point) for point in model.history],
             }
         )
     else:
@@ -171,7 +172,7 @@ def train(
 )
 def evaluate(
     recipe: Recipe = "glyphs",
-    role: Annotated[str, typer.Option(help="Which candidate of the leaderboard: best, worst or random.")] = "best",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),

@@ -23,19 +23,23 @@ ROLES: tuple[str, ...] = get_args(Role)
 class RunConfig(BaseModel, frozen=True, extra="forbid"):
     """Everything that decides a run's numbers, and nothing that doesn't (no addresses, no credentials, no folders)."""
 
-    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name for people: small letters, digits, -")
-    seed: int = Field(0, ge=0, lt=2**53, description="Seed of everything random; below 2^53, which JSON keeps exactly")
+    name: str = Field(
+        default="run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name for people: small letters, digits, -"
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**53, description="Seed of everything random; below 2^53, which JSON keeps exactly"
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="Labelled images")
     search: SearchConfig = Field(default_factory=SearchConfig, description="Which candidates are scored")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How a candidate is scored")
-    rank_by: str = Field("metantk_cond", description="The score that ranks the candidates")
+    rank_by: str = Field(default="metantk_cond", description="The score that ranks the candidates")
     trained_roles: tuple[Role, ...] = Field(
-        ("best", "worst", "random"),
+        default=("best", "worst", "random"),
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Meta-training")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
-    registered_model: str = Field("metantk-few-shot", min_length=1, description="Name in the model registry")
+    registered_model: str = Field(default="metantk-few-shot", min_length=1, description="Name in the model registry")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RunConfig":

@@ -66,50 +66,33 @@ def print_records(records: Iterable[ScoreRecord]) -> None:
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:
     """Print the first ranks, the last one, and how far the ranking can be trusted."""
+    from metantk_core.report.findings import trust_sentences  # matplotlib comes with the package
+
     console = console or Console()
-    definition = SCORES[leaderboard.score]
-    table = Table(
-        title=f"{len(leaderboard.standings)} candidates by {definition.label}, {definition.direction} is better",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
+    console.print(
+        f"{len(leaderboard.standings)} candidates of {leaderboard.space} by {leaderboard.label}, "
+        f"{leaderboard.direction} is better; mean ± standard error",
+        soft_wrap=True,
+        highlight=False,
     )
-    table.add_column("rank", justify="right")
-    table.add_column("genotype", overflow="fold", max_width=80)
-    for heading in ("score", "± s.e.", "parameters", "MACs"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    shown = leaderboard.standings[:_SHOWN]
-    for standing in shown:
-        table.add_row(*_row(standing))
-    if len(leaderboard.standings) > _SHOWN:
-        scored = [standing for standing in leaderboard.standings[_SHOWN:] if standing.mean is not None]
-        if scored:
-            table.add_row("…")
-            table.add_row(*_row(scored[-1]))
-    console.print(table)
-    failed = [standing for standing in leaderboard.standings if standing.mean is None]
+    console.print(f"{'rank':>5}  {'score':<19}{'parameters':>11}{'MACs':>11}  genotype", style="bold", highlight=False)
+    scored = [standing for standing in leaderboard.standings if standing.mean is not None]
+    for standing in scored[:_SHOWN]:
+        _print_standing(standing, console)
+    if len(scored) > _SHOWN:
+        if len(scored) > _SHOWN + 1:
+            console.print("    …")
+        _print_standing(scored[-1], console)
+    failed = leaderboard.standings[len(scored) :]
     if failed:
         console.print(
-            f"{len(failed)} could not be scored; the first: {failed[0].genotype}: "
-            f"{failed[0].outcome}, {failed[0].reason}"
+            f"{len(failed)} could not be scored, for example {failed[0].genotype}: "
+            f"{failed[0].outcome}, {failed[0].reason}",
+            soft_wrap=True,
+            highlight=False,
         )
-    console.print(Text(trust(leaderboard), style="bold"))
-
-
-def trust(leaderboard: Leaderboard) -> str:
-    """Return one or two sentences on how far a ranking can be trusted."""
-    reliability = leaderboard.reliability
-    if reliability is None:
-        return (
-            "One draw a candidate: nothing can be said about the reliability of this ranking; raise scoring.num_inits."
-        )
-    verdict = "mostly noise" if reliability.icc < 0.5 else "a rough order" if reliability.icc < 0.9 else "a firm order"
-    text = (
-        f"Reliability {reliability.icc:.2f} (95 % interval {reliability.low:.2f} to {reliability.high:.2f}): {verdict}."
-    )
-    if leaderboard.leader_stability is not None:
-        text += f" The leader leads in {leaderboard.leader_stability:.0%} of resamplings of the draws."
-    return text
+    for sentence in trust_sentences(leaderboard):
+        console.print(f"• {sentence}", highlight=False)
 
 
 def print_training(role: str, model: TrainedModel) -> None:
@@ -190,7 +173,8 @@ class PipelineDisplay:
         roles = len(self._config.trained_roles)
         self._console.print(
             f"Run {self._config.run_id}: {self._config.search.num_candidates} candidates of "
-            f"{self._config.search.space} in {shards} shards, then meta-training and evaluation of {roles}. Interrupt with Ctrl-C; the same command resumes.",
+            f"{self._config.search.space} in {shards} shards, then meta-training and evaluation of {roles}. "
+            "Interrupt with Ctrl-C; the same command resumes.",
             soft_wrap=True,
             highlight=False,
         )
@@ -256,20 +240,16 @@ class PipelineDisplay:
             self._line_due = time.monotonic() + _LINE_EVERY
 
 
-def _row(standing: Standing) -> tuple[str, ...]:
+def _print_standing(standing: Standing, console: Console) -> None:
     others = dict(standing.others)
-    if standing.mean is None:
-        score, error = str(standing.outcome), ""
+    score = " ".join(_measured(standing.mean, standing.standard_error)) if standing.mean is not None else ""
+    line = f"{standing.rank:>5}  {score:<19}{_count(others.get('params')):>11}{_count(others.get('flops')):>11}  "
+    if len(line) + len(standing.genotype) <= console.width:
+        console.print(Text(line + standing.genotype))
     else:
-        score, error = _measured(standing.mean, standing.standard_error)
-    return (
-        str(standing.rank),
-        standing.genotype,
-        score,
-        error,
-        _count(others.get("params")),
-        _count(others.get("flops")),
-    )
+        # A genotype of its own line can be copied as a whole.
+        console.print(Text(line.rstrip()))
+        console.print(Text(f"       {standing.genotype}", style="dim"), soft_wrap=True)
 
 
 def _measured(mean: float, error: float | None) -> tuple[str, str]:

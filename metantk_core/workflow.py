@@ -39,7 +39,7 @@ from metantk_core.registry import (
     run_scope,
 )
 from metantk_core.report import CandidateKernel, ReportData, TrainedCandidate, write_report
-from metantk_core.scores import ScoreRecord, candidate_kernels, score_candidate
+from metantk_core.scores import ScoreRecord, candidate_kernels, score_candidate, scoring_episodes
 from metantk_core.search import candidates
 from metantk_core.seeding import digest, numpy_generator
 
@@ -289,8 +289,8 @@ def rank_candidates(config: RunConfig, records: Iterable[ScoreRecord], ports: Po
     came = {record.genotype for record in records}
     if came != expected:
         raise InputError(
-            f"Expected the records of the {len(expected)} candidates of this run, but {len(expected - came)} are missing "
-            f"and {len(came - expected)} belong to another run; score all shards with one configuration, then rank again."
+            f"Expected the records of the {len(expected)} candidates of this run, but {len(expected - came)} are "
+            f"missing and {len(came - expected)} belong to another run; score all shards with one configuration."
         )
     progress = ports.progress_for("rank")
     progress(0, 1)
@@ -333,8 +333,8 @@ def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
     scored = [standing for standing in leaderboard.standings if standing.mean is not None]
     if len(scored) < 3:
         raise InputError(
-            f"Expected at least 3 candidates with a score, to train the best, the worst and a random one, but got "
-            f"{len(scored)} of {len(leaderboard.standings)}; raise search.num_candidates or look at the reasons in the leaderboard."
+            "Expected at least 3 candidates with a score, to train the best, the worst and a random one, but got "
+            f"{len(scored)} of {len(leaderboard.standings)}; raise search.num_candidates, or see why they failed."
         )
     if role == "best":
         chosen = scored[0]
@@ -439,16 +439,7 @@ def report(
         versions=versions(),
         dataset=dataset.name,
         leaderboard=leaderboard,
-        trained=tuple(
-            TrainedCandidate(
-                role=role,
-                genotype=parse_genotype(model.space, model.genotype),
-                history=model.history,
-                best_iteration=model.best_iteration,
-                evaluation=evaluations.get(role),
-            )
-            for role, model in models.items()
-        ),
+        trained=tuple(TrainedCandidate.of(role, model, evaluations.get(role)) for role, model in models.items()),
         kernels=tuple(_report_kernel(config, role, models[role], source, ports.device) for role in shown),
         episodes=tuple(test.episode(config.seed, "report", index) for index in range(2)),
         mean=dataset.mean,
@@ -561,7 +552,7 @@ def _report_kernel(
     """Return the MetaNTK of the first draw, with the classes that its rows stand for."""
     genotype = parse_genotype(model.space, model.genotype)
     kernels = candidate_kernels(genotype, source, config.scoring, config.seed, 0, device=device)
-    episodes = [source.episode(config.seed, "score", "episodes", 0, task) for task in range(config.scoring.tasks)]
+    episodes = scoring_episodes(source, config.scoring, config.seed, 0)
     return CandidateKernel(role, genotype, kernels.meta_ntk.numpy(), tuple(episode.class_names for episode in episodes))
 
 

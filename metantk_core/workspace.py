@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -97,6 +98,35 @@ class Workspace:
             return None
         tracker = wiring.tracker(self.tracking_uri)
         return tracker.link(workflow.open_run(config, tracker))
+
+    def ui_command(self, port: int) -> tuple[list[str], dict[str, str]]:
+        """Return the command that serves MLflow's pages for this workspace, and what it needs in its environment.
+
+        Args:
+            port: Port on this machine.
+
+        Raises:
+            InputError: There are no runs yet, or something else listens on the port.
+        """
+        if not (self.root / "mlflow.db").exists():
+            raise InputError(
+                f"Expected runs in the workspace {self.root}, but it has no mlflow.db; do `metantk run` first, or "
+                "name another folder with --workspace."
+            )
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise InputError(f"Something already listens on port {port}; choose another one with --port.")
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            f"sqlite:///{self.root.absolute() / 'mlflow.db'}",
+        ]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        # Its job processes would take gigabytes for nothing that we use.
+        return command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kfp import compiler, dsl
 
@@ -45,8 +45,8 @@ class Resources:
 
 
 def build(
-    config: str, roles: list[str], resources: Resources | None = None, *, store: str = "", tracking_uri: str = ""
-) -> Callable:
+    config: str, roles: list[Any], resources: Resources | None = None, *, store: str = "", tracking_uri: str = ""
+) -> Any:
     """Return the pipeline, with a run's configuration as the default of its parameter.
 
     Args:
@@ -74,7 +74,7 @@ def build(
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
     )
     def search_and_meta_train(config: str = config, store: str = store, tracking_uri: str = tracking_uri) -> None:
-        ports = {"config": config, "store": store, "tracking_uri": tracking_uri}
+        ports: dict[str, Any] = {"config": config, "store": store, "tracking_uri": tracking_uri}
         prepared = placed(prepare_dataset(**ports))
         run, dataset = prepared.outputs["run"], prepared.outputs["dataset"]
         plan = placed(plan_shards(config=config))
@@ -90,7 +90,7 @@ def build(
                 evaluate(**ports, run=run, role=role, dataset=dataset, model=trained.outputs["model"]), computes=True
             )
 
-        def results() -> dict[str, object]:
+        def results() -> dict[str, Any]:
             # Built anew for each consumer: the compiler changes a Collected when it meets it.
             return {
                 "run": run,

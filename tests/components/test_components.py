@@ -73,6 +73,7 @@ def test_module_level_of_a_step_imports_only_kfp_and_the_step_decorator():
             "from kfp import dsl",
             "from components.step import step",
             "from functools import partial",
+            "from typing import Any",
         }, module.name
 
 

@@ -49,7 +49,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path):
 
 def test_compiled_pipeline_is_a_valid_pipeline_spec(tmp_path):
     document = compiled(tmp_path, Resources(accelerator="nvidia.com/gpu"))
-    json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_only_the_computing_steps_ask_for_the_accelerator(tmp_path):

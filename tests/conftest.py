@@ -1,0 +1,19 @@
+"""What all tests share: nobody's servers, credentials or settings reach them, and a loaded machine is no failure."""
+
+import os
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("metantk")
+
+_FOREIGN = ("MLFLOW_", "AWS_", "METANTK_", "KFP_")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in os.environ:
+        if name.startswith(_FOREIGN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))

@@ -1,0 +1,138 @@
+"""The command line says what it does, gives programs JSON, and answers bad input with one sentence and exit code 2."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from metantk_core.__main__ import app
+
+CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def metantk(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "metantk_core", *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("metantk: ")
+    for word in words:
+        assert word in said, said
+
+
+def write_images(folder: Path, classes: int, images: int, size: int = 16) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in range(classes):
+            place = folder / split / f"{split}-{name}"
+            place.mkdir(parents=True)
+            for index in range(images):
+                pixels = rng.integers(0, 256, (size, size), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{index}.png")
+
+
+def test_all_commands_of_the_manual_are_here():
+    assert {"score", "search", "train", "evaluate", "run", "compile", "ui"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command, tmp_path):
+    done = metantk(command, "--help", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 0
+    assert f"metantk {command}" in done.stdout.split("Examples:")[1]
+    if command not in ("ui", "recipes"):
+        assert "--seed" in done.stdout
+        assert "--set" in done.stdout
+
+
+def test_a_recipe_can_be_printed_changed_and_read_back(tmp_path):
+    shown = metantk("recipes", "--show", "smoke", "--set", "search.num_candidates=9", cwd=tmp_path)
+    (tmp_path / "mine.json").write_text(shown.stdout)
+    again = metantk("recipes", "--show", "mine.json", cwd=tmp_path)
+    assert json.loads(again.stdout) == json.loads(shown.stdout)
+    assert json.loads(shown.stdout)["search"]["num_candidates"] == 9
+
+
+@pytest.mark.slow
+def test_score_prints_the_same_numbers_to_people_and_to_programs(tmp_path):
+    as_json = metantk("score", CELL, "smoke", "--json", cwd=tmp_path)
+    records = {record["score"]: record for record in json.loads(as_json.stdout)}
+    table = metantk("score", CELL, "smoke", cwd=tmp_path, COLUMNS="200").stdout
+    assert f"{np.log10(records['metantk_cond']['draws'][0]['value']):.4g}" in table
+    assert len(records["metantk_cond"]["draws"]) == 2
+
+
+def test_config_typo_is_refused(tmp_path):
+    assert_refused(metantk("search", "smoke", "--set", "search.num_candidate=2", cwd=tmp_path), "num_candidates")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_operation_is_refused_with_the_known_ones(tmp_path):
+    done = metantk("score", CELL.replace("nor_conv_1x1", "conv_7x7"), "smoke", cwd=tmp_path)
+    assert_refused(done, "conv_7x7", "nor_conv_1x1")
+
+
+def test_folder_with_too_few_images_is_refused_before_anything_is_scored(tmp_path):
+    write_images(tmp_path / "images", classes=6, images=4)
+    done = metantk("search", "smoke", "--set", "data.source=folder", "--set", "data.path=images", cwd=tmp_path)
+    assert_refused(done, "4 images", "need")
+    assert not list(tmp_path.glob("runs/scores/*"))
+
+
+def test_unreadable_image_is_refused_by_name_and_leaves_no_half_dataset(tmp_path):
+    write_images(tmp_path / "images", classes=5, images=2)
+    broken = tmp_path / "images" / "val" / "val-3" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    done = metantk("search", "smoke", "--set", "data.source=folder", "--set", "data.path=images", cwd=tmp_path)
+    assert_refused(done, "1.png")
+    assert not list(tmp_path.glob("runs/datasets/*/dataset.json"))
+
+
+@pytest.mark.slow
+def test_tracking_server_that_nobody_runs_is_noticed_before_the_work(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://someone:hunter2@127.0.0.1:{port}"
+    done = metantk("run", "smoke", "--tracking-uri", address, cwd=tmp_path)
+    assert_refused(done, f"127.0.0.1:{port}")
+    assert "hunter2" not in done.stdout + done.stderr
+    assert not list(tmp_path.glob("runs/datasets/*"))
+
+
+def test_workspace_that_can_not_be_written_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    for command in ("run", "search"):
+        assert_refused(
+            metantk(command, "smoke", "--workspace", "taken/below", cwd=tmp_path), "taken/below", "--workspace"
+        )
+
+
+def test_ui_without_runs_says_what_to_do(tmp_path):
+    assert_refused(metantk("ui", cwd=tmp_path), "mlflow.db", "metantk run")
+
+
+def test_unknown_role_is_refused(tmp_path):
+    done = metantk("train", "smoke", "--role", "median", cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 2
+    assert "'best', 'worst', 'random'" in done.stderr
+    assert not list(tmp_path.glob("runs/scores/*"))
