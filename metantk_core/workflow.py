@@ -527,10 +527,14 @@ def ranking_metrics(leaderboard: Leaderboard) -> list[MetricPoint]:
 
 def training_metrics(model: TrainedModel) -> list[MetricPoint]:
     """Return the validation accuracy of a network's kept weights, and the iteration that they are from."""
-    best = next(point for point in model.history if point.iteration == model.best_iteration)
     return [
-        MetricPoint("train/best validation accuracy", best.validation_accuracy, 0),
-        MetricPoint("train/best iteration", best.iteration, 0),
+        metric
+        for point in model.history  # empty if training diverged before the first validation
+        if point.iteration == model.best_iteration
+        for metric in (
+            MetricPoint("train/best validation accuracy", point.validation_accuracy, 0),
+            MetricPoint("train/best iteration", point.iteration, 0),
+        )
     ]
 
 

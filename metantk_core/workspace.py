@@ -164,14 +164,19 @@ def open_step(
     folder = os.environ.get("METANTK_PROGRESS")
     try:
         run_config = RunConfig.from_json(config)
-        tracker = wiring.tracker(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""))
+        address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not address:
+            raise InputError(
+                "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
+            )
+        tracker = wiring.tracker(address)
         with tempfile.TemporaryDirectory() as scratch:
             yield (
                 run_config,
                 Ports(
                     store=wiring.artifact_store(store or scratch),
                     tracker=tracker,
-                    registry=wiring.model_registry(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")),
+                    registry=wiring.model_registry(address),
                     run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
                     progress_for=_progress_for,
                     device=wiring.device(),

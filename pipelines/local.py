@@ -70,6 +70,7 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
         "METANTK_PROGRESS": str(place.progress),
         "METANTK_DATASET_CACHE": str(place.dataset_cache),
         "PYTHONUNBUFFERED": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     command = [
