@@ -234,7 +234,8 @@ def score_shard(config: RunConfig, index: int, dataset: ImageDataset, ports: Por
     records: list[ScoreRecord] = []
     step = f"score {index + 1} of {shards}"
     progress = ports.progress_for(step)
-    with _step_run(ports, step, {"shard": index, "shards": shards, "candidates": len(mine)}) as run:
+    described = f"{len(mine)} candidates of `{config.search.space}`, {config.scoring.num_inits} draws each."
+    with _step_run(ports, step, described, {"shard": index, "shards": shards, "candidates": len(mine)}) as run:
         progress(0, len(mine))
         for done, genotype in enumerate(mine, start=1):
             key = f"{folder}/{genotype.key}.jsonl"
@@ -351,7 +352,12 @@ def meta_train(
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
     key = f"training/{_training_digest(config, genotype, dataset)}.checkpoint"
-    with _step_run(ports, f"meta-train {role}", {"role": role, "genotype": str(genotype)}) as run:
+    training = config.training
+    described = (
+        f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, {training.iterations} iterations, "
+        f"of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
+    )
+    with _step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
 
         def log(points: Sequence[meta_training.Validation]) -> None:
             ports.tracker.log_metrics(run, [metric for point in points for metric in _learning_metrics(point)])
@@ -360,7 +366,7 @@ def meta_train(
             genotype,
             episode_source(config, dataset, "train"),
             episode_source(config, dataset, "val"),
-            config.training,
+            training,
             config.seed,
             checkpoint=_StoredCheckpoint(ports.store, key),
             progress=ports.progress_for(f"meta-train {role}"),
@@ -376,7 +382,8 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
     """Evaluate a meta-trained network on episodes of test classes."""
     work = digest([model.digest, config.evaluation.model_dump(mode="json"), dataset.digest, config.seed])
     key = f"evaluation/{work}.checkpoint"
-    with _step_run(ports, f"evaluate {role}", {"role": role, "genotype": model.genotype}) as run:
+    described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
+    with _step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
         evaluation = meta_training.evaluate(
             model,
             episode_source(config, dataset, "test"),
@@ -634,9 +641,13 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 @contextmanager
-def _step_run(ports: Ports, name: str, parameters: Mapping[str, str | int | float | bool]) -> Iterator[str]:
+def _step_run(
+    ports: Ports, name: str, description: str, parameters: Mapping[str, str | int | float | bool]
+) -> Iterator[str]:
     """Give a step a run of its own below the pipeline's, finished or failed with the step."""
-    run = ports.tracker.open_run(f"{ports.run}/{name}", name, parent=ports.run, tags={"metantk.step": name})
+    run = ports.tracker.open_run(
+        f"{ports.run}/{name}", name, parent=ports.run, description=description, tags={"metantk.step": name}
+    )
     ports.tracker.log_parameters(run, parameters)
     with run_scope(ports.tracker, run):
         yield run
