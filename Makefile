@@ -25,7 +25,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,pipelines,test,dev]"
 	@echo "  learn2learn, compiled from source (its released C files need regenerating on this Python) ..."
 	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
-		--config-settings=--global-option=build_ext learn2learn==0.2.0
+		--config-settings=--global-option=build_ext learn2learn==0.2.0 \
+		|| { echo "learn2learn did not compile: it needs a C compiler and Python's headers (gcc, python3-dev)." >&2; exit 2; }
 	@touch $@
 
 run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)

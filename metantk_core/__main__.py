@@ -120,8 +120,8 @@ def search(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
-    with spaces.open_run(config, place) as ports:
-        leaderboard = workflow.search(config, place.dataset(config), ports)
+    with spaces.open_run(config, place) as (dataset, ports):
+        leaderboard = workflow.search(config, dataset, ports)
     if as_json:
         _print_json(
             {"run": config.run_id, "digest": leaderboard.digest, "leaderboard": json.loads(leaderboard.to_json())}
@@ -149,8 +149,7 @@ def train(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
-    with spaces.open_run(config, place) as ports:
-        dataset = place.dataset(config)
+    with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports), dataset, ports)
     if as_json:
         _print_json(
@@ -185,8 +184,7 @@ def evaluate(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
-    with spaces.open_run(config, place) as ports:
-        dataset = place.dataset(config)
+    with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports), dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
     if as_json:

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.progress import StepProgress, read_progress
 from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel
@@ -144,6 +145,10 @@ def print_next(place: Workspace, config: RunConfig) -> None:
     link = place.link(config)
     if link is not None:
         console.print(f"MLflow     {link}", soft_wrap=True, highlight=False)
+        return
+    if place.tracking:
+        command = shlex.join(["mlflow", "ui", "--backend-store-uri", shown(place.tracking)])
+        console.print(f"MLflow UI  {command}", soft_wrap=True, highlight=False)
         return
     arguments = [*_program(), "ui"] + ([] if place.root == Path("runs") else ["--workspace", str(place.root)])
     console.print(f"MLflow UI  {shlex.join(arguments)}", soft_wrap=True, highlight=False)

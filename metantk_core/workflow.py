@@ -189,11 +189,20 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
         datasets.prepare(config.data, kept, progress=progress)
         shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
         dataset = datasets.load(directory)
-    # Refuse now what the steps after this one could not do.
+    admit_dataset(config, dataset, ports)
+    return dataset
+
+
+def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> None:
+    """Check that a dataset gives all episodes that a run asks for, and note it as the run's input in the tracker.
+
+    Raises:
+        InputError: It has too few classes or images.
+    """
     score_source(config, dataset)
-    for split in ("train", "val", "test"):
+    for split in datasets.SPLITS:
         episode_source(config, dataset, split)
-    for split in ("train", "val", "test"):
+    for split in datasets.SPLITS:
         images = dataset.split(split)
         ports.tracker.log_dataset(
             ports.run,
@@ -211,12 +220,11 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
         sheet = Path(folder, "contact-sheet.png")
         datasets.contact_sheet(dataset, sheet)
         ports.tracker.log_file(ports.run, sheet, "dataset")
-    return dataset
 
 
 def plan_shards(config: RunConfig) -> list[int]:
-    """Return the indices of the shards that hold at least one candidate."""
-    return list(range(min(config.search.shards, len(candidates(config.search, config.seed)))))
+    """Return the indices of the shards; there are no more of them than candidates."""
+    return list(range(_num_shards(config)))
 
 
 def score_shard(config: RunConfig, index: int, dataset: ImageDataset, ports: Ports) -> tuple[ScoreRecord, ...]:
@@ -228,7 +236,7 @@ def score_shard(config: RunConfig, index: int, dataset: ImageDataset, ports: Por
         InputError: A stored record is not readable.
     """
     source = score_source(config, dataset)
-    shards = config.search.shards
+    shards = _num_shards(config)
     mine = shard(candidates(config.search, config.seed), index, shards)
     folder = f"scores/{_score_digest(config, dataset)}"
     records: list[ScoreRecord] = []
@@ -354,8 +362,8 @@ def meta_train(
     key = f"training/{_training_digest(config, genotype, dataset)}.checkpoint"
     training = config.training
     described = (
-        f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, {training.iterations} iterations, "
-        f"of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
+        f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
+        f"{training.iterations} iterations, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
     )
     with _step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
 
@@ -587,6 +595,10 @@ def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.nda
         "support_labels": np.repeat(np.arange(ways, dtype=np.int64), shots),
         "query_images": np.asarray(images[query]),
     }
+
+
+def _num_shards(config: RunConfig) -> int:
+    return min(config.search.shards, config.search.num_candidates)
 
 
 def _failed(records: Iterable[ScoreRecord]) -> set[str]:

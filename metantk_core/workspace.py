@@ -130,8 +130,8 @@ class Workspace:
 
 
 @contextmanager
-def open_run(config: RunConfig, place: Workspace) -> Iterator[Ports]:
-    """Give the steps of a run in this process their ports, with progress on standard error."""
+def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset, Ports]]:
+    """Give the steps of a run in this process its dataset and their ports, with progress on standard error."""
     place.prepare(config)
     tracker = wiring.tracker(place.tracking_uri)
     ports = Ports(
@@ -143,7 +143,9 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[Ports]:
         device=wiring.device(),
     )
     with workflow.run_scope(tracker, ports.run):
-        yield ports
+        dataset = place.dataset(config)
+        workflow.admit_dataset(config, dataset, ports)
+        yield dataset, ports
 
 
 @contextmanager
