@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,10 +39,12 @@ from metantk_core.registry import (
     Tracker,
     run_scope,
 )
-from metantk_core.report import CandidateKernel, ReportData, TrainedCandidate, write_report
 from metantk_core.scores import ScoreRecord, candidate_kernels, score_candidate, scoring_episodes
 from metantk_core.search import candidates
 from metantk_core.seeding import digest, numpy_generator
+
+if TYPE_CHECKING:
+    from metantk_core.report import CandidateKernel
 
 
 @dataclass(frozen=True)
@@ -440,6 +443,8 @@ def report(
         path: Where the report goes.
         ports: Ports of the step.
     """
+    from metantk_core.report import ReportData, TrainedCandidate, write_report  # matplotlib: no other step needs it
+
     progress = ports.progress_for("report")
     progress(0, 1)
     source = score_source(config, dataset)
@@ -567,8 +572,10 @@ def versions() -> tuple[tuple[str, str], ...]:
 
 def _report_kernel(
     config: RunConfig, role: str, model: TrainedModel, source: EpisodeSource, device: str
-) -> CandidateKernel:
+) -> "CandidateKernel":
     """Return the MetaNTK of the first draw, with the classes that its rows stand for."""
+    from metantk_core.report import CandidateKernel
+
     genotype = parse_genotype(model.space, model.genotype)
     kernels = candidate_kernels(genotype, source, config.scoring, config.seed, 0, device=device)
     episodes = scoring_episodes(source, config.scoring, config.seed, 0)
