@@ -26,6 +26,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "  learn2learn, compiled from source (its released C files need regenerating on this Python) ..."
 	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
 		--config-settings=--global-option=build_ext learn2learn==0.2.0
+	@echo "  neural-tangents, for the tests, without the TensorFlow that it asks for ..."
+	@$(PIP) install -c constraints.txt --no-deps neural-tangents==0.6.5
 	@touch $@
 
 run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)
