@@ -144,7 +144,7 @@ def networks_of(space: str, kind: Kind, seed: int) -> Iterator[Genotype]:
 def table(rows: Sequence[Errors]) -> str:
     """Return the median and the largest error of each kind of network as a Markdown table."""
     lines = [
-        "| network | C | seeds | NTK | MetaNTK | cond(NTK) | cond(MetaNTK) | share of one image | exact cond(MetaNTK) |",
+        "| network | C | seeds | NTK | MetaNTK | cond(NTK) | cond(MetaNTK) | in one image | exact cond(MetaNTK) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     groups = dict.fromkeys((row.space, row.kind, row.channels) for row in rows)

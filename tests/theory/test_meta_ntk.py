@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call, jacrev
 
@@ -180,6 +180,7 @@ def diagonal(rates: list[float]) -> KernelBlocks:
     return split(torch.cat([torch.cat([block, block], 1)] * 2), tasks=1, queries=len(rates), supports=len(rates))
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.floats(1e-9, 2.5), min_size=1, max_size=4),
     st.integers(1, 60),
@@ -230,6 +231,7 @@ def random_kernel(seed: int, tasks: int, queries: int, supports: int) -> KernelB
 SIZES = {"tasks": st.integers(1, 3), "queries": st.integers(1, 4), "supports": st.integers(1, 4)}
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), time=st.floats(0, 1e-2), steps=st.one_of(st.none(), st.integers(1, 10)), **SIZES)
 def test_metantk_at_short_times_is_the_ntk_up_to_a_term_of_first_order(seed, time, steps, tasks, queries, supports):
     ntk = random_kernel(seed, tasks, queries, supports)
@@ -238,6 +240,7 @@ def test_metantk_at_short_times_is_the_ntk_up_to_a_term_of_first_order(seed, tim
     assert torch.linalg.matrix_norm(kernel - ntk.query_query, 2) <= 2 * time + time**2 + 1e-15
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), ridge=st.floats(1e-6, 10), **SIZES)
 def test_metantk_at_infinite_time_is_that_of_the_ridge_solution(seed, ridge, tasks, queries, supports):
     ntk = random_kernel(seed, tasks, queries, supports)
@@ -253,6 +256,7 @@ def test_metantk_at_infinite_time_is_that_of_the_ridge_solution(seed, ridge, tas
     torch.testing.assert_close(meta_ntk(ntk, ntk, time=math.inf, ridge=ridge), expected, rtol=1e-9, atol=1e-12)
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), ridge=st.floats(0, 1), **SIZES)
 def test_long_flow_and_many_steps_end_at_infinite_time(seed, ridge, tasks, queries, supports):
     ntk = random_kernel(seed, tasks, queries, supports)
