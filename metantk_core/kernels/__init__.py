@@ -7,7 +7,14 @@ t tasks · q, s query and support images of one task · tq, ts those of all task
 from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, meta_ntk
-from metantk_core.kernels.tangent import Kernels, ParameterChoice, empirical_ntk, tangent_and_last_layer_kernel
+from metantk_core.kernels.regression import centred_targets, held_out_predictions
+from metantk_core.kernels.tangent import (
+    Kernels,
+    ParameterChoice,
+    empirical_ntk,
+    parameter_names,
+    tangent_and_last_layer_kernel,
+)
 
 __all__ = [
     "KernelBlocks",
@@ -15,10 +22,13 @@ __all__ = [
     "ParameterChoice",
     "adaptation",
     "batch",
+    "centred_targets",
     "eigenvalues",
     "empirical_ntk",
+    "held_out_predictions",
     "last_layer_kernel",
     "meta_ntk",
+    "parameter_names",
     "split",
     "tangent_and_last_layer_kernel",
 ]

@@ -6,10 +6,9 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -29,18 +28,6 @@ from metantk_core.scores import SCORES, ScoreDefinition
 
 _TOP, _MOST_ROWS, _MOST_FAILED = 20, 1000, 50
 _MOST_PIXELS, _MOST_QUERIES, _MOST_EPISODES = 56, 6, 3
-# In words, beside the name and the source that the score's definition brings.
-_MEANINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "metantk_cond": "Condition number λmax/λmin of the MetaNTK Φ at random initialisation: how unevenly "
-        "meta-training learns the directions of the tasks. Averaged over log10.",
-        "ntk_cond": "Condition number λmax/λmin of the neural tangent kernel Θ at random initialisation: how "
-        "unevenly plain training learns. Averaged over log10.",
-        "params": "Trainable parameters of the network that is meta-trained. A baseline that a score must beat.",
-        "flops": "Multiply-accumulates (MACs) of one image through the network that is meta-trained. A baseline that a "
-        "score must beat.",
-    }
-)
 
 
 def write_report(data: ReportData, path: Path) -> None:
@@ -340,7 +327,7 @@ def _glossary(name: str) -> dict[str, str]:
     return {
         "name": name,
         "label": definition.scaled_label if definition else name,
-        "meaning": _MEANINGS.get(name, ""),
+        "meaning": definition.meaning if definition else "",
         "better": _better(definition) if definition else "",
         "source": definition.source if definition else "",
     }

@@ -1,9 +1,10 @@
 """Scores at initialisation: genotypes and episodes enter, records with explicit outcomes leave."""
 
 from metantk_core.scores.conditioning import condition_number, rounding_floor
-from metantk_core.scores.definitions import SCORES, ScoreDefinition
+from metantk_core.scores.definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
 from metantk_core.scores.evaluate import (
     CandidateKernels,
+    LinearRegionsConfig,
     ScoringConfig,
     candidate_kernels,
     score_candidate,
@@ -14,10 +15,13 @@ from metantk_core.scores.record import Outcome, Score, ScoreRecord
 __all__ = [
     "SCORES",
     "CandidateKernels",
+    "InnerLoop",
+    "LinearRegionsConfig",
     "Outcome",
     "Score",
     "ScoreDefinition",
     "ScoreRecord",
+    "ScoreTable",
     "ScoringConfig",
     "candidate_kernels",
     "condition_number",

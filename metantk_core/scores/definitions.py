@@ -1,12 +1,38 @@
 """Which scores there are: a name enters, what the score means and which direction is better leave."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Direction = Literal["higher", "lower"]
 Scale = Literal["linear", "log10"]
+Algorithm = Literal["maml", "anil"]
+Cost = Literal["pass", "forward", "backward", "own pass", "none"]
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The inner loop of a MetaNTK; what is None is taken from the scoring configuration.
+
+    Attributes:
+        algorithm: All parameters adapt (maml) or the head alone (anil).
+        time: Inner learning rate times inner steps; may be infinite.
+        ridge: Regularisation λ.
+    """
+
+    algorithm: Algorithm | None = None
+    time: float | None = None
+    ridge: float | None = None
+
+    def __str__(self) -> str:
+        parts = [
+            self.algorithm and self.algorithm.upper(),
+            None if self.time is None else f"τ = {'∞' if math.isinf(self.time) else f'{self.time:g}'}",
+            None if self.ridge is None else f"λ = {self.ridge:g}",
+        ]
+        return ", ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -19,17 +45,25 @@ class ScoreDefinition:
         scale: Scale on which draws are averaged and compared: heavy-tailed scores are averaged over their logarithms.
             Records hold raw values.
         label: Name for people.
+        meaning: Definition in words, for people.
         source: Where the definition comes from.
         cost: ``"pass"``: comes from the one per-image-gradient pass of each initialisation, so several such scores cost
-            no more than one; ``"none"``: counted, does not depend on weights or images.
+            no more than one; ``"forward"``: one forward without gradients of the same images; ``"backward"``: the one
+            backward of a loss, shared by several; ``"own pass"``: a pass that nothing shares; ``"none"``: counted, does
+            not depend on weights or images.
+        tasks: Fewest episodes that it can be computed from.
+        inner_loop: The inner loop that the name asks for; None for scores that have none.
     """
 
     name: str
     direction: Direction
     scale: Scale
     label: str
+    meaning: str
     source: str
-    cost: Literal["pass", "none"]
+    cost: Cost
+    tasks: int = 1
+    inner_loop: InnerLoop | None = None
 
     @property
     def scaled_label(self) -> str:
@@ -37,33 +71,247 @@ class ScoreDefinition:
         return self.label if self.scale == "linear" else f"{self.scale} {self.label}"
 
 
-SCORES: Mapping[str, ScoreDefinition] = MappingProxyType(
-    {
-        definition.name: definition
-        for definition in (
-            ScoreDefinition(
-                "metantk_cond",
-                "lower",
-                "log10",
-                "MetaNTK condition number",
-                "Wang, Wang, Sun, Li, CVPR 2022, Theorem 1 and Section 4",
-                "pass",
-            ),
-            ScoreDefinition(
-                "ntk_cond",
-                "lower",
-                "log10",
-                "NTK condition number",
-                "Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
-                "pass",
-            ),
-            ScoreDefinition(
-                "params", "higher", "linear", "parameters", "the baseline that every score must beat", "none"
-            ),
-            ScoreDefinition(
-                "flops", "higher", "linear", "multiply-accumulates", "the baseline that every score must beat", "none"
-            ),
-        )
-    }
+_NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+_VARIANT = re.compile(
+    rf"(?P<base>\w+?)(?:_(?P<algorithm>maml|anil))?(?:_time(?P<time>inf|{_NUMBER}))?(?:_ridge(?P<ridge>{_NUMBER}))?"
 )
-"""Every score by name. Counts are reported beside a score; as in the literature, larger is the better guess."""
+
+
+class ScoreTable(Mapping[str, ScoreDefinition]):
+    """Every score by name.
+
+    Scores of the MetaNTK can be had for several inner loops at once: ``_maml`` or ``_anil``, ``_time`` and ``_ridge``
+    after the name, in this order, replace what the configuration says, as in ``metantk_cond_anil``,
+    ``metantk_cond_maml_time1`` or ``metantk_regression_loss_anil_timeinf_ridge1e-5``. Looking up understands these
+    names; iterating goes through the plain ones.
+
+    Args:
+        definitions: The scores under their plain names.
+    """
+
+    def __init__(self, *definitions: ScoreDefinition) -> None:
+        self._plain = {definition.name: definition for definition in definitions}
+
+    def __getitem__(self, name: str) -> ScoreDefinition:
+        if name in self._plain:
+            return self._plain[name]
+        parts = _VARIANT.fullmatch(name)
+        base = self._plain.get(parts["base"]) if parts else None
+        if parts is None or base is None or base.inner_loop is None:
+            raise KeyError(name)
+        loop = InnerLoop(
+            algorithm=parts["algorithm"],  # type: ignore[arg-type] - the expression allows no other
+            time=None if parts["time"] is None else float(parts["time"]),
+            ridge=None if parts["ridge"] is None else float(parts["ridge"]),
+        )
+        if loop.ridge is not None and math.isinf(loop.ridge):
+            raise KeyError(name)
+        return replace(base, name=name, label=f"{base.label} ({loop})", inner_loop=loop)
+
+    def plain_name(self, name: str) -> str:
+        """Return the name without an inner loop."""
+        if name in self._plain:
+            return name
+        parts = _VARIANT.fullmatch(name)
+        if parts is None or name not in self:
+            raise KeyError(name)
+        return parts["base"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._plain)
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+
+SCORES = ScoreTable(
+    ScoreDefinition(
+        "metantk_cond",
+        "lower",
+        "log10",
+        "MetaNTK condition number",
+        "Condition number λmax/λmin of the MetaNTK Φ at random initialisation: how unevenly meta-training learns the "
+        "directions of the tasks. Averaged over log10.",
+        "Wang, Wang, Sun, Li, CVPR 2022, Theorem 1 and Section 4",
+        "pass",
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
+        "ntk_cond",
+        "lower",
+        "log10",
+        "NTK condition number",
+        "Condition number λmax/λmin of the neural tangent kernel Θ at random initialisation: how unevenly plain "
+        "training learns. Averaged over log10.",
+        "Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
+        "pass",
+    ),
+    ScoreDefinition(
+        "ntk_trace",
+        "higher",
+        "log10",
+        "NTK trace",
+        "Trace of the neural tangent kernel Θ: how fast plain training moves the outputs. Averaged over log10.",
+        "Shu et al., ICLR 2022 (NASI)",
+        "pass",
+    ),
+    ScoreDefinition(
+        "ntk_frobenius",
+        "higher",
+        "log10",
+        "NTK Frobenius norm",
+        "Frobenius norm of the neural tangent kernel Θ. Averaged over log10.",
+        "Xu et al., ICML 2021 (KNAS)",
+        "pass",
+    ),
+    ScoreDefinition(
+        "spectral_entropy",
+        "higher",
+        "linear",
+        "NTK spectral entropy",
+        "Entropy, in nats, of the eigenvalues of the neural tangent kernel Θ divided by their sum: log n if it treats "
+        "n images as equally different, 0 if it can't tell them apart.",
+        "Kang et al., ICML 2025 (IBFS), equations 9 and 10",
+        "pass",
+    ),
+    ScoreDefinition(
+        "label_gradient_alignment",
+        "higher",
+        "linear",
+        "label–gradient alignment",
+        "Correlation of the entries of the neural tangent kernel Θ with those of L, which is +1 for two images of the "
+        "same class and -1 for others.",
+        "Mok et al., CVPR 2022 (LGA)",
+        "pass",
+    ),
+    ScoreDefinition(
+        "kernel_target_alignment",
+        "higher",
+        "linear",
+        "kernel–target alignment",
+        "Cosine ⟨Θ, L⟩ / (‖Θ‖ ‖L‖) of the neural tangent kernel Θ and L, which is +1 for two images of the same class "
+        "and -1 for others.",
+        "Cristianini et al., NIPS 2001",
+        "pass",
+    ),
+    ScoreDefinition(
+        "metantk_regression_accuracy",
+        "higher",
+        "linear",
+        "MetaNTK regression accuracy",
+        "Share of query images that kernel regression with the MetaNTK classifies correctly on an episode, after "
+        "learning from the others of its batch; each episode is left out once.",
+        "This project; the predictor is that of Wang, Wang, Sun, Li, CVPR 2022, Theorem 1",
+        "pass",
+        tasks=2,
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
+        "metantk_regression_loss",
+        "lower",
+        "log10",
+        "MetaNTK regression loss",
+        "Squared error of the same regression, summed over classes (targets are one-hot minus 1/ways), mean over query "
+        "images; predicting nothing gives 1 - 1/ways. Averaged over log10.",
+        "This project; the predictor is that of Wang, Wang, Sun, Li, CVPR 2022, Theorem 1",
+        "pass",
+        tasks=2,
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
+        "naswot",
+        "higher",
+        "linear",
+        "NASWOT",
+        "Log-determinant of the kernel that counts on how many ReLUs two images agree: large if images have different "
+        "activation codes.",
+        "Mellor et al., ICML 2021",
+        "forward",
+    ),
+    ScoreDefinition(
+        "grad_norm",
+        "higher",
+        "log10",
+        "gradient norm",
+        "Sum over layers of the Euclidean norm of the loss gradient by the layer's weights. Averaged over log10.",
+        "Abdelfattah et al., ICLR 2021",
+        "backward",
+    ),
+    ScoreDefinition(
+        "snip",
+        "higher",
+        "log10",
+        "SNIP",
+        "Sum over weights of |∂L/∂W ⊙ W|: how much the loss changes if single weights go. Averaged over log10.",
+        "Lee et al., ICLR 2019; as a score: Abdelfattah et al., ICLR 2021",
+        "backward",
+    ),
+    ScoreDefinition(
+        "plain",
+        "higher",
+        "linear",
+        "plain",
+        "Sum over weights of ∂L/∂W ⊙ W, with sign. Layers that a normalisation follows contribute nothing.",
+        "Abdelfattah et al., ICLR 2021",
+        "backward",
+    ),
+    ScoreDefinition(
+        "fisher",
+        "higher",
+        "log10",
+        "Fisher",
+        "Sum over channels of ½ mean over images of (Σ a ⊙ ∂L/∂a)², a being the outputs of convolutions and linear "
+        "layers. Averaged over log10.",
+        "Theis et al. 2018; Turner et al., ICLR 2020",
+        "backward",
+    ),
+    ScoreDefinition(
+        "zico",
+        "higher",
+        "linear",
+        "ZiCo",
+        "Sum over layers of the logarithm of Σ mean|g| / std(g), over the gradients g of the episodes.",
+        "Li et al., ICLR 2023",
+        "backward",
+        tasks=2,
+    ),
+    ScoreDefinition(
+        "synflow",
+        "higher",
+        "linear",
+        "log SynFlow",
+        "Logarithm of Σ |W ⊙ ∂R/∂W|, R being the sum of the outputs for an image of ones, with absolute weights and "
+        "without normalisation. Looks at no image.",
+        "Tanaka et al., NeurIPS 2020; as a score: Abdelfattah et al., ICLR 2021",
+        "own pass",
+    ),
+    ScoreDefinition(
+        "linear_regions",
+        "higher",
+        "linear",
+        "linear regions",
+        "Number of different ReLU sign patterns among noise images, of a narrow network on tiny images.",
+        "Xiong et al., ICML 2020; Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
+        "own pass",
+    ),
+    ScoreDefinition(
+        "params",
+        "higher",
+        "linear",
+        "parameters",
+        "Trainable parameters of the network that is meta-trained. A baseline that a score must beat.",
+        "the baseline that every score must beat",
+        "none",
+    ),
+    ScoreDefinition(
+        "flops",
+        "higher",
+        "linear",
+        "multiply-accumulates",
+        "Multiply-accumulates (MACs) of one image through the network that is meta-trained. A baseline that a score "
+        "must beat.",
+        "the baseline that every score must beat",
+        "none",
+    ),
+)
+"""Every score. Counts are reported beside a score; as in the literature, larger is the better guess."""

@@ -1,7 +1,8 @@
 """Scoring a candidate: a genotype, a source of episodes and a seed enter, one record per score leaves.
 
-Every kernel-based score comes from one per-image-gradient pass per initialisation. What is drawn for a repeat, weights
-and episodes, is shared by all candidates: differences between candidates are differences between architectures.
+Scores that come from the same computation share it, however many are asked for: per initialisation at most one
+per-image-gradient pass, one forward and one backward of a loss. What is drawn for a repeat, weights and episodes, is
+shared by all candidates: differences between candidates are differences between architectures.
 
 Axes: n images of the batch · tq query images of all tasks.
 """
@@ -11,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float64
-from pydantic import BaseModel, Field, PlainSerializer, field_validator
+from jaxtyping import Float, Float64, Int64
+from pydantic import BaseModel, Field, PlainSerializer, field_validator, model_validator
 from torch import Tensor
 
 from metantk_core.candidates import Genotype
@@ -24,15 +25,28 @@ from metantk_core.kernels import (
     KernelBlocks,
     Kernels,
     ParameterChoice,
+    adaptation,
     batch,
+    centred_targets,
+    held_out_predictions,
     meta_ntk,
     split,
     tangent_and_last_layer_kernel,
 )
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, count_macs, count_parameters, initialise
+from metantk_core.scores.activations import code_kernel, linear_regions, naswot
+from metantk_core.scores.alignment import (
+    kernel_target_alignment,
+    label_gradient_alignment,
+    same_class,
+    spectral_entropy,
+)
 from metantk_core.scores.conditioning import SINGLE_PRECISION, condition_number, rounding_floor
-from metantk_core.scores.definitions import SCORES
+from metantk_core.scores.definitions import SCORES, Algorithm, Cost
+from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.synflow import synflow
+from metantk_core.seeding import generator
 
 _Duration = Annotated[
     float, PlainSerializer(lambda time: "inf" if math.isinf(time) else time, when_used="json")  # JSON has no infinity
@@ -42,13 +56,22 @@ _Duration = Annotated[
 _ATTEMPTS = 100  # to draw an episode that shares no image with the others of its batch
 
 
+class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
+    """The network and the noise images of ``linear_regions``; the defaults are the published ones."""
+
+    channels: int = Field(default=1, ge=1, description="Channels after the stem; the depth is that of scoring.network.")
+    image_size: int = Field(default=3, ge=1, description="Height and width of the noise images, of one channel.")
+    images: int = Field(default=3000, ge=2, description="Number of noise images: the largest possible score.")
+
+
 class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     """How candidates are scored at initialisation."""
 
     scores: tuple[str, ...] = Field(
         default=("metantk_cond", "ntk_cond", "params", "flops"),
         min_length=1,
-        description="Names of the scores to compute.",
+        description="Names of the scores to compute; metantk_cond_anil_time1_ridge1e-5 and the like are other inner "
+        "loops beside the one below.",
     )
     num_inits: int = Field(
         default=3, ge=1, description="Initialisations, each with episodes of its own, that a score averages."
@@ -61,7 +84,7 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     network: NetworkConfig = Field(
         default=NetworkConfig(channels=16, cells=5), description="Width and depth of the scored networks."
     )
-    algorithm: Literal["maml", "anil"] = Field(
+    algorithm: Algorithm = Field(
         default="maml", description="Inner loop of the MetaNTK: all parameters adapt (maml) or the head alone (anil)."
     )
     time: _Duration = Field(
@@ -69,6 +92,9 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     )
     ridge: float = Field(default=1e-3, ge=0, allow_inf_nan=False, description="Regularisation λ of the inner loop.")
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
+    linear_regions: LinearRegionsConfig = Field(
+        default=LinearRegionsConfig(), description="What the score linear_regions counts on."
+    )
 
     @field_validator("scores")
     @classmethod
@@ -79,6 +105,15 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
         if len(set(names)) < len(names):
             raise ValueError(f"a score is named twice in {', '.join(names)}")
         return names
+
+    @model_validator(mode="after")
+    def _has_enough_tasks(self) -> "ScoringConfig":
+        for name in self.scores:
+            if self.tasks < SCORES[name].tasks:
+                raise ValueError(
+                    f"{name} compares episodes and needs tasks of at least {SCORES[name].tasks}, not {self.tasks}"
+                )
+        return self
 
 
 @dataclass(frozen=True)
@@ -96,16 +131,116 @@ class CandidateKernels:
     meta_ntk: Float64[Tensor, "tq tq"]
 
 
-def _metantk_cond(kernels: CandidateKernels) -> Score:
-    return condition_number(kernels.meta_ntk, floor=rounding_floor(kernels.ntk.full))
+class _InnerLoop(NamedTuple):
+    algorithm: Algorithm
+    time: float
+    ridge: float
 
 
-def _ntk_cond(kernels: CandidateKernels) -> Score:
-    return condition_number(kernels.ntk.full)
+@dataclass(frozen=True)
+class _Draw:
+    """What one repeat shares: the network with its weights, and the episodes, images and labels on the device."""
+
+    network: FewShotNetwork
+    episodes: tuple[Episode, ...]
+    config: ScoringConfig
+    seed: int
+    repeat: int
+    device: str
+    image_shape: tuple[int, int, int]
+    regions_network: FewShotNetwork | None
+
+    @property
+    def images(self) -> Float[Tensor, "n c h w"]:
+        """Images of the batch, in the order of a kernel's rows."""
+        queries = [episode.query_images for episode in self.episodes]
+        return batch(queries, [episode.support_images for episode in self.episodes]).to(self.device)
+
+    @property
+    def classes(self) -> Int64[Tensor, " n"]:
+        """Class of each image of the batch: a class that occurs in two episodes has one number."""
+        names = [episode.class_names[label] for episode in self.episodes for label in episode.query_labels.tolist()] + [
+            episode.class_names[label] for episode in self.episodes for label in episode.support_labels.tolist()
+        ]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return torch.tensor([numbers[name] for name in names])
 
 
-_OF_KERNELS: Mapping[str, Callable[[CandidateKernels], Score]] = MappingProxyType(
-    {"metantk_cond": _metantk_cond, "ntk_cond": _ntk_cond}
+@dataclass(frozen=True)
+class _PassResult:
+    """What scores of the kernel pass are computed from."""
+
+    ntk: KernelBlocks
+    nngp: KernelBlocks
+    draw: _Draw
+
+    def meta(self, loop: _InnerLoop) -> Float64[Tensor, "tq tq"]:
+        return meta_ntk(self.ntk, self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
+
+    def adapted(self, loop: _InnerLoop) -> Float64[Tensor, "t q s"]:
+        return adaptation(self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
+
+    def _inner(self, loop: _InnerLoop) -> KernelBlocks:
+        return {"maml": self.ntk, "anil": self.nngp}[loop.algorithm]
+
+
+def _metantk_cond(result: _PassResult, loop: _InnerLoop) -> Score:
+    return condition_number(result.meta(loop), floor=rounding_floor(result.ntk.full))
+
+
+def _regression(result: _PassResult, loop: _InnerLoop) -> tuple[float, float]:
+    """Return accuracy and squared loss of kernel regression, each task predicted from the others."""
+    ways, episodes = result.draw.config.episode.ways, result.draw.episodes
+    labels = torch.stack([episode.query_labels for episode in episodes])
+    targets = centred_targets(labels, ways)
+    support = centred_targets(torch.stack([episode.support_labels for episode in episodes]), ways)
+    meta, adapted = result.meta(loop), result.adapted(loop)
+    predicted = torch.cat(
+        [
+            held_out_predictions(
+                meta,
+                adapted,
+                support,
+                targets,
+                held_out=(task,),
+                floor=rounding_floor(result.ntk.full),
+                precision=SINGLE_PRECISION,
+            )
+            for task in range(len(episodes))
+        ]
+    )
+    accuracy = (predicted.argmax(dim=-1) == labels).double().mean().item()
+    return accuracy, (predicted - targets).square().sum(dim=-1).mean().item()
+
+
+def _aligned(
+    alignment: Callable[[Float64[Tensor, "n n"], Float64[Tensor, "n n"]], float], result: _PassResult
+) -> float:
+    return alignment(result.ntk.full, same_class(result.draw.classes))
+
+
+_OF_KERNELS: Mapping[str, Callable[[_PassResult, _InnerLoop], Score | float]] = MappingProxyType(
+    {
+        "metantk_cond": _metantk_cond,
+        "ntk_cond": lambda result, _: condition_number(result.ntk.full),
+        "ntk_trace": lambda result, _: result.ntk.full.trace().item(),
+        "ntk_frobenius": lambda result, _: result.ntk.full.norm().item(),
+        "spectral_entropy": lambda result, _: spectral_entropy(result.ntk.full),
+        "label_gradient_alignment": lambda result, _: _aligned(label_gradient_alignment, result),
+        "kernel_target_alignment": lambda result, _: _aligned(kernel_target_alignment, result),
+        "metantk_regression_accuracy": lambda result, loop: _regression(result, loop)[0],
+        "metantk_regression_loss": lambda result, loop: _regression(result, loop)[1],
+    }
+)
+_OF_CODES: Mapping[str, Callable[[Float64[Tensor, "n n"]], Score]] = MappingProxyType({"naswot": naswot})
+_OF_GRADIENTS: Mapping[str, Callable[[LossGradients], float]] = MappingProxyType(
+    {"grad_norm": grad_norm, "snip": snip, "plain": plain, "fisher": fisher, "zico": zico}
+)
+_OF_DRAW: Mapping[str, Callable[[_Draw], Score | float]] = MappingProxyType(
+    {
+        "synflow": lambda draw: synflow(draw.network, draw.image_shape),
+        "linear_regions": lambda draw: _linear_regions(draw),
+    }
 )
 _OF_NETWORK: Mapping[str, Callable[[FewShotNetwork, tuple[int, int, int]], int]] = MappingProxyType(
     {"params": lambda network, _: count_parameters(network), "flops": count_macs}
@@ -137,19 +272,24 @@ def score_candidate(
     """
     _check_source(source, config)
     text = str(genotype)
-    from_pass = [name for name in config.scores if name in _OF_KERNELS]
     draws: dict[str, list[Score]] = {name: [] for name in config.scores}
     seconds = dict.fromkeys(config.scores, 0.0)
 
-    if from_pass:
+    drawn = [name for name in config.scores if SCORES[name].cost != "none"]
+    if drawn:
         start = perf_counter()
         network = _build(genotype, source, config.network, "scoring", config.episode.ways)
+        regions_network = _regions_network(genotype, source, config) if "linear_regions" in drawn else None
+        _share(seconds, drawn, start)
         for repeat in range(config.num_inits):
-            kernels = _pass(network, source, config, seed, repeat, device)
-            for name, score in _kernel_scores(from_pass, kernels, config).items():
-                draws[name].append(score)
-        share = (perf_counter() - start) / len(from_pass)
-        seconds.update(dict.fromkeys(from_pass, share))
+            start = perf_counter()
+            draw = _draw(network, regions_network, source, config, seed, repeat, device)
+            _share(seconds, drawn, start)
+            for names in _sharing(drawn):
+                start = perf_counter()
+                for name, score in _COMPUTE[SCORES[names[0]].cost](names, draw).items():
+                    draws[name].append(score)
+                _share(seconds, names, start)
 
     counted = [name for name in config.scores if name in _OF_NETWORK]
     if counted:
@@ -158,7 +298,7 @@ def score_candidate(
         shape = source.images.image_shape
         for name in counted:
             draws[name].append(Score(float(_OF_NETWORK[name](network, shape))))
-        seconds.update(dict.fromkeys(counted, (perf_counter() - start) / len(counted)))
+        _share(seconds, counted, start)
 
     return tuple(
         ScoreRecord(genotype.space, text, name, tuple(draws[name]), seed, seconds[name]) for name in config.scores
@@ -189,7 +329,9 @@ def candidate_kernels(
     """
     _check_source(source, config)
     network = _build(genotype, source, config.network, "scoring", config.episode.ways)
-    return _in_blocks(_pass(network, source, config, seed, repeat, device), config)
+    draw = _draw(network, None, source, config, seed, repeat, device)
+    result = _in_blocks(_kernels(draw), draw)
+    return CandidateKernels(result.ntk, result.nngp, result.meta(_inner_loop("metantk_cond", config)))
 
 
 def scoring_episodes(source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int) -> tuple[Episode, ...]:
@@ -234,43 +376,147 @@ def _check_source(source: EpisodeSource, config: ScoringConfig) -> None:
 
 
 def _build(
-    genotype: Genotype, source: EpisodeSource, config: NetworkConfig, variant: Literal["scoring", "training"], ways: int
+    genotype: Genotype,
+    source: EpisodeSource,
+    config: NetworkConfig,
+    variant: Literal["scoring", "training"],
+    ways: int,
+    *,
+    in_channels: int | None = None,
 ) -> FewShotNetwork:
+    channels = source.images.image_shape[0] if in_channels is None else in_channels
     # Modules draw their first weights from torch's global generator, whose state is the caller's.
     with torch.random.fork_rng(devices=[]):
-        return build(genotype, config, in_channels=source.images.image_shape[0], ways=ways, variant=variant)
+        return build(genotype, config, in_channels=channels, ways=ways, variant=variant)
 
 
-def _pass(
-    network: FewShotNetwork, source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int, device: str
-) -> Kernels:
-    """Initialise ``network`` in place for one repeat and return the kernels on that repeat's episodes."""
+def _regions_network(genotype: Genotype, source: EpisodeSource, config: ScoringConfig) -> FewShotNetwork:
+    narrow = NetworkConfig(channels=config.linear_regions.channels, cells=config.network.cells)
+    return _build(genotype, source, narrow, "scoring", config.episode.ways, in_channels=1)
+
+
+def _draw(
+    network: FewShotNetwork,
+    regions_network: FewShotNetwork | None,
+    source: EpisodeSource,
+    config: ScoringConfig,
+    seed: int,
+    repeat: int,
+    device: str,
+) -> _Draw:
+    """Initialise the networks in place for one repeat and return what its scores share."""
     episodes = scoring_episodes(source, config, seed, repeat)
-    images = batch([episode.query_images for episode in episodes], [episode.support_images for episode in episodes])
     initialise(network, seed, "score", "init", repeat)
-    return tangent_and_last_layer_kernel(network.to(device), images.to(device), parameters=config.parameters)
+    if regions_network is not None:
+        initialise(regions_network.to(device), seed, "score", "init", repeat)
+    return _Draw(network.to(device), episodes, config, seed, repeat, device, source.image_shape, regions_network)
 
 
-def _in_blocks(kernels: Kernels, config: ScoringConfig) -> CandidateKernels:
-    ways, shots, queries = config.episode.ways, config.episode.shots, config.episode.queries
+def _sharing(names: Sequence[str]) -> list[list[str]]:
+    """Return the names in groups that one computation serves."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        cost = SCORES[name].cost
+        groups.setdefault(name if cost == "own pass" else cost, []).append(name)
+    return list(groups.values())
+
+
+def _share(seconds: dict[str, float], names: Sequence[str], start: float) -> None:
+    share = (perf_counter() - start) / len(names)
+    for name in names:
+        seconds[name] += share
+
+
+def _inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
+    """Return the inner loop that a score's name asks for, completed from the configuration."""
+    loop = SCORES[name].inner_loop
+    return _InnerLoop(
+        config.algorithm if loop is None or loop.algorithm is None else loop.algorithm,
+        config.time if loop is None or loop.time is None else loop.time,
+        config.ridge if loop is None or loop.ridge is None else loop.ridge,
+    )
+
+
+def _kernels(draw: _Draw) -> Kernels:
+    """Run the one per-image-gradient pass of a draw."""
+    return tangent_and_last_layer_kernel(draw.network, draw.images, parameters=draw.config.parameters)
+
+
+def _in_blocks(kernels: Kernels, draw: _Draw) -> _PassResult:
+    episode, tasks = draw.config.episode, draw.config.tasks
     ntk, nngp = (
-        split(kernel, tasks=config.tasks, queries=ways * queries, supports=ways * shots)
+        split(kernel, tasks=tasks, queries=episode.ways * episode.queries, supports=episode.ways * episode.shots)
         for kernel in (kernels.ntk, kernels.nngp)
     )
-    inner = {"maml": ntk, "anil": nngp}[config.algorithm]
-    meta = meta_ntk(ntk, inner, time=config.time, ridge=config.ridge, precision=SINGLE_PRECISION)
-    return CandidateKernels(ntk, nngp, meta)
+    return _PassResult(ntk, nngp, draw)
 
 
-def _kernel_scores(names: Sequence[str], kernels: Kernels, config: ScoringConfig) -> dict[str, Score]:
+def _pass_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
     """Return the scores of one draw; a draw whose pass overflowed fails all of them, with the first reason met."""
+    kernels = _kernels(draw)
     overflowed = int((~kernels.outputs.isfinite()).sum())
     if overflowed:
         reason = f"the logits of {overflowed} of {len(kernels.outputs)} images are not finite"
-        return {name: Score(None, Outcome.NON_FINITE, reason) for name in names}
+        return _all_failed(names, Outcome.NON_FINITE, reason)
     broken = int((~kernels.ntk.diagonal().isfinite()).sum())
     if broken:
         reason = f"the gradients of {broken} of {len(kernels.outputs)} images are not finite"
-        return {name: Score(None, Outcome.NON_FINITE, reason) for name in names}
-    blocks = _in_blocks(kernels, config)
-    return {name: _OF_KERNELS[name](blocks) for name in names}
+        return _all_failed(names, Outcome.NON_FINITE, reason)
+    if not bool(kernels.ntk.any()):
+        return _all_failed(names, Outcome.DEGENERATE, "the kernel is zero: no output depends on any weight")
+    result = _in_blocks(kernels, draw)
+    return {
+        name: _checked(name, _OF_KERNELS[SCORES.plain_name(name)](result, _inner_loop(name, draw.config)))
+        for name in names
+    }
+
+
+def _forward_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+    kernel = code_kernel(draw.network, draw.images)
+    if kernel is None:
+        return _all_failed(names, Outcome.NON_FINITE, "the logits of some images are not finite")
+    return {name: _checked(name, _OF_CODES[name](kernel)) for name in names}
+
+
+def _backward_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+    images = [torch.cat([episode.query_images, episode.support_images]).to(draw.device) for episode in draw.episodes]
+    labels = [torch.cat([episode.query_labels, episode.support_labels]).to(draw.device) for episode in draw.episodes]
+    gradients = loss_gradients(draw.network, images, labels)
+    if not gradients.finite():
+        return _all_failed(names, Outcome.NON_FINITE, "the loss or its gradients are not finite")
+    if gradients.zero():
+        return _all_failed(names, Outcome.DEGENERATE, "all gradients are zero: the loss depends on no weight")
+    return {name: _checked(name, _OF_GRADIENTS[name](gradients)) for name in names}
+
+
+def _own_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+    return {name: _checked(name, _OF_DRAW[name](draw)) for name in names}
+
+
+_COMPUTE: Mapping[Cost, Callable[[Sequence[str], _Draw], dict[str, Score]]] = MappingProxyType(
+    {"pass": _pass_scores, "forward": _forward_scores, "backward": _backward_scores, "own pass": _own_scores}
+)
+
+
+def _linear_regions(draw: _Draw) -> Score:
+    assert draw.regions_network is not None
+    config = draw.config.linear_regions
+    size = (config.images, 1, config.image_size, config.image_size)
+    noise = torch.randn(size, generator=generator(draw.seed, "score", "linear regions", draw.repeat))
+    return linear_regions(draw.regions_network, noise.to(draw.device))
+
+
+def _checked(name: str, value: Score | float) -> Score:
+    """Return a number as a score, or the outcome that it stands for."""
+    if isinstance(value, Score):
+        return value
+    label = SCORES[name].label
+    if value == -math.inf or (value <= 0 and SCORES[name].scale == "log10"):
+        return Score(None, Outcome.DEGENERATE, f"{label} is the logarithm of zero: nothing there to measure")
+    if not math.isfinite(value):
+        return Score(None, Outcome.NON_FINITE, f"{label} is not finite")
+    return Score(value)
+
+
+def _all_failed(names: Sequence[str], outcome: Outcome, reason: str) -> dict[str, Score]:
+    return {name: Score(None, outcome, reason) for name in names}

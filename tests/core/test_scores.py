@@ -166,10 +166,18 @@ def test_broken_line_is_one_clear_error(line):
 
 
 def test_every_defined_score_is_computed_and_every_computed_one_defined():
-    assert {*evaluate._OF_KERNELS, *evaluate._OF_NETWORK} == set(SCORES)
-    for name, definition in SCORES.items():
-        assert definition.name == name
-        assert definition.cost == ("pass" if name in evaluate._OF_KERNELS else "none")
+    computed = {
+        "pass": evaluate._OF_KERNELS,
+        "forward": evaluate._OF_CODES,
+        "backward": evaluate._OF_GRADIENTS,
+        "own pass": evaluate._OF_DRAW,
+        "none": evaluate._OF_NETWORK,
+    }
+    assert {name: cost for cost, names in computed.items() for name in names} == {
+        name: definition.cost for name, definition in SCORES.items()
+    }
+    assert all(definition.name == name for name, definition in SCORES.items())
+    assert all(definition.label and definition.meaning and definition.source for definition in SCORES.values())
 
 
 @pytest.mark.parametrize("time", [math.inf, 0.0, 2.5])

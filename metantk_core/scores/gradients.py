@@ -1,0 +1,158 @@
+r"""Scores of one loss backward: a network and labelled episodes enter, sums over its weights or channels leave.
+
+The loss L is the mean cross-entropy of all images of the batch, with the labels of their episodes. It is taken episode
+by episode: the mean of the episodes' gradients is the gradient of L, and their spread is what ZiCo asks for, so one
+backward of the batch serves all five scores. W are the weights of convolutions and linear layers.
+
+Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
+
+from metantk_core.kernels import parameter_names
+
+
+@dataclass(frozen=True)
+class LossGradients:
+    r"""What the backward of a batch leaves.
+
+    Attributes:
+        weights: The weights W by name.
+        by_task: Gradients of each episode's loss, stacked along a first axis t; float64, by the same names.
+        saliencies: By layer, the mean over all images of :math:`(\sum_{hw} a \odot \partial L / \partial a)^2`,
+            where a is the layer's output.
+        loss: Mean loss of each episode.
+    """
+
+    weights: Mapping[str, Tensor]
+    by_task: Mapping[str, Tensor]
+    saliencies: Mapping[str, Float64[Tensor, " m"]]
+    loss: Float64[Tensor, " t"]
+
+    def finite(self) -> bool:
+        """Return whether all losses and gradients are finite."""
+        return bool(self.loss.isfinite().all()) and all(bool(g.isfinite().all()) for g in self.by_task.values())
+
+    def zero(self) -> bool:
+        """Return whether the loss depends on no weight."""
+        return not any(bool(gradient.any()) for gradient in self.by_task.values())
+
+
+def loss_gradients(
+    network: nn.Module, images: Sequence[Float[Tensor, "n c h w"]], labels: Sequence[Int64[Tensor, " n"]]
+) -> LossGradients:
+    """Return the gradients of each episode's loss by the weights and by the outputs of their layers.
+
+    Args:
+        network: Maps images to logits; it is left as it is, gradients included.
+        images: One batch per episode, all of one size, on the network's device, in its precision.
+        labels: Their labels, on the same device.
+    """
+    names = parameter_names(network, "weights")
+    parameters = dict(network.named_parameters())
+    weights = [parameters[name] for name in names]
+    layers = [name.removesuffix("weight").removesuffix(".") for name in names]
+    outputs: list[tuple[str, Tensor]] = []
+
+    def keep(layer: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        outputs.append((layer, output))
+
+    saliencies: dict[str, Tensor] = {}
+    losses: list[Tensor] = []
+    stacks: list[list[Tensor]] = []
+    hooks = [network.get_submodule(layer).register_forward_hook(partial(keep, layer)) for layer in layers]
+    try:
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            for batch, classes in zip(images, labels, strict=True):
+                outputs.clear()
+                loss = F.cross_entropy(network(batch), classes)
+                activations = [output for _, output in outputs]
+                gradients = torch.autograd.grad(loss, [*weights, *activations], materialize_grads=True)
+                stacks.append([gradient.double() for gradient in gradients[: len(weights)]])
+                losses.append(loss.detach().double())
+                for (layer, output), gradient in zip(outputs, gradients[len(weights) :], strict=True):
+                    # L is the mean over episodes, this loss is that of one.
+                    product = output.detach().double() * gradient.double() / len(images)
+                    product = product.reshape(*product.shape[:2], -1).sum(dim=2)
+                    share = product.square().mean(dim=0) / len(images)
+                    saliencies[layer] = saliencies[layer] + share if layer in saliencies else share
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return LossGradients(
+        weights={name: weight.detach() for name, weight in zip(names, weights, strict=True)},
+        by_task={name: torch.stack(stack) for name, stack in zip(names, zip(*stacks, strict=True), strict=True)},
+        saliencies=saliencies,
+        loss=torch.stack(losses),
+    )
+
+
+def grad_norm(gradients: LossGradients) -> float:
+    r"""Return :math:`\sum_{\text{layers}} \|\partial L / \partial W\|_2`.
+
+    Source: Abdelfattah et al., ICLR 2021.
+    """
+    return sum(float(gradient.mean(dim=0).norm()) for gradient in gradients.by_task.values())
+
+
+def snip(gradients: LossGradients) -> float:
+    r"""Return :math:`\sum |\partial L / \partial W \odot W|`: how much the loss would change with single weights gone.
+
+    Source: Lee et al., ICLR 2019.
+    """
+    return sum(float(product.abs().sum()) for product in _products(gradients))
+
+
+def plain(gradients: LossGradients) -> float:
+    r"""Return :math:`\sum \partial L / \partial W \odot W`.
+
+    A layer that a normalisation follows contributes nothing but rounding, for scaling its weights changes no output.
+
+    Source: Abdelfattah et al., ICLR 2021.
+    """
+    return sum(float(product.sum()) for product in _products(gradients))
+
+
+def _products(gradients: LossGradients) -> list[Tensor]:
+    return [gradient.mean(dim=0) * gradients.weights[name].double() for name, gradient in gradients.by_task.items()]
+
+
+def fisher(gradients: LossGradients) -> float:
+    r"""Return :math:`\sum_{\text{channels}} \tfrac12 \, \mathrm{mean}_n (\sum_{hw} a \odot \partial L / \partial a)^2`.
+
+    The activations a are the outputs of convolutions and linear layers, before their normalisation.
+
+    Source: Theis et al. 2018; Turner et al., ICLR 2020; activations as in Abdelfattah et al., ICLR 2021.
+    """
+    return 0.5 * sum(float(saliency.sum()) for saliency in gradients.saliencies.values())
+
+
+def zico(gradients: LossGradients) -> float:
+    r"""Return :math:`\sum_{\text{layers}} \log \sum_W \mathrm{mean}_t |g_t| / \mathrm{std}_t(g_t)`.
+
+    One gradient per episode, and the standard deviation of the population, as published. Weights whose gradient is
+    the same in all episodes are left out, and so are layers without others.
+
+    Source: Li et al., ICLR 2023 (ZiCo).
+
+    Args:
+        gradients: Of at least two episodes.
+
+    Returns:
+        Minus infinity if all layers are left out.
+    """
+    total, counted = 0.0, 0
+    for gradient in gradients.by_task.values():
+        deviation = gradient.std(dim=0, correction=0)
+        varies = deviation > 0
+        if bool(varies.any()):
+            total += float((gradient.abs().mean(dim=0)[varies] / deviation[varies]).sum().log())
+            counted += 1
+    return total if counted else -torch.inf

@@ -1,0 +1,63 @@
+r"""SynFlow: a network enters, the logarithm of its synaptic flow leaves; no image and no label is looked at.
+
+Axes: c h w one image · l layers.
+"""
+
+import copy
+import math
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from metantk_core.kernels import parameter_names
+
+_NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def layer_flows(network: nn.Module, image_shape: tuple[int, int, int]) -> Float64[Tensor, " l"]:
+    r"""Return :math:`\sum |W \odot \partial R / \partial W|` of each convolution and linear layer, by float64.
+
+    R is the sum of the outputs for one image of ones, of the same network with all weights replaced by their absolute
+    values, all biases by 0, and without normalisation. In a plain chain of layers all flows are R (the conservation law
+    of Tanaka et al.).
+
+    Args:
+        network: Left as it is. Its normalisation layers are torch's, other than batch statistics of its own making.
+        image_shape: Channels, height and width of the image.
+
+    Returns:
+        In the order of the network's parameters; not finite where float64 is too small.
+    """
+    positive = copy.deepcopy(network).double()
+    for parent in list(positive.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _NORMALISATIONS):
+                setattr(parent, name, nn.Identity())
+    with torch.no_grad():
+        for parameter in positive.parameters():
+            if parameter.dim() > 1:
+                parameter.abs_()
+            else:
+                parameter.zero_()
+    names = parameter_names(positive, "weights")
+    weights = [positive.get_parameter(name) for name in names]
+    ones = torch.ones(1, *image_shape, dtype=torch.float64, device=weights[0].device)
+    with torch.enable_grad():
+        flow = positive(ones).sum()
+        gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
+    products = [(weight.detach() * gradient).abs().sum() for weight, gradient in zip(weights, gradients, strict=True)]
+    return torch.stack(products).cpu()
+
+
+def synflow(network: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    r"""Return the natural logarithm of the flow of all layers; minus infinity if nothing flows.
+
+    Source: Tanaka et al., NeurIPS 2020.
+
+    Args:
+        network: Left as it is.
+        image_shape: Channels, height and width of the images that it takes.
+    """
+    total = float(layer_flows(network, image_shape).sum())
+    return math.log(total) if total > 0 else (-math.inf if total == 0 else total)
