@@ -7,11 +7,14 @@ t tasks · q, s query and support images of one task · tq, ts those of all task
 from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, meta_ntk
-from metantk_core.kernels.tangent import Kernels, ParameterChoice, empirical_ntk, tangent_and_last_layer_kernel
+from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, parameter_names
+from metantk_core.kernels.tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
 
 __all__ = [
     "KernelBlocks",
     "Kernels",
+    "IMPLEMENTATIONS",
+    "Outputs",
     "ParameterChoice",
     "adaptation",
     "batch",
@@ -19,6 +22,7 @@ __all__ = [
     "empirical_ntk",
     "last_layer_kernel",
     "meta_ntk",
+    "parameter_names",
     "split",
     "tangent_and_last_layer_kernel",
 ]
