@@ -37,6 +37,7 @@ from metantk_core.kernels.parameters import (
     head_names,
     parameter_names,
 )
+from metantk_core.kernels.shortcuts import SharedResults
 
 _AXES: Mapping[Callable, int] = MappingProxyType({torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3})
 
@@ -103,6 +104,7 @@ class _TakeOver(TorchFunctionMode):
         self.uses: Counter[str] = Counter()
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.grams: dict[str, Tensor] = {}
+        self._shared = SharedResults()
         # Identity is what says that a weight is the parameter itself, and not something made from it.
         self._names = {id(leaf): name for name, leaf in leaves.items()}
 
@@ -115,7 +117,7 @@ class _TakeOver(TorchFunctionMode):
         elif func in _AXES:
             taken = self._convolution(func, *args, **kwargs)
         else:
-            taken = None
+            taken = self._shared(func, args, kwargs)
         return func(*args, **kwargs) if taken is None else taken
 
     def add(self, name: str, matrix: Float[Tensor, "n n"]) -> None:
