@@ -28,6 +28,10 @@ _LARGE_MAP = 16
 """Pixels of a row of outputs from which on one grouped convolution is faster than products (measured on a CPU)."""
 
 
+_TILE = 16
+"""Rows that the kernels of matrix products work on together."""
+
+
 @dataclass(frozen=True)
 class Convolution:
     """The settings of a convolution over 1, 2 or 3 axes.
@@ -98,10 +102,10 @@ def convolution_gram(
     entries, positions = channels * settings.kernel[0] * settings.kernel[1], g[0, 0].numel()
     if g.shape[-1] >= _LARGE_MAP and not _positions_are_few(images, positions, g.shape[1], entries):
         return _by_grouped_convolution(x, g, settings)
-    if settings.unit_stride and settings.kernel[1] == 1 and settings.padding[1] == 0:
-        return _by_rows(x, g, settings.kernel[0], settings.padding[0], settings.dilation[0])
-    if settings.unit_stride and settings.kernel[0] == 1 and settings.padding[0] == 0:
-        return _by_rows(x.mT, g.mT.contiguous(), settings.kernel[1], settings.padding[1], settings.dilation[1])
+    if settings.kernel[1] == 1 and settings.padding[1] == 0:
+        return _by_rows(x[..., :: settings.stride[1]], g, settings, 0)
+    if settings.kernel[0] == 1 and settings.padding[0] == 0:
+        return _by_rows(x[..., :: settings.stride[0], :].mT, g.mT.contiguous(), settings, 1)
     patches = F.unfold(x, settings.kernel, settings.dilation, settings.padding, settings.stride)
     return product_gram(g.flatten(2), patches)
 
@@ -139,12 +143,16 @@ def product_gram(g: Float[Tensor, "n d p"], u: Float[Tensor, "n k p"]) -> Float[
         left, right = (z.transpose(1, 2).flatten(0, 1) for z in (g, u))
         products = (left @ left.mT).mul_(right @ right.mT)
         return products.unflatten(1, (images, positions)).unflatten(0, (images, positions)).sum((1, 3))
-    total = g.new_zeros(images, images)
-    block = max(1, min(rows, _BLOCK_BYTES // (images * entries * g.element_size())))
+    # Rows of zeros fill up the last tile of a matrix product's kernel, which is faster than what it does with a rest.
+    filled = -(-images // _TILE) * _TILE
+    total = g.new_zeros(filled, filled)
+    block = max(1, min(rows, _BLOCK_BYTES // (filled * entries * g.element_size())))
+    buffer = g.new_zeros(filled, block * entries)
     for part in g.split(block, dim=1):
-        gradients = torch.bmm(part, u.mT).flatten(1)
+        gradients = buffer[:, : part.shape[1] * entries]
+        torch.bmm(part, u.mT, out=gradients[:images].unflatten(1, (part.shape[1], entries)))
         total.addmm_(gradients, gradients.mT)
-    return total
+    return total[:images, :images]
 
 
 def _positions_are_few(images: int, positions: int, rows: int, entries: int) -> bool:
@@ -153,15 +161,17 @@ def _positions_are_few(images: int, positions: int, rows: int, entries: int) -> 
 
 
 def _by_rows(
-    x: Float[Tensor, "n c h w"], g: Float[Tensor, "n d p w"], size: int, padding: int, dilation: int
+    x: Float[Tensor, "n c h w"], g: Float[Tensor, "n d p w"], settings: Convolution, axis: int
 ) -> Float[Tensor, "n n"]:
-    """Convolution with a column of taps: each tap's patches are the input, some rows further, without a copy."""
-    outputs, width = g.flatten(2), g.shape[-1]
-    padded = F.pad(x, (0, 0, padding, padding)).flatten(2)
+    """Convolution with a column of taps: each tap's patches are rows of the input (no copy of them at stride 1)."""
+    outputs, rows = g.flatten(2), g.shape[2]
+    padding, stride, dilation = settings.padding[axis], settings.stride[axis], settings.dilation[axis]
+    padded = F.pad(x, (0, 0, padding, padding))
     total = g.new_zeros(len(g), len(g))
-    for tap in range(size):
-        start = tap * dilation * width
-        total += product_gram(outputs, padded[:, :, start : start + outputs.shape[2]])
+    for tap in range(settings.kernel[axis]):
+        start = tap * dilation
+        window = padded[:, :, start : start + (rows - 1) * stride + 1 : stride, : g.shape[3]]
+        total += product_gram(outputs, window.flatten(2))
     return total
 
 

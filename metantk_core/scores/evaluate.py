@@ -135,7 +135,7 @@ def score_candidate(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    _check_source(source, config)
+    check_source(source, config)
     text = str(genotype)
     from_pass = [name for name in config.scores if name in _OF_KERNELS]
     draws: dict[str, list[Score]] = {name: [] for name in config.scores}
@@ -146,7 +146,7 @@ def score_candidate(
         network = _build(genotype, source, config.network, "scoring", config.episode.ways)
         for repeat in range(config.num_inits):
             kernels = _pass(network, source, config, seed, repeat, device)
-            for name, score in _kernel_scores(from_pass, kernels, config).items():
+            for name, score in kernel_scores(from_pass, kernels, config).items():
                 draws[name].append(score)
         share = (perf_counter() - start) / len(from_pass)
         seconds.update(dict.fromkeys(from_pass, share))
@@ -187,7 +187,7 @@ def candidate_kernels(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    _check_source(source, config)
+    check_source(source, config)
     network = _build(genotype, source, config.network, "scoring", config.episode.ways)
     return _in_blocks(_pass(network, source, config, seed, repeat, device), config)
 
@@ -224,7 +224,8 @@ def _contents(episode: Episode) -> set[bytes]:
     return {image.numpy().tobytes() for image in (*episode.query_images, *episode.support_images)}
 
 
-def _check_source(source: EpisodeSource, config: ScoringConfig) -> None:
+def check_source(source: EpisodeSource, config: ScoringConfig) -> None:
+    """Raise ``ValueError`` unless a source gives the episodes that a configuration asks for."""
     size = config.image_size
     if source.config != config.episode or source.image_shape[1:] != (size, size):
         raise ValueError(
@@ -253,6 +254,7 @@ def _pass(
 
 def _in_blocks(kernels: Kernels, config: ScoringConfig) -> CandidateKernels:
     ways, shots, queries = config.episode.ways, config.episode.shots, config.episode.queries
+    assert kernels.nngp is not None  # networks of candidates have a head
     ntk, nngp = (
         split(kernel, tasks=config.tasks, queries=ways * queries, supports=ways * shots)
         for kernel in (kernels.ntk, kernels.nngp)
@@ -262,7 +264,7 @@ def _in_blocks(kernels: Kernels, config: ScoringConfig) -> CandidateKernels:
     return CandidateKernels(ntk, nngp, meta)
 
 
-def _kernel_scores(names: Sequence[str], kernels: Kernels, config: ScoringConfig) -> dict[str, Score]:
+def kernel_scores(names: Sequence[str], kernels: Kernels, config: ScoringConfig) -> dict[str, Score]:
     """Return the scores of one draw; a draw whose pass overflowed fails all of them, with the first reason met."""
     overflowed = int((~kernels.outputs.isfinite()).sum())
     if overflowed:
