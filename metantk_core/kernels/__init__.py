@@ -11,9 +11,9 @@ from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, p
 from metantk_core.kernels.tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
 
 __all__ = [
+    "IMPLEMENTATIONS",
     "KernelBlocks",
     "Kernels",
-    "IMPLEMENTATIONS",
     "Outputs",
     "ParameterChoice",
     "adaptation",

@@ -1,8 +1,8 @@
 r"""The kernel engine: a network and images enter, its tangent kernel leaves, for about a forward and a backward pass.
 
 One forward and one backward pass of the summed logits. While the backward pass goes through a convolution or a linear
-layer, the gradient of its weight is *replaced* by the Gram matrix of the per-image gradients of that weight, and nothing
-else of them is kept: the per-image gradients of the whole network never exist together.
+layer, the gradient of its weight is *replaced* by the Gram matrix of the per-image gradients of that weight, and
+nothing else of them is kept: the per-image gradients of the whole network never exist together.
 
 Any module can be measured. During the forward pass a ``TorchFunctionMode`` sees every convolution and linear map and
 takes over those whose weight is a chosen parameter. Such a parameter is done if it was taken over exactly once, on
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
@@ -166,7 +167,7 @@ class _TakeOver(TorchFunctionMode):
         made_from_parameters = bias is not None and bias.requires_grad and also is None
         if name is None or made_from_parameters or x.dtype != weight.dtype or len(x) != self.images:
             return None
-        if torch.is_autocast_enabled(x.device.type) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch.is_autocast_enabled(x.device.type) or is_functorch_wrapped_tensor(x):
             return None
         return name, also
 

@@ -111,7 +111,10 @@ def convolution_gram(
 
 
 def input_gradient(
-    x: Float[Tensor, "n c *hw"], weight: Float[Tensor, "d _ *kernel"], g: Float[Tensor, "n d *pq"], settings: Convolution
+    x: Float[Tensor, "n c *hw"],
+    weight: Float[Tensor, "d _ *kernel"],
+    g: Float[Tensor, "n d *pq"],
+    settings: Convolution,
 ) -> Float[Tensor, "n c *hw"]:
     """Return the gradient of a convolution's input.
 

@@ -89,9 +89,7 @@ def _comes_from_torch(module: nn.Module) -> bool:
 
 def head_names(network: nn.Module) -> frozenset[str] | None:
     """Return the names of the parameters of the last layer, ``network.head``; None if the network has none."""
-    inside = {
-        id(value) for name, value in network.named_parameters(remove_duplicate=False) if name.startswith("head.")
-    }
+    inside = {id(value) for name, value in network.named_parameters(remove_duplicate=False) if name.startswith("head.")}
     return frozenset(name for name, value in network.named_parameters() if id(value) in inside) if inside else None
 
 

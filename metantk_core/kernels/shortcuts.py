@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from metantk_core.kernels.layer_grams import Convolution, input_gradient
 
@@ -41,9 +42,12 @@ class SharedResults:
         if bound is None:
             return None
         x, make, key = bound
-        if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if is_functorch_wrapped_tensor(x):
             return None
-        results = x.__dict__.setdefault(_RESULTS, {})
+        results = getattr(x, _RESULTS, None)
+        if results is None:
+            results = {}
+            setattr(x, _RESULTS, results)
         key = (make, key, torch.is_grad_enabled(), x._version)
         if key in results:
             result, version = results[key]

@@ -109,8 +109,7 @@ def tangent_and_last_layer_kernel(
 
     Args:
         network: Maps ``[n, c, h, w]`` to logits ``[n, ways]`` without mixing images (no batch normalisation in training
-            mode). Its last linear layer, with a weight, is ``network.head``, if it is to have a last-layer kernel. It is
-            left as it is.
+            mode). Its last linear layer is ``network.head``, if it is to have a last-layer kernel. It is left as it is.
         images: Images on the network's device, in its precision.
         parameters: Weights of convolutions and linear layers, with or without their biases.
         outputs: ``sum``, the kernel of the summed logits, or ``trace``, the sum of the kernels of all logits.

@@ -87,12 +87,12 @@ class CandidateKernels:
 
     Attributes:
         ntk: Kernel of the whole network.
-        nngp: Kernel of its last layer.
+        nngp: Kernel of its last layer; None if it does not name one.
         meta_ntk: Kernel of meta-learning over all query images, task by task; NaN if ``ntk`` is not finite.
     """
 
     ntk: KernelBlocks
-    nngp: KernelBlocks
+    nngp: KernelBlocks | None
     meta_ntk: Float64[Tensor, "tq tq"]
 
 
@@ -254,12 +254,14 @@ def _pass(
 
 def _in_blocks(kernels: Kernels, config: ScoringConfig) -> CandidateKernels:
     ways, shots, queries = config.episode.ways, config.episode.shots, config.episode.queries
-    assert kernels.nngp is not None  # networks of candidates have a head
     ntk, nngp = (
-        split(kernel, tasks=config.tasks, queries=ways * queries, supports=ways * shots)
+        None if kernel is None else split(kernel, tasks=config.tasks, queries=ways * queries, supports=ways * shots)
         for kernel in (kernels.ntk, kernels.nngp)
     )
+    assert ntk is not None
     inner = {"maml": ntk, "anil": nngp}[config.algorithm]
+    if inner is None:
+        raise ValueError("ANIL adapts the last layer, but the network has no attribute 'head'")
     meta = meta_ntk(ntk, inner, time=config.time, ridge=config.ridge, precision=SINGLE_PRECISION)
     return CandidateKernels(ntk, nngp, meta)
 

@@ -119,8 +119,8 @@ def _check(network: nn.Module, images: Float[Tensor, "n _ _ _"], config: Scoring
     """Refuse a network whose kernel would mean nothing."""
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and _uses_batch(m) for m in network.modules()):
         raise InputError(
-            f"{address} holds batch normalisation in training mode, which mixes the images of a batch, so that no image "
-            "has a gradient of its own; use GroupNorm, or let the factory call .eval() to score it as it is then"
+            f"{address} holds batch normalisation in training mode, which mixes the images of a batch, so that no "
+            "image has a gradient of its own; use GroupNorm, or let the factory call .eval() to score it as it is then"
         )
     with torch.no_grad():
         try:
