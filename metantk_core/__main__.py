@@ -81,21 +81,41 @@ def recipes(
     epilog="Examples: "
     "metantk score '|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|'"
     '  ·  metantk score "Genotype(normal=[...], ...)" glyphs-darts --set scoring.num_inits=10'
+    "  ·  metantk score --model my_package.my_module:make_network smoke"
 )
 def score(
-    genotype: Annotated[str, typer.Argument(help="An architecture in the text form of the recipe's search space.")],
+    genotype: Annotated[
+        str | None,
+        typer.Argument(help="An architecture in the text form of the recipe's search space; left out with --model."),
+    ] = None,
     recipe: Recipe = "glyphs",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Score a torch module of your own instead: what factory(in_channels, ways), or factory(), returns.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Score one architecture at random initialisation, every draw shown."""
+    """Score one architecture, or a network of your own, at random initialisation, every draw shown."""
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _config(recipe, overrides, seed)
-    records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
+    if model is not None:
+        if genotype is not None and recipe != "glyphs":
+            raise InputError("expected an architecture or --model, not both")
+        # Without an architecture, the first argument is the recipe.
+        config = _config(genotype or recipe, overrides, seed)
+        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config))
+    elif genotype is None:
+        raise InputError("expected an architecture in the recipe's search space, or --model package.module:factory")
+    else:
+        config = _config(recipe, overrides, seed)
+        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
     if as_json:
         _print_json([json.loads(record.to_json()) for record in records])
     else:

@@ -39,7 +39,7 @@ from metantk_core.registry import (
     Tracker,
     run_scope,
 )
-from metantk_core.scores import ScoreRecord, candidate_kernels, score_candidate, scoring_episodes
+from metantk_core.scores import ScoreRecord, candidate_kernels, score_candidate, score_model, scoring_episodes
 from metantk_core.search import candidates
 from metantk_core.seeding import digest, numpy_generator
 
@@ -117,6 +117,23 @@ def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: st
         training_network=config.training.network,
         device=device,
     )
+
+
+def score_own_model(
+    config: RunConfig, address: str, dataset: ImageDataset, *, device: str = "cpu"
+) -> tuple[ScoreRecord, ...]:
+    """Return the scores of a network that somebody wrote, one record a score.
+
+    Args:
+        config: Says how networks are scored.
+        address: ``package.module:factory`` of what builds the network.
+        dataset: Images that the episodes are drawn from.
+        device: Where the network runs.
+
+    Raises:
+        InputError: The address leads to no factory, or what it makes can't be scored.
+    """
+    return score_model(address, score_source(config, dataset), config.scoring, config.seed, device=device)
 
 
 def search(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Leaderboard:

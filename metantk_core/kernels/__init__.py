@@ -7,18 +7,15 @@ t tasks · q, s query and support images of one task · tq, ts those of all task
 from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, meta_ntk
+from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, parameter_names
 from metantk_core.kernels.regression import centred_targets, held_out_predictions
-from metantk_core.kernels.tangent import (
-    Kernels,
-    ParameterChoice,
-    empirical_ntk,
-    parameter_names,
-    tangent_and_last_layer_kernel,
-)
+from metantk_core.kernels.tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
 
 __all__ = [
+    "IMPLEMENTATIONS",
     "KernelBlocks",
     "Kernels",
+    "Outputs",
     "ParameterChoice",
     "adaptation",
     "batch",

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels.tangent import IMAGES_AT_ONCE, ParameterChoice
+from metantk_core.kernels.parameters import ParameterChoice
+from metantk_core.kernels.tangent import IMAGES_AT_ONCE
 
 
 def last_layer_kernel(

@@ -35,7 +35,12 @@ class FewShotNetwork(nn.Module):
         body: Images ``[n c h w]`` to feature maps ``[n d h' w']``.
         features: Number of channels ``d`` of the feature maps.
         ways: Number of classes of an episode.
+
+    Attributes:
+        images_first: All convolutions and linear layers see the images along their first axis.
     """
+
+    images_first = True
 
     def __init__(self, body: nn.Module, features: int, ways: int) -> None:
         super().__init__()

@@ -63,14 +63,15 @@ class Nodes(nn.Module):
         """Return the activations of all nodes, inputs first."""
         nodes = list(inputs)
         for target, sources in self.sources.items():
-            nodes.append(sum_of([self._along(f"{source}-{target}", nodes[source]) for source in sources]))
+            # Edges with equally many operations share one division: an edge gives the mean of its operations.
+            outputs: dict[int, list[Maps]] = {}
+            for source in sources:
+                operations = self.edges[f"{source}-{target}"]
+                assert isinstance(operations, nn.ModuleDict)
+                outputs.setdefault(len(operations), []).extend(op(nodes[source]) for op in operations.values())
+            means = [sum_of(terms) / count if count > 1 else sum_of(terms) for count, terms in outputs.items()]
+            nodes.append(sum_of(means))
         return nodes
-
-    def _along(self, edge: str, x: Maps) -> Maps:
-        operations = self.edges[edge]
-        assert isinstance(operations, nn.ModuleDict)
-        outputs = [operation(x) for operation in operations.values()]
-        return outputs[0] if len(outputs) == 1 else sum_of(outputs) / len(outputs)
 
 
 def sum_of(terms: Sequence[Maps]) -> Maps:

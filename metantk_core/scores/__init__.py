@@ -11,8 +11,10 @@ from metantk_core.scores.evaluate import (
     scoring_episodes,
 )
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.user_model import MODEL_SPACE, load_factory, score_model
 
 __all__ = [
+    "MODEL_SPACE",
     "SCORES",
     "CandidateKernels",
     "InnerLoop",
@@ -25,7 +27,9 @@ __all__ = [
     "ScoringConfig",
     "candidate_kernels",
     "condition_number",
+    "load_factory",
     "rounding_floor",
     "score_candidate",
+    "score_model",
     "scoring_episodes",
 ]

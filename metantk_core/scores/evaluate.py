@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from jaxtyping import Float, Float64, Int64
 from pydantic import BaseModel, Field, PlainSerializer, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from metantk_core.candidates import Genotype
 from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource
@@ -122,12 +122,12 @@ class CandidateKernels:
 
     Attributes:
         ntk: Kernel of the whole network.
-        nngp: Kernel of its last layer.
+        nngp: Kernel of its last layer; None if it does not name one.
         meta_ntk: Kernel of meta-learning over all query images, task by task; NaN if ``ntk`` is not finite.
     """
 
     ntk: KernelBlocks
-    nngp: KernelBlocks
+    nngp: KernelBlocks | None
     meta_ntk: Float64[Tensor, "tq tq"]
 
 
@@ -138,10 +138,10 @@ class _InnerLoop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """What one repeat shares: the network with its weights, and the episodes, images and labels on the device."""
 
-    network: FewShotNetwork
+    network: nn.Module
     episodes: tuple[Episode, ...]
     config: ScoringConfig
     seed: int
@@ -171,8 +171,8 @@ class _PassResult:
     """What scores of the kernel pass are computed from."""
 
     ntk: KernelBlocks
-    nngp: KernelBlocks
-    draw: _Draw
+    nngp: KernelBlocks | None
+    draw: Draw
 
     def meta(self, loop: _InnerLoop) -> Float64[Tensor, "tq tq"]:
         return meta_ntk(self.ntk, self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
@@ -181,7 +181,10 @@ class _PassResult:
         return adaptation(self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
 
     def _inner(self, loop: _InnerLoop) -> KernelBlocks:
-        return {"maml": self.ntk, "anil": self.nngp}[loop.algorithm]
+        inner = {"maml": self.ntk, "anil": self.nngp}[loop.algorithm]
+        if inner is None:
+            raise ValueError("ANIL adapts the last layer, but the network has no attribute 'head'")
+        return inner
 
 
 def _metantk_cond(result: _PassResult, loop: _InnerLoop) -> Score:
@@ -236,7 +239,7 @@ _OF_CODES: Mapping[str, Callable[[Float64[Tensor, "n n"]], Score]] = MappingProx
 _OF_GRADIENTS: Mapping[str, Callable[[LossGradients], float]] = MappingProxyType(
     {"grad_norm": grad_norm, "snip": snip, "plain": plain, "fisher": fisher, "zico": zico}
 )
-_OF_DRAW: Mapping[str, Callable[[_Draw], Score | float]] = MappingProxyType(
+_OF_DRAW: Mapping[str, Callable[[Draw], Score | float]] = MappingProxyType(
     {
         "synflow": lambda draw: synflow(draw.network, draw.image_shape),
         "linear_regions": lambda draw: _linear_regions(draw),
@@ -270,7 +273,7 @@ def score_candidate(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    _check_source(source, config)
+    check_source(source, config)
     text = str(genotype)
     draws: dict[str, list[Score]] = {name: [] for name in config.scores}
     seconds = dict.fromkeys(config.scores, 0.0)
@@ -287,7 +290,7 @@ def score_candidate(
             _share(seconds, drawn, start)
             for names in _sharing(drawn):
                 start = perf_counter()
-                for name, score in _COMPUTE[SCORES[names[0]].cost](names, draw).items():
+                for name, score in shared_scores(names, draw).items():
                     draws[name].append(score)
                 _share(seconds, names, start)
 
@@ -327,11 +330,11 @@ def candidate_kernels(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    _check_source(source, config)
+    check_source(source, config)
     network = _build(genotype, source, config.network, "scoring", config.episode.ways)
     draw = _draw(network, None, source, config, seed, repeat, device)
     result = _in_blocks(_kernels(draw), draw)
-    return CandidateKernels(result.ntk, result.nngp, result.meta(_inner_loop("metantk_cond", config)))
+    return CandidateKernels(result.ntk, result.nngp, result.meta(inner_loop("metantk_cond", config)))
 
 
 def scoring_episodes(source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int) -> tuple[Episode, ...]:
@@ -366,7 +369,8 @@ def _contents(episode: Episode) -> set[bytes]:
     return {image.numpy().tobytes() for image in (*episode.query_images, *episode.support_images)}
 
 
-def _check_source(source: EpisodeSource, config: ScoringConfig) -> None:
+def check_source(source: EpisodeSource, config: ScoringConfig) -> None:
+    """Raise ``ValueError`` unless a source gives the episodes that a configuration asks for."""
     size = config.image_size
     if source.config != config.episode or source.image_shape[1:] != (size, size):
         raise ValueError(
@@ -403,13 +407,13 @@ def _draw(
     seed: int,
     repeat: int,
     device: str,
-) -> _Draw:
+) -> Draw:
     """Initialise the networks in place for one repeat and return what its scores share."""
     episodes = scoring_episodes(source, config, seed, repeat)
     initialise(network, seed, "score", "init", repeat)
     if regions_network is not None:
         initialise(regions_network.to(device), seed, "score", "init", repeat)
-    return _Draw(network.to(device), episodes, config, seed, repeat, device, source.image_shape, regions_network)
+    return Draw(network.to(device), episodes, config, seed, repeat, device, source.image_shape, regions_network)
 
 
 def _sharing(names: Sequence[str]) -> list[list[str]]:
@@ -427,7 +431,7 @@ def _share(seconds: dict[str, float], names: Sequence[str], start: float) -> Non
         seconds[name] += share
 
 
-def _inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
+def inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
     """Return the inner loop that a score's name asks for, completed from the configuration."""
     loop = SCORES[name].inner_loop
     return _InnerLoop(
@@ -437,21 +441,24 @@ def _inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
     )
 
 
-def _kernels(draw: _Draw) -> Kernels:
+def _kernels(draw: Draw) -> Kernels:
     """Run the one per-image-gradient pass of a draw."""
     return tangent_and_last_layer_kernel(draw.network, draw.images, parameters=draw.config.parameters)
 
 
-def _in_blocks(kernels: Kernels, draw: _Draw) -> _PassResult:
+def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:
     episode, tasks = draw.config.episode, draw.config.tasks
     ntk, nngp = (
-        split(kernel, tasks=tasks, queries=episode.ways * episode.queries, supports=episode.ways * episode.shots)
+        None
+        if kernel is None
+        else split(kernel, tasks=tasks, queries=episode.ways * episode.queries, supports=episode.ways * episode.shots)
         for kernel in (kernels.ntk, kernels.nngp)
     )
+    assert ntk is not None
     return _PassResult(ntk, nngp, draw)
 
 
-def _pass_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+def _pass_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     """Return the scores of one draw; a draw whose pass overflowed fails all of them, with the first reason met."""
     kernels = _kernels(draw)
     overflowed = int((~kernels.outputs.isfinite()).sum())
@@ -466,19 +473,19 @@ def _pass_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
         return _all_failed(names, Outcome.DEGENERATE, "the kernel is zero: no output depends on any weight")
     result = _in_blocks(kernels, draw)
     return {
-        name: _checked(name, _OF_KERNELS[SCORES.plain_name(name)](result, _inner_loop(name, draw.config)))
+        name: _checked(name, _OF_KERNELS[SCORES.plain_name(name)](result, inner_loop(name, draw.config)))
         for name in names
     }
 
 
-def _forward_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+def _forward_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     kernel = code_kernel(draw.network, draw.images)
     if kernel is None:
         return _all_failed(names, Outcome.NON_FINITE, "the logits of some images are not finite")
     return {name: _checked(name, _OF_CODES[name](kernel)) for name in names}
 
 
-def _backward_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+def _backward_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     images = [torch.cat([episode.query_images, episode.support_images]).to(draw.device) for episode in draw.episodes]
     labels = [torch.cat([episode.query_labels, episode.support_labels]).to(draw.device) for episode in draw.episodes]
     gradients = loss_gradients(draw.network, images, labels)
@@ -489,16 +496,21 @@ def _backward_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
     return {name: _checked(name, _OF_GRADIENTS[name](gradients)) for name in names}
 
 
-def _own_scores(names: Sequence[str], draw: _Draw) -> dict[str, Score]:
+def _own_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     return {name: _checked(name, _OF_DRAW[name](draw)) for name in names}
 
 
-_COMPUTE: Mapping[Cost, Callable[[Sequence[str], _Draw], dict[str, Score]]] = MappingProxyType(
+_COMPUTE: Mapping[Cost, Callable[[Sequence[str], Draw], dict[str, Score]]] = MappingProxyType(
     {"pass": _pass_scores, "forward": _forward_scores, "backward": _backward_scores, "own pass": _own_scores}
 )
 
 
-def _linear_regions(draw: _Draw) -> Score:
+def shared_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
+    """Return scores of one cost, which one computation serves, for one draw."""
+    return _COMPUTE[SCORES[names[0]].cost](names, draw)
+
+
+def _linear_regions(draw: Draw) -> Score:
     assert draw.regions_network is not None
     config = draw.config.linear_regions
     size = (config.images, 1, config.image_size, config.image_size)

@@ -23,6 +23,8 @@ from metantk_core.kernels import (
     tangent,
     tangent_and_last_layer_kernel,
 )
+from metantk_core.kernels import parameters as pieces
+from metantk_core.kernels.tangent import kernels_by_vmap
 
 DOUBLE = torch.float64
 
@@ -110,17 +112,16 @@ def test_kernel_does_not_depend_on_how_memory_is_bounded(images_at_once, monkeyp
     network, x = TinyNetwork(), images()
     whole = tangent_and_last_layer_kernel(network, x)
     monkeypatch.setattr(tangent, "GRADIENT_BYTES", 7 * 8 * 40)  # 40 of the 172 numbers of an image at a time
-    monkeypatch.setattr(tangent, "_COLUMNS", 5)
-    parts = tangent_and_last_layer_kernel(network, x, images_at_once=images_at_once)
+    monkeypatch.setattr(pieces, "_COLUMNS", 5)
+    parts = kernels_by_vmap(network, x, images_at_once=images_at_once)
     torch.testing.assert_close(parts.ntk, whole.ntk, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(parts.nngp, whole.nngp, rtol=1e-12, atol=1e-12)
 
 
-def test_groups_of_parameters_stay_within_the_bound_and_lose_none(monkeypatch):
-    monkeypatch.setattr(tangent, "GRADIENT_BYTES", 1000)
+def test_groups_of_parameters_stay_within_the_bound_and_lose_none():
     sizes = [10, 20, 30, 1, 200, 5, 5]
     chosen = {str(i): torch.zeros(size, dtype=torch.float32) for i, size in enumerate(sizes)}
-    groups = tangent._groups(chosen, 5)
+    groups = pieces.groups_within(1000, chosen, 5)
     assert [name for group in groups for name in group] == list(chosen)
     for group in groups:
         assert len(group) == 1 or sum(5 * 4 * chosen[name].numel() for name in group) <= 1000
@@ -152,11 +153,13 @@ def test_network_without_signal_has_a_zero_kernel():
             parameter.zero_()
     kernels = tangent_and_last_layer_kernel(network, x)
     assert torch.equal(kernels.ntk, torch.zeros(7, 7, dtype=DOUBLE))
+    assert kernels.nngp is not None
     assert torch.equal(kernels.nngp, torch.zeros(7, 7, dtype=DOUBLE))
 
 
 def test_rest_of_the_ntk_beside_the_last_layer_is_positive_semidefinite():
     kernels = tangent_and_last_layer_kernel(TinyNetwork(), images())
+    assert kernels.nngp is not None
     rest = eigenvalues(kernels.ntk - kernels.nngp)
     assert rest[0] > -1e-12 * rest[-1]
     assert rest[-1] > 0

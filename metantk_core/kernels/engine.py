@@ -1,0 +1,302 @@
+r"""The kernel engine: a network and images enter, its tangent kernel leaves, for about a forward and a backward pass.
+
+One forward and one backward pass of the summed logits. While the backward pass goes through a convolution or a linear
+layer, the gradient of its weight is *replaced* by the Gram matrix of the per-image gradients of that weight, and
+nothing else of them is kept: the per-image gradients of the whole network never exist together.
+
+Any module can be measured. During the forward pass a ``TorchFunctionMode`` sees every convolution and linear map and
+takes over those whose weight is a chosen parameter. Such a parameter is done if it was taken over exactly once, on
+activations whose first axis is the images, and if it reached the output in no other way (autograd would have found a
+gradient for it). Every other one (shared, transformed, of another kind of layer) is differentiated image by image.
+
+Axes: n images of the batch · c h w one image · k logits · d combinations of logits.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from metantk_core.kernels.layer_grams import Convolution, bias_gram, convolution_gram, input_gradient, linear_gram
+from metantk_core.kernels.parameters import (
+    GRADIENT_BYTES,
+    Kernels,
+    Outputs,
+    ParameterChoice,
+    directions,
+    exact_arithmetic,
+    gram,
+    groups_within,
+    head_names,
+    parameter_names,
+)
+from metantk_core.kernels.shortcuts import SharedResults
+
+_AXES: Mapping[Callable, int] = MappingProxyType({torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3})
+
+
+def kernels_by_layer(
+    network: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    *,
+    parameters: ParameterChoice = "weights",
+    outputs: Outputs = "sum",
+) -> Kernels:
+    """Return the kernels from the Gram contributions of one layer after the other.
+
+    Args:
+        network: As for :func:`metantk_core.kernels.tangent_and_last_layer_kernel`. If it has an attribute
+            ``images_first`` that is true, it promises that all of its convolutions and linear layers see the images
+            along their first axis; otherwise a second pass, of one image, finds that out.
+        images: Images on the network's device, in its precision.
+        parameters: Weights of convolutions and linear layers, with or without their biases.
+        outputs: Which kernel.
+    """
+    chosen = parameter_names(network, parameters)
+    values = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    for name in chosen:
+        values[name].requires_grad_()
+    leaves = {name: values[name] for name in chosen}
+    with exact_arithmetic(), torch.enable_grad():
+        takeover = _TakeOver(leaves, images)
+        with takeover:
+            logits = functional_call(network, values, (images,)).flatten(1)
+        totals = logits.detach().sum(1).double().cpu()
+        wanted = directions(logits[0].detach(), outputs)
+        left = _differentiate(logits, wanted, takeover.anchor, leaves)
+        del logits
+        left |= {name for name, uses in takeover.uses.items() if uses > 1}
+        if not getattr(network, "images_first", False):
+            left |= _with_other_layout(network, values, leaves, takeover, images)
+        grams = {name: matrix for name, matrix in takeover.grams.items() if name not in left}
+        rest = {name: value for name, value in leaves.items() if name in left}
+        grams |= _image_by_image(network, values, rest, wanted, images)
+    ntk = torch.zeros(len(images), len(images), dtype=torch.float64)
+    nngp, head = torch.zeros_like(ntk), head_names(network)
+    for name, matrix in grams.items():
+        ntk += matrix.cpu()
+        if head and name in head:
+            nngp += matrix.cpu()
+    return Kernels(ntk, None if head is None else nngp, totals)
+
+
+class _TakeOver(TorchFunctionMode):
+    """While active, convolutions and linear maps by chosen parameters turn weight gradients into Gram matrices.
+
+    Attributes:
+        anchor: Input of every layer that was taken over; a backward pass has to reach it to pass through all of them.
+        uses: How often each parameter was taken over.
+        layouts: Shape of the input of the layer that each was last taken over in, without the first axis.
+        grams: After a backward pass, the Gram matrix of each parameter.
+    """
+
+    def __init__(self, leaves: Mapping[str, Tensor], images: Float[Tensor, "n c h w"]) -> None:
+        super().__init__()
+        self.images = len(images)
+        self.anchor = images.new_zeros(()).requires_grad_()
+        self.uses: Counter[str] = Counter()
+        self.layouts: dict[str, tuple[int, ...]] = {}
+        self.grams: dict[str, Tensor] = {}
+        self._shared = SharedResults()
+        # Identity is what says that a weight is the parameter itself, and not something made from it.
+        self._names = {id(leaf): name for name, leaf in leaves.items()}
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            taken = self._linear(*args, **kwargs)
+        elif func in _AXES:
+            taken = self._convolution(func, *args, **kwargs)
+        else:
+            taken = self._shared(func, args, kwargs)
+        return func(*args, **kwargs) if taken is None else taken
+
+    def add(self, name: str, matrix: Float[Tensor, "n n"]) -> None:
+        """Add to the Gram matrix of a parameter, in float64."""
+        wide = matrix.double()
+        self.grams[name] = self.grams[name] + wide if name in self.grams else wide
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+        names = self._taken(input, weight, bias)
+        if names is None or input.dim() < 2:
+            return None
+        self._note(names, input)
+        return _Linear.apply(self.anchor, input, weight.detach(), _detached(bias), names, self)
+
+    def _convolution(
+        self,
+        func: Callable,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Tensor | None:
+        names, axes = self._taken(input, weight, bias), _AXES[func]
+        if names is None or input.dim() != axes + 2:
+            return None
+        steps, kernel = _per_axis(dilation, axes), tuple(weight.shape[2:])
+        if isinstance(padding, str):
+            reach = [step * (size - 1) if padding == "same" else 0 for step, size in zip(steps, kernel, strict=True)]
+            if any(far % 2 for far in reach):
+                # More zeros on the far side, as torch does it.
+                input = F.pad(input, [side for far in reversed(reach) for side in (0, far % 2)])
+            margin = tuple(far // 2 for far in reach)
+        else:
+            margin = _per_axis(padding, axes)
+        self._note(names, input)
+        settings = Convolution(kernel, _per_axis(stride, axes), margin, steps, groups)
+        return _Convolution.apply(self.anchor, input, weight.detach(), _detached(bias), names, self, settings)
+
+    def _taken(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[str, str | None] | None:
+        """Return the names of weight and (if it counts) bias if the layer can be taken over."""
+        name = self._names.get(id(weight))
+        also = self._names.get(id(bias))
+        made_from_parameters = bias is not None and bias.requires_grad and also is None
+        if name is None or made_from_parameters or x.dtype != weight.dtype or len(x) != self.images:
+            return None
+        if torch.is_autocast_enabled(x.device.type) or is_functorch_wrapped_tensor(x):
+            return None
+        return name, also
+
+    def _note(self, names: tuple[str, str | None], x: Tensor) -> None:
+        for name in names:
+            if name is not None:
+                self.uses[name] += 1
+                self.layouts[name] = tuple(x.shape[1:])
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map that leaves Gram matrices of its weight and bias behind in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, names: Any, into: Any) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.names, ctx.into = names, into
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        (g,) = gradients
+        ctx.into.add(ctx.names[0], linear_gram(x, g))
+        if ctx.names[1] is not None:
+            ctx.into.add(ctx.names[1], bias_gram(g.reshape(len(g), -1, g.shape[-1]).mT))
+        return None, g @ weight if ctx.needs_input_grad[1] else None, None, None, None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution that leaves Gram matrices of its weight and bias behind in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchor: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        names: Any,
+        into: Any,
+        settings: Convolution,
+    ) -> Any:
+        ctx.save_for_backward(x, weight)
+        ctx.names, ctx.into, ctx.settings = names, into, settings
+        return torch.convolution(
+            x,
+            weight,
+            bias,
+            settings.stride,
+            settings.padding,
+            settings.dilation,
+            False,
+            (0,) * len(settings.stride),
+            settings.groups,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        g = gradients[0].contiguous()
+        ctx.into.add(ctx.names[0], convolution_gram(x, g, ctx.settings))
+        if ctx.names[1] is not None:
+            ctx.into.add(ctx.names[1], bias_gram(g.flatten(2)))
+        towards = input_gradient(x, weight, g, ctx.settings) if ctx.needs_input_grad[1] else None
+        return None, towards, None, None, None, None, None
+
+
+def _detached(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach()
+
+
+def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
+
+
+def _differentiate(
+    logits: Float[Tensor, "n k"], wanted: Float[Tensor, "d k"], anchor: Tensor, leaves: Mapping[str, Tensor]
+) -> set[str]:
+    """Run the backward passes; return the parameters that autograd itself found a gradient for."""
+    found: set[str] = set()
+    if not logits.requires_grad:
+        return found
+    for number, direction in enumerate(wanted, start=1):
+        gradients = torch.autograd.grad(
+            logits,
+            [anchor, *leaves.values()],
+            direction.expand_as(logits),
+            retain_graph=number < len(wanted),
+            allow_unused=True,
+        )
+        found |= {name for name, gradient in zip(leaves, gradients[1:], strict=True) if gradient is not None}
+    return found
+
+
+def _with_other_layout(
+    network: nn.Module,
+    values: dict[str, Tensor],
+    leaves: Mapping[str, Tensor],
+    batched: _TakeOver,
+    images: Float[Tensor, "n c h w"],
+) -> set[str]:
+    """Return the parameters that were taken over along an axis which does not follow the number of images."""
+    number = 1 if len(images) > 1 else 2
+    probe = _TakeOver(leaves, images[:1].expand(number, -1, -1, -1))
+    with torch.no_grad(), probe:
+        functional_call(network, values, (images[:1].expand(number, -1, -1, -1),))
+    return {name for name, layout in batched.layouts.items() if probe.layouts.get(name) != layout}
+
+
+def _image_by_image(
+    network: nn.Module,
+    values: dict[str, Tensor],
+    leaves: Mapping[str, Tensor],
+    wanted: Float[Tensor, "d k"],
+    images: Float[Tensor, "n c h w"],
+) -> dict[str, Tensor]:
+    """Return the Gram matrices of parameters of any kind, from the gradients of one image after the other."""
+    grams: dict[str, Tensor] = {}
+    for names in groups_within(GRADIENT_BYTES, leaves, len(images)):
+        for direction in wanted:
+            rows = {name: torch.zeros(len(images), leaves[name].numel(), dtype=images.dtype) for name in names}
+            for number in range(len(images)):
+                logits = functional_call(network, values, (images[number : number + 1],)).flatten()
+                gradients = torch.autograd.grad(logits, [leaves[n] for n in names], direction, allow_unused=True)
+                for name, gradient in zip(names, gradients, strict=True):
+                    if gradient is not None:
+                        rows[name][number] = gradient.flatten()
+            for name in names:
+                grams[name] = grams.get(name, 0) + gram(rows.pop(name))
+    return grams

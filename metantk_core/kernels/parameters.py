@@ -1,0 +1,141 @@
+"""What a kernel counts and gives: a network and a choice enter, names of parameters leave; and the pieces of passes.
+
+Axes: n images of the batch · k logits · p one parameter tensor, flattened.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+ParameterChoice = Literal["weights", "weights+biases"]
+"""Which parameters of the convolutions and linear layers count. Those of normalisation layers never do."""
+
+Outputs = Literal["sum", "trace"]
+"""The kernel of the summed logits, or the sum of the kernels of all logits."""
+
+GRADIENT_BYTES = 256 * 2**20
+"""Most memory that the per-image gradients of one pass take; a full-size NAS-Bench-201 network needs 184 MB."""
+
+_COLUMNS = 2**16  # of a gradient matrix turned into float64 at a time: 16 MB for 30 images
+
+_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+    nn.Bilinear,
+)
+_NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), ("in_proj_bias",)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What one pass over a batch gives.
+
+    Attributes:
+        ntk: Gram matrix of the gradients over all chosen parameters.
+        nngp: The part of ``ntk`` that belongs to the parameters of ``network.head``; the rest is positive semidefinite
+            too. None if the network has no ``head``.
+        outputs: Sum of the logits of each image. Not finite means that the network can't be scored.
+    """
+
+    ntk: Float64[Tensor, "n n"]
+    nngp: Float64[Tensor, "n n"] | None
+    outputs: Float64[Tensor, " n"]
+
+
+def parameter_names(network: nn.Module, choice: ParameterChoice) -> tuple[str, ...]:
+    """Return the names of the parameters that a kernel counts, in the network's own order; a shared one counts once.
+
+    Weights are those of convolutions (transposed ones too), of linear and bilinear layers and of the projections of
+    attention; and, in a module that does not come from torch (or in a parametrisation), every parameter with at least
+    two axes longer than 1. Biases are those of the layers named first.
+
+    Args:
+        network: Any module.
+        choice: Weights, with or without biases.
+    """
+    wanted: set[str] = set()
+    for prefix, module in network.named_modules():
+        weights: Iterable[str] = ()
+        biases: Iterable[str] = ()
+        if isinstance(module, _LAYERS):
+            weights, biases = ("weight",), ("bias",)
+        elif isinstance(module, nn.MultiheadAttention):
+            weights, biases = _ATTENTION
+        elif isinstance(module, ParametrizationList) or not _comes_from_torch(module):
+            own = module.named_parameters(recurse=False)
+            weights = [name for name, value in own if sum(length > 1 for length in value.shape) > 1]
+        kinds = (*weights, *biases) if choice == "weights+biases" else tuple(weights)
+        wanted.update(f"{prefix}.{kind}" if prefix else kind for kind in kinds)
+    # A parameter that modules share has one name in the list, perhaps not the one under which it is wanted.
+    shared = {id(value) for name, value in network.named_parameters(remove_duplicate=False) if name in wanted}
+    return tuple(name for name, value in network.named_parameters() if id(value) in shared)
+
+
+def _comes_from_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.") or isinstance(module, _NORMALISATIONS)
+
+
+def head_names(network: nn.Module) -> frozenset[str] | None:
+    """Return the names of the parameters of the last layer, ``network.head``; None if the network has none."""
+    inside = {id(value) for name, value in network.named_parameters(remove_duplicate=False) if name.startswith("head.")}
+    return frozenset(name for name, value in network.named_parameters() if id(value) in inside) if inside else None
+
+
+def directions(logits: Float[Tensor, " k"], outputs: Outputs) -> Float[Tensor, "d k"]:
+    """Return the combinations of logits that are differentiated: their sum, or each alone.
+
+    Args:
+        logits: Logits of one image.
+        outputs: Which kernel.
+    """
+    return torch.ones_like(logits)[None] if outputs == "sum" else torch.diag(torch.ones_like(logits))
+
+
+def exact_arithmetic() -> AbstractContextManager:
+    """Return a context without TF32, which would move condition numbers as much as the choice of an operation does."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+def groups_within(limit: int, chosen: Mapping[str, Tensor], images: int) -> list[tuple[str, ...]]:
+    """Return the names in order, packed so that the per-image gradients of a group stay below ``limit`` bytes.
+
+    Args:
+        limit: In bytes; a single tensor may need more.
+        chosen: Parameters by name.
+        images: Number of images.
+    """
+    groups: list[tuple[str, ...]] = []
+    room = 0
+    for name, tensor in chosen.items():
+        size = images * tensor.numel() * tensor.element_size()
+        if not groups or size > room:
+            groups.append(())
+            room = limit
+        groups[-1] += (name,)
+        room -= size
+    return groups
+
+
+def gram(gradients: Float[Tensor, "n p"]) -> Float64[Tensor, "n n"]:
+    """Return ``gradients @ gradients.T`` in float64, never holding more than a few columns of them in float64.
+
+    Args:
+        gradients: Gradients of one parameter, one row an image.
+    """
+    result = gradients.new_zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for block in gradients.split(_COLUMNS, dim=1):
+        wide = block.double()
+        result.addmm_(wide, wide.mT)
+    return result

@@ -1,0 +1,156 @@
+"""Scoring somebody's own module: same numbers as the kernels say, and one clear sentence for what can't be scored."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metantk_core.datasets import LabelledImages
+from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.kernels import batch, tangent_and_last_layer_kernel
+from metantk_core.scores import ScoringConfig, condition_number, score_model, scoring_episodes
+from metantk_core.seeding import derive
+
+EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
+CONFIG = ScoringConfig(num_inits=2, tasks=2, episode=EPISODE, image_size=8)
+GOOD = """
+from torch import nn
+
+NUMBER = 3
+
+def small(in_channels, ways):
+    return nn.Sequential(nn.Conv2d(in_channels, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, ways))
+
+class Headed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 12, 3), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).tanh().mean((2, 3)))
+
+def batch_norm(in_channels, ways):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, ways))
+
+def batch_norm_put_to_rest(in_channels, ways):
+    return batch_norm(in_channels, ways).eval()
+
+def random(in_channels, ways):
+    return nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(64, ways))
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head((x - x.mean(0)).flatten(1))
+
+def maps(in_channels, ways):
+    return nn.Conv2d(in_channels, ways, 3)
+
+def too_large(in_channels, ways):
+    return nn.Sequential(nn.Flatten(), nn.Linear(100, ways))
+
+def nothing(in_channels, ways):
+    return None
+
+def parameterless(in_channels, ways):
+    return nn.Sequential(nn.AdaptiveAvgPool2d((1, 3)), nn.Flatten())
+
+def greedy(a, b, c):
+    return None
+"""
+
+
+@pytest.fixture
+def source():
+    rng = np.random.default_rng(0)
+    images = LabelledImages(
+        rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8),
+        np.repeat(np.arange(4), 10).astype(np.int64),
+        ("a", "b", "c", "d"),
+        "train",
+        "noise",
+    )
+    return EpisodeSource(images, EPISODE, (0.5,), (0.3,))
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    name = f"own_{derive(0, str(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_records_are_the_condition_numbers_of_the_model_at_its_own_initialisation(own, source):
+    state = torch.random.get_rng_state()
+    records = {record.score: record for record in score_model(f"{own}:small", source, CONFIG, 5)}
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert set(records) == {"metantk_cond", "ntk_cond", "params", "flops"}
+    module = __import__(own)
+    for repeat, drawn in enumerate(records["ntk_cond"].draws):
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(5, "score", "init", repeat))
+            network = module.small(1, 3)
+        episodes = scoring_episodes(source, CONFIG, 5, repeat)
+        x = batch([e.query_images for e in episodes], [e.support_images for e in episodes])
+        expected = condition_number(tangent_and_last_layer_kernel(network, x, implementation="vmap").ntk)
+        assert drawn.value is not None
+        assert expected.value is not None
+        assert drawn.value == pytest.approx(expected.value, rel=1e-3)
+    assert records["params"].draws[0].value == 6 * 10 + 12 + 6 * 36 * 3 + 3
+    assert records["flops"].draws[0].value == 36 * 9 * 6 + 6 * 36 * 3
+    assert all(record.genotype == f"{own}:small" and record.space == "model" for record in records.values())
+    again = score_model(f"{own}:small", source, CONFIG, 5)
+    assert [dataclasses.replace(r, seconds=0) for r in again] == [
+        dataclasses.replace(r, seconds=0) for r in records.values()
+    ]
+
+
+@pytest.mark.parametrize("factory", ["Headed", "batch_norm_put_to_rest"])
+def test_class_without_arguments_and_model_put_to_rest_are_scored(factory, own, source):
+    config = CONFIG.model_copy(update={"scores": ("ntk_cond",), "num_inits": 1})
+    (record,) = score_model(f"{own}:{factory}", source, config, 0)
+    assert record.draws[0].value is not None
+    assert math.isfinite(record.draws[0].value)
+
+
+def test_anil_asks_for_a_head(own, source):
+    config = CONFIG.model_copy(update={"scores": ("metantk_cond",), "num_inits": 1, "algorithm": "anil"})
+    assert len(score_model(f"{own}:Headed", source, config, 0)) == 1
+    with pytest.raises(InputError, match="'head'"):
+        score_model(f"{own}:small", source, config, 0)
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("missing", "to be a function or a class, got nothing of that name"),
+        ("NUMBER", "to be a function or a class, got a int"),
+        ("greedy", r"to take \(in_channels, ways\) or no argument"),
+        ("nothing", "to return a torch.nn.Module, got NoneType"),
+        ("maps", r"logits of shape \(12, 3\), got \(12, 3, 6, 6\)"),
+        ("too_large", r"fails on images of shape \(12, 1, 8, 8\)"),
+        ("batch_norm", "holds batch normalisation in training mode"),
+        ("random", "gives other logits each time"),
+        ("Mixing", "mixes the images of a batch"),
+        ("parameterless", "has no convolution"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_with_the_reason(factory, words, own, source):
+    with pytest.raises(InputError, match=words):
+        score_model(f"{own}:{factory}", source, CONFIG, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("small", "as package.module:factory, got 'small'"), ("no_such_package.there:small", "No module named")],
+)
+def test_address_that_leads_nowhere_is_refused(address, words, own, source):
+    with pytest.raises(InputError, match=words):
+        score_model(address, source, CONFIG, 0)
