@@ -27,17 +27,21 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
 		--config-settings=--global-option=build_ext learn2learn==0.2.0 \
 		|| { echo "learn2learn did not compile: it needs a C compiler and Python's headers (gcc, python3-dev)." >&2; exit 2; }
-	@echo "  neural-tangents, for the tests, without the TensorFlow that it asks for ..."
+	@touch $@
+
+$(VENV)/.test-ready: $(VENV)/.ready
+	@echo "Adding neural-tangents, the tests' reference for infinite width (without the TensorFlow that it asks for) ..."
+	@$(PIP) install -c constraints.txt -e ".[theory]"
 	@$(PIP) install -c constraints.txt --no-deps neural-tangents==0.6.5
 	@touch $@
 
 run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)
 	@$(BIN)/metantk run $(RECIPE) $(ARGS)
 
-test: setup ## Run all tests
+test: $(VENV)/.test-ready ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-quick-test: setup ## Run the tests that take no more than seconds
+quick-test: $(VENV)/.test-ready ## Run the tests that take no more than seconds
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts

@@ -66,9 +66,7 @@ class Errors:
     exact_meta_ntk_cond: float
 
 
-def errors(
-    genotype: Genotype, source: EpisodeSource, config: ScoringConfig, seed: int, *, images_at_once: int = 16
-) -> Errors | None:
+def errors(genotype: Genotype, source: EpisodeSource, config: ScoringConfig, seed: int) -> Errors | None:
     """Return the errors of one network's kernels; None if they have no condition number, as scoring would say.
 
     Args:
@@ -76,7 +74,6 @@ def errors(
         source: Episodes of the size that ``config`` says.
         config: The scored networks, episodes and inner loop.
         seed: Seed of everything that is drawn.
-        images_at_once: Images whose activations are in memory at the same time.
     """
     episodes = scoring_episodes(source, config, seed, 0)
     images = batch([episode.query_images for episode in episodes], [episode.support_images for episode in episodes])
@@ -89,10 +86,8 @@ def errors(
             variant="scoring",
         )
     initialise(network, seed, "score", "init", 0)
-    rounded = empirical_ntk(network, images, parameters=config.parameters, images_at_once=images_at_once)
-    exact = empirical_ntk(
-        network.double(), images.double(), parameters=config.parameters, images_at_once=images_at_once
-    )
+    rounded = empirical_ntk(network, images, parameters=config.parameters)
+    exact = empirical_ntk(network.double(), images.double(), parameters=config.parameters)
     metas = []
     for kernel in (rounded, exact):
         blocks = split(
@@ -170,7 +165,6 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", choices=tuple(SPACES), default=tuple(SPACES), help="search spaces")
     parser.add_argument("--channels", type=int, default=16, help="channels after the stem")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
-    parser.add_argument("--images-at-once", type=int, default=16, help="images in memory at the same time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every error there")
     arguments = parser.parse_args()
     channels, cells, seeds = (4, 3, 1) if arguments.quick else (arguments.channels, 5, arguments.seeds)
@@ -183,10 +177,7 @@ def main() -> None:
         for space in arguments.spaces:
             for kind in kinds:
                 for seed in range(seeds):
-                    measured = (
-                        errors(genotype, source, config, seed, images_at_once=arguments.images_at_once)
-                        for genotype in networks_of(space, kind, seed)
-                    )
+                    measured = (errors(genotype, source, config, seed) for genotype in networks_of(space, kind, seed))
                     rows.append(next(row for row in measured if row is not None))
                     print(rows[-1], flush=True)
     print(table(rows))

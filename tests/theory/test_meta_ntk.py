@@ -57,6 +57,7 @@ def kernels(
 ) -> tuple[KernelBlocks, KernelBlocks]:
     """NTK and last-layer kernel of a network."""
     found = tangent_and_last_layer_kernel(network, batch(list(queries), list(supports)))
+    assert found.nngp is not None
     ntk, nngp = (
         split(kernel, tasks=len(queries), queries=queries.shape[1], supports=supports.shape[1])
         for kernel in (found.ntk, found.nngp)
