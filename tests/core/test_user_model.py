@@ -22,7 +22,8 @@ from torch import nn
 NUMBER = 3
 
 def small(in_channels, ways):
-    return nn.Sequential(nn.Conv2d(in_channels, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, ways))
+    body = nn.Conv2d(in_channels, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(6 * 36, ways))
 
 class Headed(nn.Module):
     def __init__(self):
@@ -107,8 +108,8 @@ def test_records_are_the_condition_numbers_of_the_model_at_its_own_initialisatio
     assert records["flops"].draws[0].value == 36 * 9 * 6 + 6 * 36 * 3
     assert all(record.genotype == f"{own}:small" and record.space == "model" for record in records.values())
     again = score_model(f"{own}:small", source, CONFIG, 5)
-    assert [dataclasses.replace(r, seconds=0) for r in again] == [
-        dataclasses.replace(r, seconds=0) for r in records.values()
+    assert [dataclasses.replace(r, seconds=0.0) for r in again] == [
+        dataclasses.replace(r, seconds=0.0) for r in records.values()
     ]
 
 
