@@ -227,6 +227,7 @@ def test_scores_are_condition_numbers_of_the_kernels_of_the_same_draw(algorithm)
         episodes = scoring_episodes(images, config, 3, repeat)
         batch = torch.cat([e.query_images for e in episodes] + [e.support_images for e in episodes]).double()
         kernels = tangent_and_last_layer_kernel(network.double(), batch)
+        assert kernels.nngp is not None
         blocks, last = (split(k, tasks=2, queries=3, supports=3) for k in (kernels.ntk, kernels.nngp))
         meta = meta_ntk(blocks, blocks if algorithm == "maml" else last, time=0.7, ridge=config.ridge)
         assert ntk.draws[repeat].value == pytest.approx(np.linalg.cond(kernels.ntk.numpy()), rel=1e-2)
@@ -234,6 +235,7 @@ def test_scores_are_condition_numbers_of_the_kernels_of_the_same_draw(algorithm)
         shown = candidate_kernels(cell(), images, config, 3, repeat)
         spectrum = eigenvalues(shown.meta_ntk)
         assert metantk.draws[repeat].value == (spectrum[-1] / spectrum[0]).item()
+        assert shown.nngp is not None
         torch.testing.assert_close(shown.nngp.full, kernels.nngp, rtol=1e-4, atol=1e-4)
 
 
