@@ -91,6 +91,20 @@ def test_unknown_operation_is_refused_with_the_known_ones(tmp_path):
     assert_refused(done, "conv_7x7", "nor_conv_1x1")
 
 
+def test_score_wants_an_architecture_or_a_model(tmp_path):
+    assert_refused(metantk("score", cwd=tmp_path), "expected an architecture", "--model")
+    both = metantk("score", CELL, "smoke", "--model", "package.module:factory", cwd=tmp_path)
+    assert_refused(both, "not both")
+
+
+def test_model_that_is_not_there_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef make(in_channels, ways):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, 8, 5, 4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(ways))\n"
+    )
+    assert_refused(metantk("score", "--model", "mine:absent", "smoke", cwd=tmp_path), "absent", "mine")
+
+
 def test_folder_with_too_few_images_is_refused_before_anything_is_scored(tmp_path):
     write_images(tmp_path / "images", classes=6, images=4)
     done = metantk("search", "smoke", "--set", "data.source=folder", "--set", "data.path=images", cwd=tmp_path)

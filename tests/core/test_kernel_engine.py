@@ -145,13 +145,14 @@ def convolutions(pick):
     padding = pick(st.tuples(st.integers(0, 4), st.integers(0, 4)))
     least = [max(1, d * (k - 1) + 1 - 2 * p) for d, k, p in zip(dilation, kernel, padding, strict=True)]
     size = [low + pick(st.sampled_from([0, 1, 3, 19])) for low in least]
-    return Convolution(kernel, stride, padding, dilation, groups), channels, rows, size
+    return (kernel, stride, padding, dilation, groups), channels, rows, size
 
 
 @settings(max_examples=100)
 @given(convolutions())
 def test_gradients_of_any_convolution_are_those_of_autograd(drawn):
-    conv, channels, rows, size = drawn
+    settings_of_it, channels, rows, size = drawn
+    conv = Convolution(*settings_of_it)
     x = draw(3, channels, *size).requires_grad_()
     weight = draw(rows, channels // conv.groups, *conv.kernel, seed=1).requires_grad_()
     y = F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)

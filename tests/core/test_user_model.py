@@ -22,8 +22,8 @@ from torch import nn
 NUMBER = 3
 
 def small(in_channels, ways):
-    layers = [nn.Conv2d(in_channels, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.Flatten(), nn.Linear(6 * 36, ways)]
-    return nn.Sequential(*layers)
+    body = nn.Conv2d(in_channels, 6, 3), nn.GroupNorm(2, 6), nn.Tanh(), nn.Flatten()
+    return nn.Sequential(*body, nn.Linear(6 * 36, ways))
 
 class Headed(nn.Module):
     def __init__(self):
