@@ -62,31 +62,25 @@ class Workspace:
         Raises:
             InputError: The folder can't be written, or MLflow doesn't answer.
         """
-        try:
-            self.folder(config).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder(config)):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"Can't write to the workspace {self.root}: {error.strerror}; choose another folder with --workspace."
-            ) from error
+        self._make_writable(self.folder(config))
         wiring.tracker(self.tracking_uri)
 
     def dataset(self, config: RunConfig) -> ImageDataset:
-        """Return the run's dataset, built or converted if it is not there yet."""
-        self.prepare_datasets()
+        """Return the run's dataset, built or converted if it is not there yet.
+
+        Raises:
+            InputError: The folder can't be written, or the images are missing or broken.
+        """
+        self._make_writable(self.datasets)
         return datasets.prepare(
             config.data, workflow.dataset_folder(self.datasets, config), progress=ProgressLines(sys.stderr, "dataset")
         )
 
-    def prepare_datasets(self) -> None:
-        """Make the folder of prepared datasets.
-
-        Raises:
-            InputError: It can't be made.
-        """
+    def _make_writable(self, folder: Path) -> None:
         try:
-            self.datasets.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise InputError(
                 f"Can't write to the workspace {self.root}: {error.strerror}; choose another folder with --workspace."
@@ -97,7 +91,9 @@ class Workspace:
         if not self.tracking_uri.startswith(("http://", "https://")):
             return None
         tracker = wiring.tracker(self.tracking_uri)
-        return tracker.link(workflow.open_run(config, tracker))
+        run = workflow.open_run(config, tracker)
+        tracker.close_run(run, "finished")  # finding a run by its key opened it again
+        return tracker.link(run)
 
     def ui_command(self, port: int) -> tuple[list[str], dict[str, str]]:
         """Return the command that serves MLflow's pages for this workspace, and what it needs in its environment.
