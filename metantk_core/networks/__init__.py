@@ -1,6 +1,6 @@
 """Networks of candidates: genotypes and configurations enter, torch modules leave."""
 
-from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build
+from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, restricted
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
@@ -15,4 +15,5 @@ __all__ = [
     "count_parameters",
     "forget_moments",
     "initialise",
+    "restricted",
 ]

@@ -6,18 +6,20 @@ A body takes images to feature maps. Names of parameters say where they sit, as 
 Axes: n images, c channels (d: other channels), h height, w width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metantk_core.candidates import Edge
+from metantk_core.candidates import Edge, Genotype
 from metantk_core.networks.normalisation import Normalise
 from metantk_core.networks.operations import FactorisedReduction, MakeOperation, relu_conv_norm
 
 Maps = Float[Tensor, "n _ _ _"]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Nodes(nn.Module):
@@ -47,17 +49,33 @@ class Nodes(nn.Module):
     ) -> None:
         super().__init__()
         last = max((edge.target for edge in edges), default=inputs)
-        self.sources = {
-            target: tuple(edge.source for edge in edges if edge.target == target) for target in range(inputs, last + 1)
-        }
-        for target, sources in self.sources.items():
-            if not sources:
-                raise ValueError(f"no edge enters node {target}")
+        self.sources = _sources(edges, range(inputs, last + 1))
         self.edges = nn.ModuleDict()
         for edge in edges:
             step = stride if edge.source < inputs else 1
             choices = {name: operations[name](channels, step, norm) for name in edge.operations}
             self.edges[f"{edge.source}-{edge.target}"] = nn.ModuleDict(choices)
+
+    def restricted(self, edges: Sequence[Edge]) -> "Nodes":
+        """Return the nodes with some of the edges and operations only; the modules are these, not copies.
+
+        Args:
+            edges: Edges of this cell type, each with some of the operations that it has here.
+
+        Raises:
+            ValueError: If no edge enters some computed node, or an edge or operation is not here.
+        """
+        kept = {f"{edge.source}-{edge.target}": edge.operations for edge in edges}
+        here = dict(self.edges.items())
+        part = _hollow(self)
+        part.sources = _sources(edges, self.sources)
+        part.edges = nn.ModuleDict()
+        for name, operations in kept.items():
+            choices = here.get(name)
+            if not isinstance(choices, nn.ModuleDict) or not set(operations) <= set(choices):
+                raise ValueError(f"the edge {name} does not have all of {', '.join(operations)}")
+            part.edges[name] = nn.ModuleDict({operation: choices[operation] for operation in operations})
+        return part
 
     def forward(self, *inputs: Maps) -> list[Maps]:
         """Return the activations of all nodes, inputs first."""
@@ -72,6 +90,22 @@ class Nodes(nn.Module):
             means = [sum_of(terms) / count if count > 1 else sum_of(terms) for count, terms in outputs.items()]
             nodes.append(sum_of(means))
         return nodes
+
+
+def _sources(edges: Sequence[Edge], targets: Iterable[int]) -> dict[int, tuple[int, ...]]:
+    """Return the nodes that lead to each computed node, or refuse one that nothing leads to."""
+    sources = {target: tuple(edge.source for edge in edges if edge.target == target) for target in targets}
+    for target, found in sources.items():
+        if not found:
+            raise ValueError(f"no edge enters node {target}")
+    return sources
+
+
+def _hollow(module: Module) -> Module:
+    """Return a module of the same class and attributes, whose table of submodules can be changed on its own."""
+    twin = object.__new__(type(module))
+    twin.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
+    return twin
 
 
 def sum_of(terms: Sequence[Maps]) -> Maps:
@@ -144,6 +178,14 @@ class NASBench201Body(nn.Module):
         self.norm = norm(channels)
         self.out_channels = channels
 
+    def restricted(self, genotype: Genotype) -> "NASBench201Body":
+        """Return the body with the edges and operations of a genotype only; the modules are these, not copies."""
+        body = _hollow(self)
+        body.cells = nn.ModuleList(
+            cell.restricted(genotype.cell("cell")) for cell in self.cells if isinstance(cell, Nodes)
+        )
+        return body
+
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         """Return the feature maps of images."""
         x = self.stem(x)
@@ -193,6 +235,13 @@ class DartsCell(nn.Module):
             edges, inputs=2, channels=channels, stride=2 if reduction else 1, operations=operations, norm=norm
         )
         self.out_channels = channels * len(self.nodes.sources)
+        self.reduction = reduction
+
+    def restricted(self, genotype: Genotype) -> "DartsCell":
+        """Return the cell with the edges and operations of a genotype only; the modules are these, not copies."""
+        cell = _hollow(self)
+        cell.nodes = self.nodes.restricted(genotype.cell("reduce" if self.reduction else "normal"))
+        return cell
 
     def forward(self, before: Float[Tensor, "n c0 h0 w0"], previous: Float[Tensor, "n c1 h1 w1"]) -> Maps:
         """Return the output of the cell."""
@@ -252,6 +301,12 @@ class DartsBody(nn.Module):
             before, previous, after_reduction = previous, cell.out_channels, reduction
         self.final = nn.Sequential(norm(previous), nn.ReLU()) if final_norm else nn.Identity()
         self.out_channels = previous
+
+    def restricted(self, genotype: Genotype) -> "DartsBody":
+        """Return the body with the edges and operations of a genotype only; the modules are these, not copies."""
+        body = _hollow(self)
+        body.cells = nn.ModuleList(cell.restricted(genotype) for cell in self.cells if isinstance(cell, DartsCell))
+        return body
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         """Return the feature maps of images."""

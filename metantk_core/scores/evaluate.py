@@ -8,8 +8,8 @@ Axes: n images of the batch · tq query images of all tasks.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -33,7 +33,15 @@ from metantk_core.kernels import (
     split,
     tangent_and_last_layer_kernel,
 )
-from metantk_core.networks import FewShotNetwork, NetworkConfig, build, count_macs, count_parameters, initialise
+from metantk_core.networks import (
+    FewShotNetwork,
+    NetworkConfig,
+    build,
+    count_macs,
+    count_parameters,
+    initialise,
+    restricted,
+)
 from metantk_core.scores.activations import code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
@@ -53,6 +61,9 @@ _Duration = Annotated[
 ]
 
 
+_KEPT_BYTES = 2**30  # of weights of initialised networks
+_KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
+_PADDING = 4
 _ATTEMPTS = 100  # to draw an episode that shares no image with the others of its batch
 
 
@@ -94,6 +105,19 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
     linear_regions: LinearRegionsConfig = Field(
         default=LinearRegionsConfig(), description="What the score linear_regions counts on."
+    )
+    redraw: Literal["all", "head"] = Field(
+        default="all",
+        description="What each initialisation draws anew: all weights, or the last layer alone (as the published code "
+        "did by mistake: its networks kept one set of other weights).",
+    )
+    augmentation: Literal["none", "flip_crop"] = Field(
+        default="none", description="What happens to the images: nothing, or random flips and crops with padding 4."
+    )
+    normalisation: Literal["dataset", "cifar10"] = Field(
+        default="dataset",
+        description="Channel moments that images are normalised with: the dataset's own, or those of CIFAR-10, which "
+        "the published search used for all datasets.",
     )
 
     @field_validator("scores")
@@ -149,6 +173,7 @@ class Draw:
     device: str
     image_shape: tuple[int, int, int]
     regions_network: FewShotNetwork | None
+    stream: str = ""
 
     @property
     def images(self) -> Float[Tensor, "n c h w"]:
@@ -273,39 +298,155 @@ def score_candidate(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    check_source(source, config)
-    text = str(genotype)
-    draws: dict[str, list[Score]] = {name: [] for name in config.scores}
-    seconds = dict.fromkeys(config.scores, 0.0)
+    scorer = Scorer(genotype, source, config, seed, training_network=training_network, device=device)
+    return scorer.score(genotype, range(config.num_inits))
 
-    drawn = [name for name in config.scores if SCORES[name].cost != "none"]
-    if drawn:
-        start = perf_counter()
-        network = _build(genotype, source, config.network, "scoring", config.episode.ways)
-        regions_network = _regions_network(genotype, source, config) if "linear_regions" in drawn else None
-        _share(seconds, drawn, start)
-        for repeat in range(config.num_inits):
+
+class Scorer:
+    """Scores the parts of a supernet, which is initialised once for each draw and shared by all of them.
+
+    A candidate's network is the supernet's without some operations: that gives the same numbers as a network built and
+    initialised for it alone, because initial weights depend on their names. What is kept between candidates (networks,
+    episodes) is bounded; beyond that it is made again.
+
+    Args:
+        supernet: Holds all operations of all candidates that will be scored.
+        source: As for :func:`score_candidate`, like the other arguments.
+        config: What to compute.
+        seed: Seed of the run.
+        training_network: Width and depth of the network that would be trained.
+        device: Where the networks run.
+
+    Raises:
+        ValueError: The source's episodes are not those of ``config``.
+    """
+
+    def __init__(
+        self,
+        supernet: Genotype,
+        source: EpisodeSource,
+        config: ScoringConfig,
+        seed: int,
+        *,
+        training_network: NetworkConfig | None = None,
+        device: str = "cpu",
+    ) -> None:
+        check_source(source, config)
+        self._supernet, self._source, self._config = supernet, source, config
+        self._seed, self._device = seed, device
+        self._training_network = training_network or config.network
+        self._drawn = [name for name in config.scores if SCORES[name].cost != "none"]
+        self._counted = [name for name in config.scores if name in _OF_NETWORK]
+        self._networks: dict[int, _Networks] = {}
+        self._spare: _Networks | None = None
+        self._episodes: dict[int, tuple[Episode, ...]] = {}
+
+    def score(self, genotype: Genotype, repeats: range, stream: str = "") -> tuple[ScoreRecord, ...]:
+        """Return one record per score, in the order of the configuration.
+
+        Args:
+            genotype: The supernet, or a part of it.
+            repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, stream and number.
+            stream: Name of random numbers of its own, for weights and episodes; empty for those shared by all.
+        """
+        draws: dict[str, list[Score]] = {name: [] for name in self._config.scores}
+        seconds = dict.fromkeys(self._config.scores, 0.0)
+        for repeat in repeats if self._drawn else ():
             start = perf_counter()
-            draw = _draw(network, regions_network, source, config, seed, repeat, device)
-            _share(seconds, drawn, start)
-            for names in _sharing(drawn):
+            draw = self.draw(genotype, repeat, stream)
+            _share(seconds, self._drawn, start)
+            for names in _sharing(self._drawn):
                 start = perf_counter()
                 for name, score in shared_scores(names, draw).items():
                     draws[name].append(score)
                 _share(seconds, names, start)
+        if self._counted:
+            start = perf_counter()
+            network = _build(genotype, self._source, self._training_network, "training", self._config.episode.ways)
+            shape = self._source.images.image_shape
+            for name in self._counted:
+                draws[name].append(Score(float(_OF_NETWORK[name](network, shape))))
+            _share(seconds, self._counted, start)
+        text = str(genotype)
+        return tuple(
+            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream)
+            for name in self._config.scores
+        )
 
-    counted = [name for name in config.scores if name in _OF_NETWORK]
-    if counted:
-        start = perf_counter()
-        network = _build(genotype, source, training_network or config.network, "training", config.episode.ways)
-        shape = source.images.image_shape
-        for name in counted:
-            draws[name].append(Score(float(_OF_NETWORK[name](network, shape))))
-        _share(seconds, counted, start)
+    def draw(self, genotype: Genotype, repeat: int, stream: str = "") -> "Draw":
+        """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`."""
+        own = (stream, genotype.key) if stream else ()
+        networks = self._spare_networks(genotype, repeat, own) if stream else self._shared_networks(repeat)
+        network = restricted(networks.network, genotype)
+        regions = None if networks.regions is None else restricted(networks.regions, genotype)
+        episodes = self._episodes_of(repeat, stream)
+        source = self._source
+        return Draw(
+            network, episodes, self._config, self._seed, repeat, self._device, source.image_shape, regions, stream
+        )
 
-    return tuple(
-        ScoreRecord(genotype.space, text, name, tuple(draws[name]), seed, seconds[name]) for name in config.scores
-    )
+    def _shared_networks(self, repeat: int) -> "_Networks":
+        if repeat not in self._networks:
+            made = self._make()
+            kept = sum(parameter.nbytes for networks in (made, *self._networks.values()) for parameter in networks)
+            if kept > _KEPT_BYTES:
+                self._networks.clear()
+            self._initialise(made, repeat, ())
+            self._networks[repeat] = made
+        return self._networks[repeat]
+
+    def _spare_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
+        """Return networks with weights for this genotype alone; they are the same modules each time."""
+        if self._spare is None:
+            self._spare = self._make()
+        self._initialise(
+            _Networks(
+                restricted(self._spare.network, genotype),
+                None if self._spare.regions is None else restricted(self._spare.regions, genotype),
+            ),
+            repeat,
+            own,
+        )
+        return self._spare
+
+    def _make(self) -> "_Networks":
+        config, source = self._config, self._source
+        network = _build(self._supernet, source, config.network, "scoring", config.episode.ways).to(self._device)
+        if "linear_regions" not in self._drawn:
+            return _Networks(network, None)
+        return _Networks(network, _regions_network(self._supernet, source, config).to(self._device))
+
+    def _initialise(self, networks: "_Networks", repeat: int, own: tuple[str, ...]) -> None:
+        for network in networks.both:
+            if self._config.redraw == "head":
+                initialise(network, self._seed, "score", "init")
+                initialise(network.head, self._seed, "score", "head", *own, repeat)
+            else:
+                initialise(network, self._seed, "score", "init", *own, repeat)
+
+    def _episodes_of(self, repeat: int, stream: str) -> tuple[Episode, ...]:
+        if stream:
+            return scoring_episodes(self._source, self._config, self._seed, repeat, stream)
+        if repeat not in self._episodes:
+            if len(self._episodes) >= _KEPT_EPISODES:
+                self._episodes.clear()
+            self._episodes[repeat] = scoring_episodes(self._source, self._config, self._seed, repeat)
+        return self._episodes[repeat]
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The networks of one draw: the scored one, and the one that linear regions are counted on."""
+
+    network: FewShotNetwork
+    regions: FewShotNetwork | None
+
+    @property
+    def both(self) -> tuple[FewShotNetwork, ...]:
+        return (self.network,) if self.regions is None else (self.network, self.regions)
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return (parameter for network in self.both for parameter in network.parameters())
 
 
 def candidate_kernels(
@@ -330,14 +471,15 @@ def candidate_kernels(
     Raises:
         ValueError: The source's episodes are not those of ``config``.
     """
-    check_source(source, config)
-    network = _build(genotype, source, config.network, "scoring", config.episode.ways)
-    draw = _draw(network, None, source, config, seed, repeat, device)
+    kernels_alone = config.model_copy(update={"scores": ("metantk_cond",)})
+    draw = Scorer(genotype, source, kernels_alone, seed, device=device).draw(genotype, repeat)
     result = _in_blocks(_kernels(draw), draw)
     return CandidateKernels(result.ntk, result.nngp, result.meta(inner_loop("metantk_cond", config)))
 
 
-def scoring_episodes(source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int) -> tuple[Episode, ...]:
+def scoring_episodes(
+    source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int, stream: str = ""
+) -> tuple[Episode, ...]:
     """Return the episodes of one repeat, the same for all candidates; no image occurs twice among them if that can be.
 
     An image that two episodes share has the same gradient twice, which makes the NTK of every network singular. So an
@@ -349,20 +491,44 @@ def scoring_episodes(source: EpisodeSource, config: ScoringConfig, seed: int, re
         config: How many.
         seed: Seed of the run.
         repeat: Number of the initialisation, from 0.
+        stream: Name of random numbers of its own; empty for those shared by all.
     """
+    own = (stream,) if stream else ()
     episodes: list[Episode] = []
     seen: set[bytes] = set()
     for task in range(config.tasks):
-        episode = source.episode(seed, "score", "episodes", repeat, task)
+        episode = source.episode(seed, "score", "episodes", *own, repeat, task)
         images = _contents(episode)
         for attempt in range(1, _ATTEMPTS):
             if len(images) == len(episode.query_images) + len(episode.support_images) and seen.isdisjoint(images):
                 break
-            episode = source.episode(seed, "score", "episodes", repeat, task, attempt)
+            episode = source.episode(seed, "score", "episodes", *own, repeat, task, attempt)
             images = _contents(episode)
-        episodes.append(episode)
         seen |= images
+        if config.augmentation == "flip_crop":
+            episode = _augmented(episode, source, generator(seed, "score", "augmentation", *own, repeat, task))
+        episodes.append(episode)
     return tuple(episodes)
+
+
+def _augmented(episode: Episode, source: EpisodeSource, rng: torch.Generator) -> Episode:
+    """Return an episode with each image flipped by chance and moved by up to 4 pixels, black coming in."""
+    mean, std = (torch.tensor(moments).view(-1, 1, 1) for moments in (source.mean, source.std))
+    black = -mean / std
+
+    def moved(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+        height, width = image.shape[-2:]
+        wide = black.expand(-1, height + 2 * _PADDING, width + 2 * _PADDING).clone()
+        wide[:, _PADDING : _PADDING + height, _PADDING : _PADDING + width] = image
+        down, right, flip = (int(torch.randint(high, (), generator=rng)) for high in (2 * _PADDING + 1,) * 2 + (2,))
+        part = wide[:, down : down + height, right : right + width]
+        return part.flip(-1) if flip else part
+
+    return replace(
+        episode,
+        support_images=torch.stack([moved(image) for image in episode.support_images]),
+        query_images=torch.stack([moved(image) for image in episode.query_images]),
+    )
 
 
 def _contents(episode: Episode) -> set[bytes]:
@@ -397,23 +563,6 @@ def _build(
 def _regions_network(genotype: Genotype, source: EpisodeSource, config: ScoringConfig) -> FewShotNetwork:
     narrow = NetworkConfig(channels=config.linear_regions.channels, cells=config.network.cells)
     return _build(genotype, source, narrow, "scoring", config.episode.ways, in_channels=1)
-
-
-def _draw(
-    network: FewShotNetwork,
-    regions_network: FewShotNetwork | None,
-    source: EpisodeSource,
-    config: ScoringConfig,
-    seed: int,
-    repeat: int,
-    device: str,
-) -> Draw:
-    """Initialise the networks in place for one repeat and return what its scores share."""
-    episodes = scoring_episodes(source, config, seed, repeat)
-    initialise(network, seed, "score", "init", repeat)
-    if regions_network is not None:
-        initialise(regions_network.to(device), seed, "score", "init", repeat)
-    return Draw(network.to(device), episodes, config, seed, repeat, device, source.image_shape, regions_network)
 
 
 def _sharing(names: Sequence[str]) -> list[list[str]]:
@@ -514,7 +663,8 @@ def _linear_regions(draw: Draw) -> Score:
     assert draw.regions_network is not None
     config = draw.config.linear_regions
     size = (config.images, 1, config.image_size, config.image_size)
-    noise = torch.randn(size, generator=generator(draw.seed, "score", "linear regions", draw.repeat))
+    own = (draw.stream,) if draw.stream else ()
+    noise = torch.randn(size, generator=generator(draw.seed, "score", "linear regions", *own, draw.repeat))
     return linear_regions(draw.regions_network, noise.to(draw.device))
 
 

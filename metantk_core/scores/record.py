@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -56,6 +56,7 @@ class ScoreRecord:
         score: Name of the score, a key of ``SCORES``.
         draws: One score per initialisation; a single one if the score does not depend on the initialisation.
         seed: Seed of the run.
+        stream: Name of the random numbers that the draws are from; empty for those that all candidates share.
         seconds: Wall time that this score took. Scores that share a pass share its time, so that sums over records are
             the time spent.
     """
@@ -68,12 +69,30 @@ class ScoreRecord:
     draws: tuple[Score, ...]
     seed: int
     seconds: float
+    stream: str = ""
 
     def __post_init__(self) -> None:
         if not self.draws:
             raise ValueError("a record holds at least one draw")
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):
             raise ValueError(f"seconds are at least 0 and finite, got {self.seconds}")
+
+    def first(self, draws: int) -> "ScoreRecord":
+        """Return the record of the first draws alone; that of a score that is drawn once stays as it is."""
+        return self if len(self.draws) <= draws else replace(self, draws=self.draws[:draws])
+
+    def followed_by(self, more: "ScoreRecord") -> "ScoreRecord":
+        """Return the record of these draws and later ones of the same score; one that is drawn once stays as it is.
+
+        Raises:
+            ValueError: The other record is of another candidate, score, seed or stream.
+        """
+        mine, others = (
+            (record.space, record.genotype, record.score, record.seed, record.stream) for record in (self, more)
+        )
+        if mine != others:
+            raise ValueError(f"records of different things can't be joined: {mine} and {others}")
+        return replace(self, draws=self.draws + more.draws, seconds=self.seconds + more.seconds)
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line break; every float comes back exactly."""
