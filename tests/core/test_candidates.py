@@ -249,6 +249,103 @@ def test_pruning_the_fewshot_supernet_looks_at_as_many_candidates_as_the_paper_s
     assert evaluations[6] == 14
 
 
+# Neighbourhood
+
+
+def edge_changes(one: Genotype, other: Genotype) -> list[tuple[Edge, Edge]]:
+    """The edges in which two genotypes of equally many edges differ, paired by the node that they enter."""
+    gone, come = set(one.edges) - set(other.edges), set(other.edges) - set(one.edges)
+    assert len(gone) == len(come)
+    return list(zip(sorted(gone), sorted(come), strict=True))
+
+
+def neighbour_by_definition(one: Genotype, other: Genotype) -> bool:
+    changes = edge_changes(one, other)
+    if len(changes) != 1:
+        return False
+    ((before, after),) = changes
+    if (before.cell, before.target) != (after.cell, after.target):
+        return False
+    return (before.source == after.source) != (before.operations == after.operations)
+
+
+def test_neighbours_in_a_family_are_exactly_the_candidates_that_differ_in_one_edge():
+    operations = ("skip_connect", "conv_3x3")
+    family = DartsFamily("darts_fewshot", operations, nodes=2)
+    # A candidate's cell is one of the combinations of sources and operations of its two nodes.
+    cells = []
+    for pair in itertools.combinations(range(3), 2):
+        for first, second, third, fourth in itertools.product(operations, repeat=4):
+            cells.append([(0, 2, first), (1, 2, second), (pair[0], 3, third), (pair[1], 3, fourth)])
+
+    def genotype(normal, reduce) -> Genotype:
+        made = [Edge(cell, s, t, (o,)) for cell, edges in (("normal", normal), ("reduce", reduce)) for s, t, o in edges]
+        return Genotype("darts_fewshot", tuple(made))
+
+    start = genotype(cells[5], cells[-7])
+    candidates = [genotype(one, other) for one in (cells[5], *cells) for other in (cells[-7], *cells)]
+    expected = {other for other in candidates if other != start and neighbour_by_definition(start, other)}
+    assert set(family.neighbours(start)) == expected
+    assert len(family.neighbours(start)) == len(expected)
+
+
+def test_neighbours_of_a_nasbench201_cell_are_exactly_the_cells_with_one_other_operation(cells):
+    start = parse_genotype("nasbench201", CELL)
+    expected = {other for other in cells if len(set(start.edges) - set(other.edges)) == 1}
+    assert set(NASBENCH201.neighbours(start)) == expected
+    assert len(NASBENCH201.neighbours(start)) == len(expected) == 24
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_neighbours_are_distinct_candidates_and_being_one_is_mutual(space, seed):
+    genotype = sampled(space, seed)
+    found = space_named(space).neighbours(genotype)
+    nodes, sources = {"nasbench201": (0, 0), "darts_fewshot": (3, 1 + 2), "darts": (4, 1 + 2 + 3)}[space]
+    others = len(space_named(space).operations) - 1
+    assert len(found) == (6 * others if space == "nasbench201" else 2 * (2 * nodes * others + 2 * sources))
+    assert len(set(found)) == len(found)
+    assert genotype not in found
+    for other in found[:: len(found) // 5]:
+        assert parse_genotype(space, str(other)) == other
+        assert genotype in space_named(space).neighbours(other)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_mutation_draws_every_neighbour_equally_often(space):
+    genotype = sampled(space, 3)
+    rng = np.random.default_rng(0)
+    choices = space_named(space).neighbours(genotype)
+    drawn = Counter(space_named(space).mutate(genotype, rng) for _ in range(10 * len(choices)))
+    assert set(drawn) <= set(choices)
+    assert stats.chisquare([drawn[choice] for choice in choices]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_supernet_has_no_neighbours(space):
+    with pytest.raises(ValueError, match="only a candidate"):
+        space_named(space).mutate(space_named(space).supernet(), np.random.default_rng(0))
+
+
+def test_decided_genotype_with_too_many_edges_is_no_candidate_and_has_no_neighbours():
+    supernet = DARTS_FEWSHOT.supernet()
+    decided = Genotype("darts_fewshot", tuple(Edge(e.cell, e.source, e.target, ("conv_3x3",)) for e in supernet.edges))
+    with pytest.raises(ValueError, match="2 edges into each node"):
+        DARTS_FEWSHOT.neighbours(decided)
+
+
+def test_only_candidate_of_a_space_has_no_mutation():
+    lonely = DartsFamily("darts_fewshot", ("skip_connect",), nodes=1)
+    with pytest.raises(ValueError, match="has no neighbour"):
+        lonely.mutate(lonely.sample(np.random.default_rng(0)), np.random.default_rng(0))
+
+
+def test_edge_that_is_not_there_cannot_be_replaced():
+    genotype = parse_genotype("nasbench201", CELL)
+    with pytest.raises(ValueError, match="to replace"):
+        genotype.with_edge(Edge("cell", 0, 1, ("none",)), Edge("cell", 0, 1, ("skip_connect",)))
+
+
 # Text forms
 
 
