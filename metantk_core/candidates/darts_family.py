@@ -257,3 +257,18 @@ DARTS_FEWSHOT = DartsFamily(
     ),
     nodes=3,
 )
+
+#: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, without its ``none``.
+DARTS = DartsFamily(
+    name="darts",
+    operations=(
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+        "avg_pool_3x3",
+        "max_pool_3x3",
+    ),
+    nodes=4,
+)
