@@ -6,7 +6,7 @@ edges with one operation each.
 """
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import numpy as np
@@ -71,6 +71,29 @@ class DartsFamily:
                     edges.append(Edge(cell, int(source), target, (name,)))
         return Genotype(self.name, tuple(edges))
 
+    def neighbours(self, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Return the candidates that differ in one edge: by its operation, or by its source.
+
+        An edge that changes its operation stays where it is; one that changes its source keeps its operation and the
+        node it enters, and leaves any node before that one which the other edge into it does not leave. A candidate of
+        DARTS-fewshot has 72 + 12 neighbours, one of DARTS 96 + 24.
+
+        Raises:
+            ValueError: If the genotype is not a candidate: decided, with 2 edges into each node.
+        """
+        return tuple(genotype.with_edge(before, after) for before, after in self._changes(genotype))
+
+    def mutate(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
+        """Return one of the neighbours of a candidate; all are equally likely.
+
+        Raises:
+            ValueError: If the genotype is not a candidate, or the space has no other.
+        """
+        changes = self._changes(genotype)
+        if not changes:
+            raise ValueError(f"{genotype} has no neighbour: {self.name} has one operation and one pair of sources")
+        return genotype.with_edge(*changes[rng.integers(len(changes))])
+
     def prunings(self, genotype: Genotype) -> tuple[Genotype, ...]:
         """Return what one step of the pruning search [Wang et al. 2022, Algorithm 1] can make of a genotype.
 
@@ -122,6 +145,24 @@ class DartsFamily:
             ]
             parts.append(f"{cell}=[{', '.join(entries)}], {cell}_concat={concat}")
         return f"Genotype({', '.join(parts)})"
+
+    def _changes(self, genotype: Genotype) -> list[tuple[Edge, Edge]]:
+        places = [(edge.cell, edge.target) for edge in genotype.edges]
+        wanted = [(cell, target) for cell in CELLS for target in self.targets for _ in range(DEGREE)]
+        if not genotype.decided or places != wanted:
+            raise ValueError(f"only a candidate with {DEGREE} edges into each node has neighbours, not {genotype}")
+        taken = {(edge.cell, edge.target, edge.source) for edge in genotype.edges}
+        changes: list[tuple[Edge, Edge]] = []
+        for edge in genotype.edges:
+            changes += [
+                (edge, replace(edge, operations=(name,))) for name in self.operations if name != edge.operations[0]
+            ]
+            changes += [
+                (edge, replace(edge, source=source))
+                for source in range(edge.target)
+                if (edge.cell, edge.target, source) not in taken
+            ]
+        return changes
 
     def _fields(self, text: str) -> dict[str, list]:
         try:
@@ -215,4 +256,19 @@ DARTS_FEWSHOT = DartsFamily(
         "conv_3x3",
     ),
     nodes=3,
+)
+
+#: Liu et al., "DARTS: Differentiable Architecture Search", ICLR 2019, without its ``none``.
+DARTS = DartsFamily(
+    name="darts",
+    operations=(
+        "skip_connect",
+        "sep_conv_3x3",
+        "sep_conv_5x5",
+        "dil_conv_3x3",
+        "dil_conv_5x5",
+        "avg_pool_3x3",
+        "max_pool_3x3",
+    ),
+    nodes=4,
 )

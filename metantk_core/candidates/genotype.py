@@ -85,6 +85,20 @@ class Genotype:
         kept = tuple(other for other in self.edges if other != edge)
         return Genotype(self.space, (*kept, replace(edge, operations=left)) if left else kept)
 
+    def with_edge(self, before: Edge, after: Edge) -> "Genotype":
+        """Return the genotype with one edge in the place of another.
+
+        Args:
+            before: An edge of this genotype.
+            after: What it becomes.
+
+        Raises:
+            ValueError: If this genotype has no such edge, or another edge joins the nodes of the new one.
+        """
+        if before not in self.edges:
+            raise ValueError(f"there is no {before} to replace")
+        return Genotype(self.space, tuple(after if edge == before else edge for edge in self.edges))
+
     def operations(self) -> Iterator[tuple[Edge, str]]:
         """Yield every operation with its edge, in canonical order."""
         for edge in self.edges:

@@ -70,6 +70,30 @@ class NASBench201:
         """Return one of the 15,625 candidates; all are equally likely."""
         return self.genotype(int(rng.integers(self.size)))
 
+    def neighbours(self, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Return the 24 candidates that have another operation on one of the 6 edges.
+
+        Raises:
+            ValueError: If the genotype is not a candidate.
+        """
+        if not genotype.decided:
+            raise ValueError(f"only a candidate has neighbours, but an edge of {genotype} has several operations")
+        return tuple(
+            genotype.with_edge(edge, _edge(edge.source, edge.target, (name,)))
+            for edge in genotype.edges
+            for name in self.operations
+            if name != edge.operations[0]
+        )
+
+    def mutate(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
+        """Return one of the neighbours of a candidate; all are equally likely.
+
+        Raises:
+            ValueError: If the genotype is not a candidate.
+        """
+        choices = self.neighbours(genotype)
+        return choices[rng.integers(len(choices))]
+
     def prunings(self, genotype: Genotype) -> tuple[Genotype, ...]:
         """Return the genotypes with one operation less, on an edge that keeps another; none for a candidate."""
         return tuple(genotype.without(edge, name) for edge, name in genotype.operations() if len(edge.operations) > 1)

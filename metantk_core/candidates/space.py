@@ -38,6 +38,24 @@ class SearchSpace(Protocol):
         """Return a candidate; all candidates are equally likely."""
         ...
 
+    def neighbours(self, genotype: Genotype) -> tuple[Genotype, ...]:
+        """Return every candidate that differs from a candidate by one small change; never the candidate itself.
+
+        Being a neighbour is mutual, and every candidate can be reached from every other one by such changes.
+
+        Raises:
+            ValueError: If the genotype is not a candidate.
+        """
+        ...
+
+    def mutate(self, genotype: Genotype, rng: np.random.Generator) -> Genotype:
+        """Return a neighbour of a candidate; all its neighbours are equally likely (for Real et al., AAAI 2019).
+
+        Raises:
+            ValueError: If the genotype is not a candidate.
+        """
+        ...
+
     def prunings(self, genotype: Genotype) -> tuple[Genotype, ...]:
         """Return every genotype that one step of pruning can make of ``genotype``; none for a candidate."""
         ...

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from metantk_core.candidates.darts_family import DARTS_FEWSHOT
+from metantk_core.candidates.darts_family import DARTS, DARTS_FEWSHOT
 from metantk_core.candidates.genotype import Genotype
 from metantk_core.candidates.nasbench201 import NASBENCH201
 from metantk_core.candidates.space import SearchSpace
 from metantk_core.errors import InputError
 
-SPACES: Mapping[str, SearchSpace] = MappingProxyType({space.name: space for space in (NASBENCH201, DARTS_FEWSHOT)})
+SPACES: Mapping[str, SearchSpace] = MappingProxyType(
+    {space.name: space for space in (NASBENCH201, DARTS_FEWSHOT, DARTS)}
+)
 
 
 def space_named(name: str) -> SearchSpace:

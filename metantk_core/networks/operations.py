@@ -75,10 +75,17 @@ def _chain(**modules: nn.Module) -> nn.Sequential:
     return chain
 
 
-def _separable(channels: int, stride: int, norm: Normalise, *, dilation: int = 1) -> nn.Module:
-    """Return ReLU, depthwise 3x3 convolution, pointwise convolution, normalisation."""
+def _separable(channels: int, stride: int, norm: Normalise, *, kernel: int = 3, dilation: int = 1) -> nn.Module:
+    """Return ReLU, depthwise convolution, pointwise convolution, normalisation."""
     depthwise = nn.Conv2d(
-        channels, channels, 3, stride=stride, padding=dilation, dilation=dilation, groups=channels, bias=False
+        channels,
+        channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2 * dilation,
+        dilation=dilation,
+        groups=channels,
+        bias=False,
     )
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
     return _chain(relu=nn.ReLU(), depthwise=depthwise, pointwise=pointwise, norm=norm(channels))
@@ -88,12 +95,22 @@ def _skip(channels: int, stride: int, norm: Normalise) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorisedReduction(channels, channels, norm)
 
 
-def _sep_conv(channels: int, stride: int, norm: Normalise) -> nn.Module:
-    return _chain(first=_separable(channels, stride, norm), second=_separable(channels, 1, norm))
+def _sep_conv(channels: int, stride: int, norm: Normalise, *, kernel: int = 3) -> nn.Module:
+    return _chain(
+        first=_separable(channels, stride, norm, kernel=kernel), second=_separable(channels, 1, norm, kernel=kernel)
+    )
+
+
+def _sep_conv_5x5(channels: int, stride: int, norm: Normalise) -> nn.Module:
+    return _sep_conv(channels, stride, norm, kernel=5)
 
 
 def _dil_conv(channels: int, stride: int, norm: Normalise) -> nn.Module:
     return _separable(channels, stride, norm, dilation=2)
+
+
+def _dil_conv_5x5(channels: int, stride: int, norm: Normalise) -> nn.Module:
+    return _separable(channels, stride, norm, kernel=5, dilation=2)
 
 
 def _avg_pool(channels: int, stride: int, norm: Normalise) -> nn.Module:
@@ -147,6 +164,20 @@ OPERATIONS: Mapping[str, Mapping[str, MakeOperation]] = MappingProxyType(
                 "max_pool_3x3": _max_pool,
                 "conv_1x5_5x1": _conv_1x5_5x1,
                 "conv_3x3": _separable,
+            }
+        ),
+        # Pools are normalised as in the published search network, where batch normalisation (without affine
+        # parameters) follows them; the published final network has bare pools. Here both networks of a candidate are
+        # of one kind, the one that `darts_fewshot` has.
+        "darts": MappingProxyType(
+            {
+                "skip_connect": _skip,
+                "sep_conv_3x3": _sep_conv,
+                "sep_conv_5x5": _sep_conv_5x5,
+                "dil_conv_3x3": _dil_conv,
+                "dil_conv_5x5": _dil_conv_5x5,
+                "avg_pool_3x3": _avg_pool,
+                "max_pool_3x3": _max_pool,
             }
         ),
     }

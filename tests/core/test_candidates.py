@@ -16,7 +16,7 @@ from metantk_core.candidates import (
     shard,
     space_named,
 )
-from metantk_core.candidates.darts_family import DARTS_FEWSHOT, DartsFamily
+from metantk_core.candidates.darts_family import DARTS, DARTS_FEWSHOT, DartsFamily
 from metantk_core.candidates.nasbench201 import NASBENCH201
 from metantk_core.errors import InputError
 
@@ -27,7 +27,20 @@ FEWSHOT = (
     "reduce=[('avg_pool_3x3', 0), ('skip_connect', 1), ('conv_3x3', 1), ('conv_3x3', 2), "
     "('sep_conv_3x3', 2), ('sep_conv_3x3', 3)], reduce_concat=range(2, 5))"
 )
-EXAMPLES = {"nasbench201": CELL, "darts_fewshot": FEWSHOT}
+# DARTS_V2, as Liu et al. 2019 published it.
+SECOND_ORDER = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
+    "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
+)
+DARTS_EXAMPLE = (
+    "Genotype(normal=[('sep_conv_5x5', 0), ('skip_connect', 1), ('dil_conv_5x5', 0), ('dil_conv_3x3', 2), "
+    "('max_pool_3x3', 1), ('dil_conv_3x3', 3), ('avg_pool_3x3', 3), ('sep_conv_3x3', 4)], normal_concat=range(2, 6), "
+    "reduce=[('avg_pool_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2), "
+    "('sep_conv_5x5', 2), ('sep_conv_3x3', 3), ('max_pool_3x3', 0), ('skip_connect', 4)], reduce_concat=range(2, 6))"
+)
+EXAMPLES = {"nasbench201": CELL, "darts_fewshot": FEWSHOT, "darts": DARTS_EXAMPLE}
 
 # Nothing is timed: a busy machine is no failure.
 some = settings(max_examples=40, deadline=None)
@@ -92,6 +105,7 @@ def test_keys_of_different_genotypes_differ(cells):
 def test_keys_stay_as_they_are_because_stored_results_are_found_by_them():
     assert parse_genotype("nasbench201", CELL).key == "0fcb73e60cf7499f"
     assert parse_genotype("darts_fewshot", FEWSHOT).key == "790da8ffeb63d11f"
+    assert parse_genotype("darts", SECOND_ORDER).key == "07fc999da4193453"
 
 
 def test_genotypes_can_be_sorted():
@@ -154,22 +168,28 @@ def test_supernet_has_all_operations_and_is_not_decided(space):
         == {
             "nasbench201": {"cell": 6},
             "darts_fewshot": {"normal": 9, "reduce": 9},
+            "darts": {"normal": 14, "reduce": 14},
         }[space]
     )
 
 
+@pytest.mark.parametrize("family", [DARTS_FEWSHOT, DARTS], ids=lambda family: family.name)
 @some
 @given(seed=seeds)
-def test_fewshot_candidate_has_two_edges_from_distinct_sources_into_every_node(seed):
-    genotype = sampled("darts_fewshot", seed)
+def test_candidate_of_a_family_has_two_edges_from_distinct_sources_into_every_node(family, seed):
+    genotype = sampled(family.name, seed)
     assert genotype.decided
     into = Counter((edge.cell, edge.target) for edge in genotype.edges)
-    assert into == {(cell, node): 2 for cell in ("normal", "reduce") for node in (2, 3, 4)}
+    assert into == {(cell, node): 2 for cell in ("normal", "reduce") for node in family.targets}
 
 
-def test_fewshot_space_has_the_number_of_candidates_that_counting_gives():
+def test_spaces_of_the_family_have_the_number_of_candidates_that_counting_gives():
     wirings = 1 * 3 * 6
     assert DARTS_FEWSHOT.size == (wirings * 7**6) ** 2
+    # "approximately 10^9 possible DAGs" a cell, squared for the two cells (Liu et al. 2019, section 2.1 and A.3).
+    wirings *= 10
+    assert DARTS.size == (wirings * 7**8) ** 2
+    assert 1e18 < DARTS.size < 1.1e18
 
 
 def test_every_candidate_of_a_family_is_equally_likely():
@@ -235,10 +255,7 @@ def test_pruning_ends_in_a_candidate(space):
     genotype, _ = prune_at_random(space, np.random.default_rng(0))
     assert genotype.decided
     assert parse_genotype(space, str(genotype)) == genotype
-    if space == "darts_fewshot":
-        assert len(genotype.edges) == 12
-    else:
-        assert len(genotype.edges) == 6
+    assert len(genotype.edges) == {"nasbench201": 6, "darts_fewshot": 12, "darts": 16}[space]
 
 
 def test_pruning_the_fewshot_supernet_looks_at_as_many_candidates_as_the_paper_says():
@@ -247,6 +264,111 @@ def test_pruning_the_fewshot_supernet_looks_at_as_many_candidates_as_the_paper_s
     assert evaluations[:6] == [18 * left for left in (7, 6, 5, 4, 3, 2)]
     assert sum(evaluations[:6]) == 486
     assert evaluations[6] == 14
+
+
+# Neighbourhood
+
+
+def edge_changes(one: Genotype, other: Genotype) -> list[tuple[Edge, Edge]]:
+    """The edges in which two genotypes of equally many edges differ, paired by the node that they enter."""
+    gone, come = set(one.edges) - set(other.edges), set(other.edges) - set(one.edges)
+    assert len(gone) == len(come)
+    return list(zip(sorted(gone), sorted(come), strict=True))
+
+
+def neighbour_by_definition(one: Genotype, other: Genotype) -> bool:
+    changes = edge_changes(one, other)
+    if len(changes) != 1:
+        return False
+    ((before, after),) = changes
+    if (before.cell, before.target) != (after.cell, after.target):
+        return False
+    return (before.source == after.source) != (before.operations == after.operations)
+
+
+def test_neighbours_in_a_family_are_exactly_the_candidates_that_differ_in_one_edge():
+    operations = ("skip_connect", "conv_3x3")
+    family = DartsFamily("darts_fewshot", operations, nodes=2)
+    # A candidate's cell is one of the combinations of sources and operations of its two nodes.
+    cells = []
+    for pair in itertools.combinations(range(3), 2):
+        for first, second, third, fourth in itertools.product(operations, repeat=4):
+            cells.append([(0, 2, first), (1, 2, second), (pair[0], 3, third), (pair[1], 3, fourth)])
+
+    def genotype(normal, reduce) -> Genotype:
+        made = [Edge(cell, s, t, (o,)) for cell, edges in (("normal", normal), ("reduce", reduce)) for s, t, o in edges]
+        return Genotype("darts_fewshot", tuple(made))
+
+    start = genotype(cells[5], cells[-7])
+    candidates = [genotype(one, other) for one in (cells[5], *cells) for other in (cells[-7], *cells)]
+    expected = {other for other in candidates if other != start and neighbour_by_definition(start, other)}
+    assert set(family.neighbours(start)) == expected
+    assert len(family.neighbours(start)) == len(expected)
+
+
+def test_neighbours_of_a_nasbench201_cell_are_exactly_the_cells_with_one_other_operation(cells):
+    start = parse_genotype("nasbench201", CELL)
+    expected = {other for other in cells if len(set(start.edges) - set(other.edges)) == 1}
+    assert set(NASBENCH201.neighbours(start)) == expected
+    assert len(NASBENCH201.neighbours(start)) == len(expected) == 24
+
+
+@some
+@given(space=spaces, seed=seeds)
+def test_neighbours_are_distinct_candidates_and_being_one_is_mutual(space, seed):
+    genotype = sampled(space, seed)
+    found = space_named(space).neighbours(genotype)
+    nodes, sources = {"nasbench201": (0, 0), "darts_fewshot": (3, 1 + 2), "darts": (4, 1 + 2 + 3)}[space]
+    others = len(space_named(space).operations) - 1
+    assert len(found) == (6 * others if space == "nasbench201" else 2 * (2 * nodes * others + 2 * sources))
+    assert len(set(found)) == len(found)
+    assert genotype not in found
+    for other in found[:: len(found) // 5]:
+        assert parse_genotype(space, str(other)) == other
+        assert genotype in space_named(space).neighbours(other)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_mutation_draws_every_neighbour_equally_often(space):
+    genotype = sampled(space, 3)
+    rng = np.random.default_rng(0)
+    choices = space_named(space).neighbours(genotype)
+    drawn = Counter(space_named(space).mutate(genotype, rng) for _ in range(10 * len(choices)))
+    assert set(drawn) <= set(choices)
+    assert stats.chisquare([drawn[choice] for choice in choices]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_supernet_has_no_neighbours(space):
+    with pytest.raises(ValueError, match="only a candidate"):
+        space_named(space).mutate(space_named(space).supernet(), np.random.default_rng(0))
+
+
+def test_decided_genotype_with_too_many_edges_is_no_candidate_and_has_no_neighbours():
+    supernet = DARTS_FEWSHOT.supernet()
+    decided = Genotype("darts_fewshot", tuple(Edge(e.cell, e.source, e.target, ("conv_3x3",)) for e in supernet.edges))
+    with pytest.raises(ValueError, match="2 edges into each node"):
+        DARTS_FEWSHOT.neighbours(decided)
+
+
+def test_only_candidate_of_a_space_has_no_mutation():
+    lonely = DartsFamily("darts_fewshot", ("skip_connect",), nodes=1)
+    with pytest.raises(ValueError, match="has no neighbour"):
+        lonely.mutate(lonely.sample(np.random.default_rng(0)), np.random.default_rng(0))
+
+
+def test_edge_that_is_not_there_cannot_be_replaced():
+    genotype = parse_genotype("nasbench201", CELL)
+    with pytest.raises(ValueError, match="to replace"):
+        genotype.with_edge(Edge("cell", 0, 1, ("none",)), Edge("cell", 0, 1, ("skip_connect",)))
+
+
+def test_pruning_the_darts_supernet_looks_at_as_many_candidates_as_counting_gives():
+    # 28 edges with 7, 6, … 2 operations; then 3 + 4 + 5 incoming edges of the last three nodes, twice.
+    _, evaluations = prune_at_random("darts", np.random.default_rng(0))
+    assert evaluations[:6] == [28 * left for left in (7, 6, 5, 4, 3, 2)]
+    assert sum(evaluations[:6]) == 756
+    assert evaluations[6] == 24
 
 
 # Text forms
@@ -310,10 +432,35 @@ def test_fewshot_genotypes_are_read_however_they_are_spelled(variant):
     assert parse_genotype("darts_fewshot", variant) == parse_genotype("darts_fewshot", FEWSHOT)
 
 
+def test_published_darts_genotype_is_read_in_the_order_in_which_it_lists_edges():
+    genotype = parse_genotype("darts", SECOND_ORDER)
+    assert {(edge.source, edge.target): edge.operations[0] for edge in genotype.cell("normal")} == {
+        (0, 2): "sep_conv_3x3",
+        (1, 2): "sep_conv_3x3",
+        (0, 3): "sep_conv_3x3",
+        (1, 3): "sep_conv_3x3",
+        (1, 4): "sep_conv_3x3",
+        (0, 4): "skip_connect",
+        (0, 5): "skip_connect",
+        (2, 5): "dil_conv_3x3",
+    }
+    assert {(edge.source, edge.target) for edge in genotype.cell("reduce")} == {
+        *((0, 2), (1, 2), (2, 3), (1, 3), (0, 4), (2, 4), (2, 5), (1, 5))
+    }
+    assert parse_genotype("darts", str(genotype)) == genotype
+    assert str(genotype).count("_concat=range(2, 6)") == 2
+
+
+@pytest.mark.parametrize(("space", "other"), [("darts", "darts_fewshot"), ("darts_fewshot", "darts")])
+def test_genotype_of_one_family_is_refused_in_the_other(space, other):
+    with pytest.raises(InputError, match=f"Expected a {other} genotype"):
+        parse_genotype(other, EXAMPLES[space])
+
+
 @pytest.mark.parametrize("space", SPACES)
 def test_unknown_operation_is_refused_with_the_known_ones(space):
     with pytest.raises(InputError) as refusal:
-        parse_genotype(space, EXAMPLES[space].replace("nor_conv_1x1", "conv_7x7").replace("conv_1x5_5x1", "conv_7x7"))
+        parse_genotype(space, EXAMPLES[space].replace("skip_connect", "conv_7x7"))
     assert "conv_7x7" in str(refusal.value)
     assert all(operation in str(refusal.value) for operation in space_named(space).operations)
 
@@ -405,7 +552,7 @@ def test_damaged_text_is_read_or_refused_but_never_crashes(space, place, length,
 
 def test_unknown_space_is_refused_with_the_known_ones():
     with pytest.raises(
-        InputError, match="'nasbench101' is no search space; the search spaces are nasbench201, darts_fewshot"
+        InputError, match="'nasbench101' is no search space; the search spaces are nasbench201, darts_fewshot, darts"
     ):
         space_named("nasbench101")
 

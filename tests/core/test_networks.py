@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from metantk_core.candidates import SPACES, Edge, Genotype, parse_genotype, space_named
 from metantk_core.candidates.nasbench201 import NASBENCH201
+from metantk_core.kernels import IMPLEMENTATIONS
 from metantk_core.meta_training.learn2learn_import import load_maml
 from metantk_core.networks import (
     FewShotNetwork,
@@ -107,6 +108,13 @@ SEPARABLE = 9 * C + C * C + 2 * C
         ("darts_fewshot", "avg_pool_3x3", 1, 2 * C),
         ("darts_fewshot", "max_pool_3x3", 2, 2 * C),
         ("darts_fewshot", "conv_1x5_5x1", 1, 2 * 5 * C * C + 2 * C),
+        ("darts", "skip_connect", 2, C * C + 2 * C),
+        ("darts", "sep_conv_3x3", 2, 2 * SEPARABLE),
+        ("darts", "sep_conv_5x5", 1, 2 * (SEPARABLE + 16 * C)),
+        ("darts", "dil_conv_3x3", 2, SEPARABLE),
+        ("darts", "dil_conv_5x5", 1, SEPARABLE + 16 * C),
+        ("darts", "avg_pool_3x3", 2, 2 * C),
+        ("darts", "max_pool_3x3", 1, 2 * C),
     ],
 )
 def test_operation_has_the_parameters_that_counting_by_hand_gives(space, name, stride, expected):
@@ -114,8 +122,8 @@ def test_operation_has_the_parameters_that_counting_by_hand_gives(space, name, s
 
 
 def test_dilated_convolution_sees_five_pixels_and_plain_one_three():
-    def reach(name: str) -> int:
-        operation = OPERATIONS["darts_fewshot"][name](2, 1, lambda channels: nn.Identity())
+    def reach(name: str, space: str = "darts_fewshot") -> int:
+        operation = OPERATIONS[space][name](2, 1, lambda channels: nn.Identity())
         for parameter in operation.parameters():
             # Positive weights: no ReLU hides a pixel.
             nn.init.ones_(parameter)
@@ -131,6 +139,9 @@ def test_dilated_convolution_sees_five_pixels_and_plain_one_three():
         "sep_conv_3x3": 5,
         "conv_1x5_5x1": 5,
     }
+    # Two convolutions of 5 pixels see 9, and one of 5 pixels with a gap between any two sees 9 as well.
+    names = ("sep_conv_3x3", "dil_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
+    assert [reach(name, "darts") for name in names] == [5, 5, 9, 9]
 
 
 def test_average_pool_ignores_what_lies_outside_of_the_image():
@@ -323,6 +334,49 @@ def test_nasbench201_residual_cell_is_as_large_as_published():
     made = build(genotype, NetworkConfig(channels=16, cells=5), in_channels=3, ways=10, variant="training")
     assert round(count_parameters(made) / 1e6, 3) == 1.289
     assert round(count_macs(made, (3, 32, 32)) / 1e6, 2) == 184.73
+
+
+DARTS_V2 = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], normal_concat=[2, 3, 4, 5], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
+    "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)], reduce_concat=[2, 3, 4, 5])"
+)
+PDARTS = (
+    "Genotype(normal=[('skip_connect', 0), ('dil_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 0), ('dil_conv_5x5', 4)], normal_concat=range(2, 6), "
+    "reduce=[('avg_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_3x3', 0), ('dil_conv_5x5', 2), ('max_pool_3x3', 0), "
+    "('dil_conv_3x3', 1), ('dil_conv_3x3', 1), ('dil_conv_5x5', 3)], reduce_concat=range(2, 6))"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "published"),
+    # "param size = 3.349342MB" of the published CIFAR-10 network, and github.com/chenxin061/pdarts/issues/7.
+    [(DARTS_V2, 3_349_342), (PDARTS, 3_433_798)],
+    ids=["DARTS_V2", "PDARTS"],
+)
+def test_published_darts_networks_are_as_large_as_published_but_for_stem_and_norms_of_pools(text, published):
+    genotype = parse_genotype("darts", text)
+    made = build(genotype, NetworkConfig(channels=36, cells=20), in_channels=3, ways=10, variant="training")
+    c = 36
+    # Theirs has 3c channels after the stem, which the first two cells' preprocessing of 1x1 convolutions sees, and
+    # pools without normalisation (all of them are in the two reduction cells here, of 2c and 4c channels).
+    wider_stem = 2 * c * (3 * 9 + 2) + 3 * (2 * c * c)
+    pools = sum("pool" in edge.operations[0] for edge in genotype.cell("reduce"))
+    assert not any("pool" in edge.operations[0] for edge in genotype.cell("normal"))
+    assert count_parameters(made) + wider_stem - pools * 2 * (2 * c + 4 * c) == published
+
+
+@pytest.mark.parametrize("text", [DARTS_V2, PDARTS], ids=["DARTS_V2", "PDARTS"])
+def test_kernel_of_a_published_darts_network_is_the_same_by_all_implementations(text):
+    made = network(parse_genotype("darts", text), NetworkConfig(channels=2, cells=3)).double()
+    x = images(4, 3, 9, 8).double()
+    kernels = {name: implementation(made, x) for name, implementation in IMPLEMENTATIONS.items()}
+    expected = kernels["vmap"].ntk
+    assert set(kernels) >= {"vmap", "engine"}
+    for name, kernel in kernels.items():
+        torch.testing.assert_close(kernel.ntk, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item(), msg=name)
 
 
 def test_darts_network_is_as_large_as_counting_by_hand_gives():
