@@ -1,4 +1,4 @@
-"""Step: the records of all shards in, a leaderboard out."""
+"""Step: the state of a finished search in, a leaderboard and the search's history out."""
 
 from kfp import dsl
 
@@ -11,35 +11,39 @@ def rank_candidates(
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
-    scores: dsl.Input[list[dsl.Dataset]],
+    dataset: dsl.Input[dsl.Dataset],
+    state: dsl.Input[dsl.Artifact],
     leaderboard: dsl.Output[dsl.Dataset],
+    history: dsl.Output[dsl.Artifact],
     table: dsl.Output[dsl.Markdown],
     summary: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Rank all candidates and say how far the ranking can be trusted.
+    """Rank what the search scored and say how far the ranking can be trusted.
 
     Args:
         config: ``RunConfig`` as JSON.
         run: Text file with the identifier of the run in MLflow.
-        store: Address of the artifact store.
+        store: Address of the artifact store, which holds the records.
         tracking_uri: Address of MLflow.
-        scores: The records of every shard.
+        dataset: Folder with the prepared arrays.
+        state: ``SearchState`` as JSON, after the last round.
         leaderboard: ``Leaderboard`` as JSON.
-        table: The same for people.
+        history: ``SearchHistory`` as JSON.
+        table: The leaderboard for people.
         summary: Candidates, failures and the reliability of the ranking.
     """
     from pathlib import Path
 
-    from metantk_core import workflow, workspace
+    from metantk_core import datasets, workflow, workspace
     from metantk_core.ranking import render_markdown
+    from metantk_core.search import SearchState
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
-        records = [
-            record for shard in scores for record in workflow.read_records(Path(shard.path).read_text(encoding="utf-8"))
-        ]
-        ranked = workflow.rank_candidates(run_config, records, ports)
-        Path(leaderboard.path).write_text(ranked.to_json(), encoding="utf-8")
-        leaderboard.metadata["digest"] = ranked.digest
-        Path(table.path).write_text(render_markdown(ranked), encoding="utf-8")
-        for metric in workflow.ranking_metrics(ranked):
+        ended = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
+        result = workflow.finish_search(run_config, ended, datasets.load(Path(dataset.path)), ports)
+        Path(leaderboard.path).write_text(result.leaderboard.to_json(), encoding="utf-8")
+        leaderboard.metadata["digest"] = result.leaderboard.digest
+        Path(history.path).write_text(result.history.to_json(), encoding="utf-8")
+        Path(table.path).write_text(render_markdown(result.leaderboard), encoding="utf-8")
+        for metric in workflow.ranking_metrics(result.leaderboard):
             summary.log_metric(metric.name, metric.value)

@@ -1,4 +1,4 @@
-"""Step: dataset and the index of a shard in, one record a candidate and score out."""
+"""Step: the state of a search and the index of a shard in, one record a candidate and score out."""
 
 from kfp import dsl
 
@@ -9,31 +9,37 @@ from components.step import step
 def score_shard(
     config: str,
     shard: int,
+    shards: int,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
     dataset: dsl.Input[dsl.Dataset],
+    state: dsl.Input[dsl.Artifact],
     scores: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Score one shard of the candidates at random initialisation.
+    """Score one shard of a round's candidates at random initialisation.
 
     Args:
         config: ``RunConfig`` as JSON.
         shard: Index of the shard, from 0.
+        shards: Number of shards of the round.
         run: Text file with the identifier of the run in MLflow.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         dataset: Folder with the prepared arrays.
+        state: ``SearchState`` as JSON: says what the round scores.
         scores: One ``ScoreRecord`` a line, as JSON.
         summary: How many records there are, and the seconds that they took.
     """
     from pathlib import Path
 
     from metantk_core import datasets, workflow, workspace
+    from metantk_core.search import SearchState
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
-        records = workflow.score_shard(run_config, shard, datasets.load(Path(dataset.path)), ports)
+        planned = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
+        records = workflow.score_shard(run_config, planned, shard, shards, datasets.load(Path(dataset.path)), ports)
         Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
         summary.log_metric("records", len(records))
         summary.log_metric("seconds", sum(record.seconds for record in records))

@@ -13,6 +13,7 @@ def write_report(
     tracking_uri: str,
     roles: list[str],
     leaderboard: dsl.Input[dsl.Dataset],
+    history: dsl.Input[dsl.Artifact],
     dataset: dsl.Input[dsl.Dataset],
     models: dsl.Input[list[dsl.Model]],
     evaluations: dsl.Input[list[dsl.Artifact]],
@@ -27,6 +28,7 @@ def write_report(
         tracking_uri: Address of MLflow.
         roles: The roles of ``models`` and ``evaluations``, in their order.
         leaderboard: ``Leaderboard`` as JSON.
+        history: ``SearchHistory`` as JSON.
         dataset: Folder with the prepared arrays.
         models: Folders of the meta-trained networks.
         evaluations: Their accuracies on test classes, as JSON.
@@ -37,11 +39,13 @@ def write_report(
     from metantk_core import datasets, meta_training, workflow, workspace
     from metantk_core.meta_training import Evaluation
     from metantk_core.ranking import Leaderboard
+    from metantk_core.search import SearchHistory
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
         workflow.report(
             run_config,
             Leaderboard.from_json(Path(leaderboard.path).read_text(encoding="utf-8")),
+            SearchHistory.from_json(Path(history.path).read_text(encoding="utf-8")),
             datasets.load(Path(dataset.path)),
             {role: meta_training.load_model(Path(model.path)) for role, model in zip(roles, models, strict=True)},
             {

@@ -124,7 +124,8 @@ def score(
 
 @app.command(
     epilog="Examples: metantk search glyphs  ·  "
-    "metantk search glyphs --set search.num_candidates=200 --set search.shards=7"
+    "metantk search glyphs --set search.num_candidates=200  ·  metantk search glyphs-prune  ·  "
+    "metantk search glyphs --set search.strategy=race"
 )
 def search(
     recipe: Recipe = "glyphs",
@@ -134,20 +135,27 @@ def search(
     tracking_uri: TrackingUri = "",
     as_json: AsJson = False,
 ) -> None:
-    """Score and rank the candidates in this process; what is already scored is not scored again."""
+    """Search in this process by the recipe's strategy; what is already scored is not scored again."""
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
     with spaces.open_run(config, place) as (dataset, ports):
-        leaderboard = workflow.search(config, dataset, ports)
+        found = workflow.search(config, dataset, ports)
     if as_json:
         _print_json(
-            {"run": config.run_id, "digest": leaderboard.digest, "leaderboard": json.loads(leaderboard.to_json())}
+            {
+                "run": config.run_id,
+                "digest": found.leaderboard.digest,
+                "winner": found.leaderboard.winner,
+                "leaderboard": json.loads(found.leaderboard.to_json()),
+                "history": json.loads(found.history.to_json()),
+            }
         )
     else:
-        terminal.print_leaderboard(leaderboard)
+        terminal.print_history(found.history)
+        terminal.print_leaderboard(found.leaderboard)
         terminal.print_next(place, config)
 
 
@@ -170,7 +178,7 @@ def train(
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
     with spaces.open_run(config, place) as (dataset, ports):
-        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports), dataset, ports)
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
     if as_json:
         _print_json(
             {
@@ -205,7 +213,7 @@ def evaluate(
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
     with spaces.open_run(config, place) as (dataset, ports):
-        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports), dataset, ports)
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
     if as_json:
         _print_json({"run": config.run_id, "role": role, **json.loads(evaluation.to_json())})

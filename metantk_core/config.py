@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
-from metantk_core.scores import SCORES, ScoringConfig
+from metantk_core.ranking import Criterion
+from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
 from metantk_core.seeding import digest
 
@@ -32,7 +33,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     data: DataConfig = Field(default_factory=DataConfig, description="Labelled images")
     search: SearchConfig = Field(default_factory=SearchConfig, description="Which candidates are scored")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How a candidate is scored")
-    rank_by: str = Field(default="metantk_cond", description="The score that ranks the candidates")
+    rank_by: str | dict[str, float] = Field(
+        default="metantk_cond",
+        description="The score that ranks the candidates, or weights of the ranks by several scores, as in "
+        "{metantk_cond: 1, linear_regions: 1}",
+    )
     trained_roles: tuple[Role, ...] = Field(
         default=("best", "worst", "random"),
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
@@ -43,13 +48,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RunConfig":
-        if self.rank_by not in self.scoring.scores:
+        missing = [name for name in self.criterion.names if name not in self.scoring.scores]
+        if missing:
             raise ValueError(
-                f"rank_by is {self.rank_by!r}, which is not among scoring.scores ({', '.join(self.scoring.scores)}); "
-                "add it there or rank by one of these"
+                f"rank_by names {', '.join(missing)}, which is not among scoring.scores "
+                f"({', '.join(self.scoring.scores)}); add it there or rank by one of these"
             )
-        if SCORES[self.rank_by].direction not in ("higher", "lower"):
-            raise ValueError(f"rank_by is {self.rank_by!r}, which has no better direction")
         if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
             raise ValueError("trained_roles must name 'best', and each role once")
         if self.training.episode.ways != self.evaluation.episode.ways:
@@ -58,6 +62,15 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
                 f"{self.evaluation.episode.ways}: a meta-trained head answers as many classes as it was trained with"
             )
         return self
+
+    @property
+    def criterion(self) -> Criterion:
+        """What orders the candidates.
+
+        Raises:
+            InputError: ``rank_by`` names no score, or one without a better direction.
+        """
+        return Criterion.of(self.rank_by)
 
     @property
     def digest(self) -> str:

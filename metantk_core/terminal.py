@@ -20,17 +20,19 @@ from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
-from metantk_core.workflow import RunResult, plan_shards
+from metantk_core.search import SearchHistory
+from metantk_core.workflow import RunResult, num_rounds
 from metantk_core.workspace import Workspace
 
 _SHOWN = 10
+_LINES = 12  # finished steps on the screen
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
 
 def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     """Print the recipes, a line each."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "data", "search space", "candidates", "draws", "meta-training"):
+    for heading in ("recipe", "data", "search space", "strategy", "candidates", "draws", "meta-training"):
         table.add_column(heading)
     for name, config in recipes.items():
         training = f"{config.training.algorithm.upper()}, {config.training.iterations} iterations"
@@ -38,6 +40,7 @@ def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
             name,
             config.data.source,
             config.search.space,
+            config.search.strategy,
             str(config.search.num_candidates),
             str(config.scoring.num_inits),
             training,
@@ -96,6 +99,24 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
         console.print(f"• {sentence}", highlight=False)
 
 
+def print_history(history: SearchHistory, console: Console | None = None) -> None:
+    """Print the rounds of a search, a line each; nothing for a search of one round."""
+    if len(history.rounds) < 2:
+        return
+    console = console or Console()
+    table = Table(box=None, pad_edge=False)
+    names = list(dict.fromkeys(name for closed in history.rounds for name, _ in closed.measures))
+    for heading in ("round", "", "scored", "draws", *names):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    for closed in history.rounds:
+        measures = dict(closed.measures)
+        values = (_number(measures[name]) if name in measures else "" for name in names)
+        table.add_row(str(closed.number), closed.title, str(closed.scored), str(closed.draws), *values)
+    console.print(table)
+    console.print(f"found: {history.winner}", soft_wrap=True, highlight=False)
+    console.print()
+
+
 def print_training(role: str, model: TrainedModel) -> None:
     """Print the learning curve of a meta-trained network and the weights that were kept."""
     table = Table(
@@ -130,6 +151,7 @@ def print_result(result: RunResult, place: Workspace, config: RunConfig) -> None
     """Print all that a pipeline run found and where to look further."""
     console = Console()
     console.print()
+    print_history(result.history, console)
     print_leaderboard(result.leaderboard, console)
     console.print()
     print_evaluations(result.evaluations, console)
@@ -174,11 +196,11 @@ class PipelineDisplay:
         )
 
     def __enter__(self) -> "PipelineDisplay":
-        shards = len(plan_shards(self._config))
+        shards, rounds = self._config.search.shards, num_rounds(self._config)
         roles = len(self._config.trained_roles)
         self._console.print(
-            f"Run {self._config.run_id}: {self._config.search.num_candidates} candidates of "
-            f"{self._config.search.space} in {shards} shards, then meta-training and evaluation of {roles}. "
+            f"Run {self._config.run_id}: {self._config.search.strategy} {self._config.search.space} in "
+            f"{f'up to {rounds} rounds of ' if rounds > 1 else ''}{shards} shard{'s' if shards > 1 else ''}, then meta-training and evaluation of {roles}. "
             "Interrupt with Ctrl-C; the same command resumes.",
             soft_wrap=True,
             highlight=False,
@@ -207,7 +229,7 @@ class PipelineDisplay:
 
     def _table(self, steps: Iterable[StepProgress]) -> Group:
         table = Table(box=None, pad_edge=False, show_header=False)
-        for step in steps:
+        for step in _latest(steps):
             left = (
                 "done"
                 if step.finished
@@ -222,7 +244,7 @@ class PipelineDisplay:
 
     def _ahead(self, steps: Iterable[StepProgress]) -> str:
         finished = sum(step.finished for step in steps)
-        total = 4 + len(plan_shards(self._config)) + 2 * len(self._config.trained_roles)
+        total = 4 + num_rounds(self._config) * self._config.search.shards + 2 * len(self._config.trained_roles)
         return f"{finished} of {total} steps finished"
 
     def _print_lines(self, steps: Iterable[StepProgress]) -> None:
@@ -243,6 +265,14 @@ class PipelineDisplay:
             self._printed[step.step] = step.finished
         if due:
             self._line_due = time.monotonic() + _LINE_EVERY
+
+
+def _latest(steps: Iterable[StepProgress]) -> list[StepProgress]:
+    """Return the steps that fit on a screen: all that run, and the last ones that have finished."""
+    steps = list(steps)
+    finished = [step for step in steps if step.finished]
+    old = set(map(id, finished[:-_LINES])) if len(finished) > _LINES else set()
+    return [step for step in steps if id(step) not in old]
 
 
 def _print_standing(standing: Standing, console: Console) -> None:

@@ -123,7 +123,7 @@ def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
     # A step that fails here fails for a reason that a repetition would meet again.
-    build(config.to_json(), list(config.trained_roles), Resources(retries=0))(store=store, tracking_uri=tracking_uri)
+    build(config, Resources(retries=0))(store=store, tracking_uri=tracking_uri)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main pipeline: score shards in parallel, rank, meta-train and evaluate chosen candidates, report, register."""
+"""The main pipeline: search in rounds of shards, rank, meta-train and evaluate chosen candidates, report, register."""
 
 import os
 import tempfile
@@ -8,15 +8,18 @@ from typing import Any
 
 from kfp import compiler, dsl
 
+from components.close_round import close_round
 from components.evaluate import evaluate
 from components.meta_train import meta_train
-from components.plan_shards import plan_shards
 from components.prepare_dataset import prepare_dataset
 from components.rank_candidates import rank_candidates
 from components.register_model import register_model
 from components.score_shard import score_shard
+from components.search import search
+from components.start_search import start_search
 from components.step import IMAGE
 from components.write_report import write_report
+from metantk_core import workflow
 from metantk_core.config import RunConfig
 from metantk_core.errors import InputError
 
@@ -44,19 +47,21 @@ class Resources:
     retries: int = 3
 
 
-def build(
-    config: str, roles: list[Any], resources: Resources | None = None, *, store: str = "", tracking_uri: str = ""
-) -> Any:
-    """Return the pipeline, with a run's configuration as the default of its parameter.
+def build(config: RunConfig, resources: Resources | None = None, *, store: str = "", tracking_uri: str = "") -> Any:
+    """Return the pipeline of a run.
+
+    The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
+    can't: the candidates that are meta-trained, and the number of rounds and of shards.
 
     Args:
-        config: ``RunConfig`` as JSON; can be replaced at submission.
-        roles: The candidates that are meta-trained; their number is part of the graph.
+        config: The run.
         resources: What the steps ask of the cluster.
         store: Default address of the artifact store.
         tracking_uri: Default address of MLflow.
     """
     resources = resources or Resources()
+    roles: list[Any] = list(config.trained_roles)
+    shards, rounds = config.search.shards, workflow.num_rounds(config)
 
     def placed(task: dsl.PipelineTask, *, computes: bool = False) -> dsl.PipelineTask:
         task.set_container_image(resources.image)
@@ -70,20 +75,35 @@ def build(
             task.set_accelerator_type(resources.accelerator).set_accelerator_limit(resources.accelerators)
         return task
 
+    def searched(ports: dict[str, Any], run: Any, dataset: Any) -> tuple[Any, Any]:
+        """Add the steps of the search; return its leaderboard and its history."""
+        common = {**ports, "run": run, "dataset": dataset}
+        if shards == 1:
+            found = placed(search(**common), computes=True)
+            return found.outputs["leaderboard"], found.outputs["history"]
+        state = placed(start_search(**ports, run=run)).outputs["state"]
+        for number in range(1, rounds + 1):
+            # The number of rounds is known beforehand; those after the end of a search have nothing to score.
+            with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
+                scored = placed(score_shard(**common, state=state, shard=shard, shards=shards), computes=True)
+            closed = placed(close_round(**common, state=state, scores=dsl.Collected(scored.outputs["scores"])))
+            state = closed.outputs["following"]
+        ranked = placed(rank_candidates(**common, state=state))
+        return ranked.outputs["leaderboard"], ranked.outputs["history"]
+
     @dsl.pipeline(
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
     )
-    def search_and_meta_train(config: str = config, store: str = store, tracking_uri: str = tracking_uri) -> None:
+    def search_and_meta_train(
+        config: str = config.to_json(), store: str = store, tracking_uri: str = tracking_uri
+    ) -> None:
         ports: dict[str, Any] = {"config": config, "store": store, "tracking_uri": tracking_uri}
         prepared = placed(prepare_dataset(**ports))
         run, dataset = prepared.outputs["run"], prepared.outputs["dataset"]
-        plan = placed(plan_shards(config=config))
-        with dsl.ParallelFor(plan.output, name="shards") as shard:
-            scored = placed(score_shard(**ports, run=run, shard=shard, dataset=dataset), computes=True)
-        ranked = placed(rank_candidates(**ports, run=run, scores=dsl.Collected(scored.outputs["scores"])))
+        leaderboard, history = searched(ports, run, dataset)
         with dsl.ParallelFor(roles, name="candidates") as role:
             trained = placed(
-                meta_train(**ports, run=run, role=role, dataset=dataset, leaderboard=ranked.outputs["leaderboard"]),
+                meta_train(**ports, run=run, role=role, dataset=dataset, leaderboard=leaderboard),
                 computes=True,
             )
             evaluated = placed(
@@ -100,7 +120,7 @@ def build(
                 "evaluations": dsl.Collected(evaluated.outputs["evaluation"]),
             }
 
-        reported = placed(write_report(**ports, **results(), leaderboard=ranked.outputs["leaderboard"]))
+        reported = placed(write_report(**ports, **results(), leaderboard=leaderboard, history=history))
         placed(register_model(**ports, **results())).after(reported)
 
     return search_and_meta_train
@@ -114,7 +134,7 @@ def write(config: RunConfig, path: Path, resources: Resources, *, store: str = "
     """
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"Expected the name of a YAML file for the pipeline, but got {path}; end it in .yaml.")
-    pipeline = build(config.to_json(), list(config.trained_roles), resources, store=store, tracking_uri=tracking_uri)
+    pipeline = build(config, resources, store=store, tracking_uri=tracking_uri)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             compiled = Path(folder) / path.name

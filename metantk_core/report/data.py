@@ -9,6 +9,7 @@ from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation
 from metantk_core.ranking import Leaderboard
+from metantk_core.search import SearchHistory
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class ReportData:
         versions: Names and versions of the software, in the order to show them.
         dataset: The dataset's name.
         leaderboard: The ranking.
+        history: The rounds of the search, if they shall be shown.
         trained: The meta-trained candidates; the best comes first.
         kernels: The MetaNTKs to compare, usually of the best and the worst; all of one size.
         episodes: Some test episodes to show; their images are normalised with ``mean`` and ``std``.
@@ -90,6 +92,7 @@ class ReportData:
     versions: tuple[tuple[str, str], ...]
     dataset: str
     leaderboard: Leaderboard
+    history: SearchHistory | None = None
     trained: tuple[TrainedCandidate, ...] = ()
     kernels: tuple[CandidateKernel, ...] = ()
     episodes: tuple[Episode, ...] = ()

@@ -78,11 +78,11 @@ class ScoreRecord:
             raise ValueError(f"seconds are at least 0 and finite, got {self.seconds}")
 
     def first(self, draws: int) -> "ScoreRecord":
-        """Return the record of the first draws alone; that of a score that is drawn once stays as it is."""
+        """Return the record of the first draws alone; one that has no more stays as it is."""
         return self if len(self.draws) <= draws else replace(self, draws=self.draws[:draws])
 
     def followed_by(self, more: "ScoreRecord") -> "ScoreRecord":
-        """Return the record of these draws and later ones of the same score; one that is drawn once stays as it is.
+        """Return the record of these draws and later ones of the same score.
 
         Raises:
             ValueError: The other record is of another candidate, score, seed or stream.

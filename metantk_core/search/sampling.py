@@ -1,64 +1,85 @@
-"""Search without feedback: a configuration and a seed enter, a list of distinct candidates leaves."""
+"""Candidates without feedback: settings and a seed enter, a list of distinct candidates leaves."""
 
-from typing import Literal
-
-from pydantic import BaseModel, Field, model_validator
+from collections.abc import Iterable
 
 from metantk_core.candidates import FiniteSearchSpace, Genotype, space_named
 from metantk_core.errors import InputError
+from metantk_core.search.config import SearchConfig
+from metantk_core.search.state import Allowed, everything
 from metantk_core.seeding import numpy_generator
 
-
-class SearchConfig(BaseModel, frozen=True, extra="forbid"):
-    """Which candidates are scored, and in how many parts."""
-
-    space: str = Field(default="nasbench201", description="Search space: nasbench201 or darts_fewshot.")
-    strategy: Literal["sample", "enumerate"] = Field(
-        default="sample", description="'sample' draws distinct candidates at random, 'enumerate' takes the whole space."
-    )
-    num_candidates: int = Field(
-        default=20, ge=1, description="Number of candidates; with 'enumerate' the size of the space."
-    )
-    shards: int = Field(
-        default=2, ge=1, description="Number of parts that are scored side by side; never changes a result."
-    )
-
-    @model_validator(mode="after")
-    def _possible(self) -> "SearchConfig":
-        space = space_named(self.space)
-        if self.strategy == "enumerate" and not isinstance(space, FiniteSearchSpace):
-            raise InputError(
-                f"{self.space} has {space.size:,} candidates, too many to enumerate: use the strategy 'sample'."
-            )
-        if self.num_candidates > space.size:
-            raise InputError(
-                f"{self.space} has {space.size:,} candidates, but num_candidates is {self.num_candidates:,}: lower it."
-            )
-        if self.strategy == "enumerate" and self.num_candidates < space.size:
-            raise InputError(
-                f"The strategy 'enumerate' takes all {space.size} candidates of {self.space}: set num_candidates to "
-                f"{space.size} instead of {self.num_candidates}, or use the strategy 'sample'."
-            )
-        return self
+_PATIENCE = 1000  # draws in a row without a new candidate
 
 
-def candidates(config: SearchConfig, seed: int) -> tuple[Genotype, ...]:
-    """Return the candidates of a search: distinct, decided, in the order in which they were drawn.
+def candidates(config: SearchConfig, seed: int, allowed: Allowed = everything) -> tuple[Genotype, ...]:
+    """Return the candidates that are looked at without feedback: distinct, decided, in the order of drawing.
 
-    The number of shards has no influence, and a larger ``num_candidates`` only adds candidates at the end.
+    That is all of them for ``enumerate``; otherwise ``num_candidates`` random ones. The number of shards has no
+    influence, and a larger ``num_candidates`` only adds candidates at the end.
 
     Args:
         config: What to search.
         seed: Seed of the whole run.
+        allowed: Which candidates may be taken.
+
+    Raises:
+        InputError: Too few candidates are allowed.
     """
     space = space_named(config.space)
+    if config.strategy == "enumerate" and isinstance(space, FiniteSearchSpace):
+        everyone = space.representatives() if config.unique else space
+        kept = tuple(genotype for genotype in everyone if allowed(genotype))
+        if not kept:
+            raise _too_few(0, 1)
+        return kept
+    return sample(config.space, seed, config.num_candidates, allowed)
+
+
+def sample(
+    space_name: str, seed: int, number: int, allowed: Allowed = everything, without: Iterable[Genotype] = ()
+) -> tuple[Genotype, ...]:
+    """Return random candidates, distinct, all equally likely among those allowed.
+
+    Args:
+        space_name: The search space.
+        seed: Seed of the whole run.
+        number: How many.
+        allowed: Which candidates may be taken.
+        without: Candidates that are left out.
+
+    Raises:
+        InputError: Too few candidates are allowed.
+    """
+    space = space_named(space_name)
+    left_out = frozenset(without)
+    rng = numpy_generator(seed, "search", "sample", space_name)
     if isinstance(space, FiniteSearchSpace):
-        if config.strategy == "enumerate":
-            return tuple(space)
-        order = numpy_generator(seed, "search", "sample", config.space).permutation(len(space))
-        return tuple(space.genotype(int(index)) for index in order[: config.num_candidates])
-    rng = numpy_generator(seed, "search", "sample", config.space)
+        found: list[Genotype] = []
+        for index in rng.permutation(len(space)):
+            if len(found) == number:
+                break
+            genotype = space.genotype(int(index))
+            if genotype not in left_out and allowed(genotype):
+                found.append(genotype)
+        if len(found) < number:
+            raise _too_few(len(found), number)
+        return tuple(found)
     drawn: dict[Genotype, None] = {}
-    while len(drawn) < config.num_candidates:
-        drawn.setdefault(space.sample(rng))
+    missed = 0
+    while len(drawn) < number:
+        genotype = space.sample(rng)
+        if genotype in drawn or genotype in left_out or not allowed(genotype):
+            missed += 1
+            if missed == _PATIENCE:
+                raise _too_few(len(drawn), number)
+            continue
+        missed = 0
+        drawn[genotype] = None
     return tuple(drawn)
+
+
+def _too_few(found: int, wanted: int) -> InputError:
+    return InputError(
+        f"Expected {wanted} candidates within search.constraints, but found {found}; raise the limits or lower "
+        "search.num_candidates."
+    )

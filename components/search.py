@@ -1,0 +1,45 @@
+"""Step: dataset in, the leaderboard and history of a whole search out; for searches that fit one pod."""
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def search(
+    config: str,
+    run: dsl.Input[dsl.Artifact],
+    store: str,
+    tracking_uri: str,
+    dataset: dsl.Input[dsl.Dataset],
+    leaderboard: dsl.Output[dsl.Dataset],
+    history: dsl.Output[dsl.Artifact],
+    table: dsl.Output[dsl.Markdown],
+    summary: dsl.Output[dsl.Metrics],
+) -> None:
+    """Run all rounds of the search one after the other; a pod that died goes on where the last one was.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        run: Text file with the identifier of the run in MLflow.
+        store: Address of the artifact store.
+        tracking_uri: Address of MLflow.
+        dataset: Folder with the prepared arrays.
+        leaderboard: ``Leaderboard`` as JSON.
+        history: ``SearchHistory`` as JSON.
+        table: The leaderboard for people.
+        summary: Candidates, failures and the reliability of the ranking.
+    """
+    from pathlib import Path
+
+    from metantk_core import datasets, workflow, workspace
+    from metantk_core.ranking import render_markdown
+
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+        result = workflow.search(run_config, datasets.load(Path(dataset.path)), ports)
+        Path(leaderboard.path).write_text(result.leaderboard.to_json(), encoding="utf-8")
+        leaderboard.metadata["digest"] = result.leaderboard.digest
+        Path(history.path).write_text(result.history.to_json(), encoding="utf-8")
+        Path(table.path).write_text(render_markdown(result.leaderboard), encoding="utf-8")
+        for metric in workflow.ranking_metrics(result.leaderboard):
+            summary.log_metric(metric.name, metric.value)

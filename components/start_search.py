@@ -1,0 +1,32 @@
+"""Step: configuration in, the state of a search before its first round out."""
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def start_search(
+    config: str,
+    run: dsl.Input[dsl.Artifact],
+    store: str,
+    tracking_uri: str,
+    state: dsl.Output[dsl.Artifact],
+) -> None:
+    """Decide what the first round of the search scores.
+
+    Args:
+        config: ``RunConfig`` as JSON.
+        run: Text file with the identifier of the run in MLflow.
+        store: Address of the artifact store.
+        tracking_uri: Address of MLflow.
+        state: ``SearchState`` as JSON.
+    """
+    from pathlib import Path
+
+    from metantk_core import workflow, workspace
+
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+        started = workflow.start_search(run_config, ports)
+        state.metadata["candidates"] = len(started.plan)
+        Path(state.path).write_text(started.to_json(), encoding="utf-8")

@@ -1,0 +1,150 @@
+"""What a search did, round by round, as values: rounds enter, one JSON text leaves; and back."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from metantk_core import seeding
+from metantk_core.errors import InputError
+from metantk_core.ranking import Reliability
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One candidate of a pruning round: what is taken away, and what that changes.
+
+    Attributes:
+        cell: Cell type of the edge.
+        source: Node that the edge leaves.
+        target: Node that it enters.
+        operation: The operation that is taken away; the edge's last one in the phase that removes edges.
+        changes: By score: mean change over draws, relative to the supernet; none if a draw failed.
+        standard_errors: By score: standard error of that mean; none with a single draw or a failed one.
+        ranks: By score: rank of the change among all candidates of the round, 1 for the best.
+        total: Weighted sum of the ranks; the lowest is removed.
+        removed: Whether it was.
+        reason: Why it could not be scored, for people; empty if it was.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    cell: str
+    source: int
+    target: int
+    operation: str
+    changes: tuple[tuple[str, float | None], ...]
+    standard_errors: tuple[tuple[str, float | None], ...]
+    ranks: tuple[tuple[str, float], ...]
+    total: float
+    removed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision of a pruning round: which operation of an edge goes, or which edges into a node.
+
+    Attributes:
+        cell: Cell type.
+        source: Node that the edge leaves; none for a decision about all edges into ``target``.
+        target: Node that it enters.
+        removed: The operation, or the edges as ``"0-4"``.
+        options: Number of possible decisions.
+        certainty: Share of bootstrap resamples of the draws that decide the same; none with a single draw.
+        chance: What certainty would be if all decisions were equally likely.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    cell: str
+    source: int | None
+    target: int
+    removed: tuple[str, ...]
+    options: int
+    certainty: float | None
+    chance: float
+
+
+@dataclass(frozen=True)
+class SearchRound:
+    """What happened between two decisions of a search.
+
+    Attributes:
+        number: From 1.
+        title: For people, as in ``"prune operations, 1 of 6"``.
+        scored: Candidates scored in this round.
+        draws: Draws of each.
+        failed: Candidates with a failed draw.
+        measures: Numbers about the round by name, which are drawn as curves over rounds.
+        reliability: By score (and for the whole criterion): how far this round's differences can be trusted; left out
+            where undefined.
+        distinct: By score: number of different means.
+        before: Text form of the supernet that a pruning round starts from; otherwise empty.
+        after: Text form of what it leaves.
+        removals: The candidates of a pruning round.
+        choices: Its decisions.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    number: int
+    title: str
+    scored: int
+    draws: int
+    failed: int
+    measures: tuple[tuple[str, float], ...]
+    reliability: tuple[tuple[str, Reliability], ...] = ()
+    distinct: tuple[tuple[str, int], ...] = ()
+    before: str = ""
+    after: str = ""
+    removals: tuple[Removal, ...] = ()
+    choices: tuple[Choice, ...] = ()
+
+
+@dataclass(frozen=True)
+class SearchHistory:
+    """A whole search.
+
+    Attributes:
+        strategy: Name of the strategy.
+        space: Name of the search space.
+        winner: Text form of what was found; empty while the search goes on.
+        rounds: In order.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    strategy: str
+    space: str
+    winner: str
+    rounds: tuple[SearchRound, ...]
+
+    @property
+    def digest(self) -> str:
+        """The digest of the whole history."""
+        return seeding.digest(asdict(self))
+
+    def to_json(self) -> str:
+        """Return the history as JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SearchHistory":
+        """Return the history that a text holds.
+
+        Raises:
+            InputError: The text is broken or is no history.
+        """
+        try:
+            return _HISTORY.validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                "Expected the history of a search as JSON, but got something else "
+                f"({'.'.join(map(str, first['loc']))}: {first['msg']}); search again."
+            ) from error
+
+
+_HISTORY = TypeAdapter(SearchHistory)

@@ -1,0 +1,387 @@
+"""The pruning search: a supernet enters, one operation an edge and two edges a node leave, and a history of why.
+
+Every round scores the supernet and what each possible removal leaves of it, compares the two draw by draw, adds up the
+weighted ranks of the changes, and removes the best: one operation of every edge, and in the end the edges that a node
+has above two [Wang et al. 2022, Algorithm 1]. The last round scores the candidate that is left beside random
+ones, which says what the whole search was worth.
+
+Axes: s scores · m removals of the round · k draws · u resamples of the draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import comb
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import stats
+
+from metantk_core.candidates import Edge, Genotype, parse_genotype
+from metantk_core.candidates.darts_family import DEGREE
+from metantk_core.errors import InputError
+from metantk_core.ranking import Criterion, Reliability, reliability, resamples
+from metantk_core.scores import SCORES, ScoreRecord
+from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound
+from metantk_core.search.rounds import compared_round
+from metantk_core.search.sampling import sample
+from metantk_core.search.state import Found, Job, SearchState, Setting
+
+RANK_SUM = "rank sum"
+_DIGITS = 3  # that the published code rounds changes to before it ranks them
+
+
+def start(setting: Setting) -> SearchState:
+    """Return the state before the first round: the supernet with all operations."""
+    supernet = setting.space.supernet()
+    if not setting.allowed(supernet):
+        raise InputError("No candidate of the search space is within search.constraints; raise the limits.")
+    history = SearchHistory("prune", setting.config.space, "", ())
+    return _planned(setting, SearchState(history, (), supernet=str(supernet), compared=str(supernet)))
+
+
+def most_rounds(setting: Setting) -> int:
+    """Return the number of rounds of the whole search."""
+    supernet = setting.space.supernet()
+    operations = max(len(edge.operations) for edge in supernet.edges) - 1
+    crowded = len(_crowded(supernet)) if _has_edge_phase(setting) else 0
+    edges = crowded if setting.config.prune.edges == "one node at a time" else min(1, crowded)
+    return operations + edges + 1
+
+
+def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
+    """Return the state after the planned round, whose jobs have all been scored.
+
+    Raises:
+        InputError: The supernet itself, or every removal of the round, could not be scored.
+    """
+    supernet = parse_genotype(setting.config.space, state.supernet)
+    if not _removals(setting, supernet):
+        closed = compared_round(setting, state, found, state.plan, "compare with random candidates")
+        history = replace(state.history, winner=state.supernet, rounds=(*state.rounds, closed))
+        return replace(state, history=history, plan=(), board=state.plan)
+    removals = _removals(setting, supernet)
+    draws = state.plan[0].draws
+    table = _changes(setting, state, removals, draws, found)
+    pruned, closed = _decide(setting, state, supernet, removals, table)
+    stale = setting.config.prune.edges == "one node at a time" and supernet.decided
+    following = replace(
+        state,
+        history=replace(state.history, rounds=(*state.rounds, closed)),
+        supernet=str(pruned),
+        compared=state.compared if stale else str(pruned),
+    )
+    return _planned(setting, following)
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """A genotype with something less, and what is less."""
+
+    edge: Edge
+    operation: str
+    left: Genotype
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Changes by score, oriented so that lower is better, of the removals that could be scored in all draws."""
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, "s m k"]  # with NaN rows for failed removals
+    reasons: tuple[str, ...]
+
+
+def _planned(setting: Setting, state: SearchState) -> SearchState:
+    """Return the state with the jobs of its next round."""
+    supernet = parse_genotype(setting.config.space, state.supernet)
+    removals = _removals(setting, supernet)
+    draws = setting.num_inits
+    if not removals:
+        controls = sample(
+            setting.config.space, setting.seed, setting.config.num_candidates, setting.allowed, [supernet]
+        )
+        return replace(state, plan=tuple(Job(str(genotype), draws) for genotype in (supernet, *controls)))
+    if setting.config.prune.draws == "shared":
+        return replace(
+            state, plan=tuple(Job(text, draws) for text in (state.compared, *(str(r.left) for r in removals)))
+        )
+    pairs = [(state.compared, str(removal.left)) for removal in removals]
+    return replace(
+        state,
+        plan=tuple(Job(text, draws, _stream(state, left)) for compared, left in pairs for text in (compared, left)),
+    )
+
+
+def _stream(state: SearchState, left: str) -> str:
+    return f"round {state.next_round}: {left}"
+
+
+def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
+    """Return what a round can remove."""
+    prunings = setting.space.prunings(supernet)
+    if supernet.decided and setting.config.prune.edges == "one node at a time" and prunings:
+        place = _crowded(supernet)[0]
+        prunings = tuple(left for left in prunings if _place(_taken(supernet, left)[0]) == place)
+    return tuple(_Removal(*_taken(supernet, left), left) for left in prunings)
+
+
+def _taken(supernet: Genotype, left: Genotype) -> tuple[Edge, str]:
+    """Return the operation, with its edge, that one genotype has and the other has not."""
+    kept = {(edge.cell, edge.source, edge.target): edge.operations for edge in left.edges}
+    for edge, operation in supernet.operations():
+        if operation not in kept.get((edge.cell, edge.source, edge.target), ()):
+            return edge, operation
+    raise ValueError("nothing was taken away")
+
+
+def _place(edge: Edge) -> tuple[str, int]:
+    return edge.cell, edge.target
+
+
+def _crowded(genotype: Genotype) -> list[tuple[str, int]]:
+    """Return the nodes with more incoming edges than a candidate has, in canonical order."""
+    places = [_place(edge) for edge in genotype.edges]
+    return [place for place in dict.fromkeys(places) if places.count(place) > DEGREE]
+
+
+def _has_edge_phase(setting: Setting) -> bool:
+    """Return whether candidates of the space lack some edges of the supernet."""
+    supernet = setting.space.supernet()
+    first = Genotype(supernet.space, tuple(replace(edge, operations=edge.operations[:1]) for edge in supernet.edges))
+    return bool(setting.space.prunings(first))
+
+
+def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal], draws: int, found: Found) -> _Changes:
+    """Return the change that each removal makes, by score and draw."""
+    names = setting.criterion.names
+    own = setting.config.prune.draws == "own"
+    values = np.full((len(names), len(removals), draws), np.nan)
+    reasons: list[str] = []
+    base = None if own else found(Job(state.compared, draws))
+    for number, removal in enumerate(removals):
+        text = str(removal.left)
+        stream = _stream(state, text) if own else ""
+        before = found(Job(state.compared, draws, stream)) if base is None else base
+        problem = _reason(before, setting.criterion)
+        if problem and not own:
+            raise InputError(
+                f"The supernet itself can't be scored ({problem}); pruning compares with it: change the scores, the "
+                "width or the data."
+            )
+        after = found(Job(text, draws, stream))
+        problem = problem or _reason(after, setting.criterion)
+        reasons.append(problem)
+        if not problem:
+            for row, name in enumerate(names):
+                values[row, number] = _change(setting, name, _draws(before, name, draws), _draws(after, name, draws))
+    if all(reasons):
+        raise InputError(
+            f"No removal of this round could be scored (for example: {reasons[0]}); change the scores, the width or "
+            "the data."
+        )
+    return _Changes(names, values, tuple(reasons))
+
+
+def _change(
+    setting: Setting, name: str, before: Float64[np.ndarray, " k"], after: Float64[np.ndarray, " k"]
+) -> Float64[np.ndarray, " k"]:
+    """Return the change of a score in each draw; lower is better."""
+    sign = 1.0 if SCORES[name].direction == "lower" else -1.0
+    if setting.config.prune.change == "log" and SCORES[name].scale == "log10":
+        return sign * np.log(after / before)
+    scale = np.where(before == 0, 1.0, np.abs(before))
+    return sign * (after - before) / scale
+
+
+def _decide(
+    setting: Setting, state: SearchState, supernet: Genotype, removals: Sequence[_Removal], table: _Changes
+) -> tuple[Genotype, SearchRound]:
+    """Return what is left after the best removals, and the round."""
+    means = table.values.mean(axis=2)
+    ranks = _ranks(setting, means)
+    totals = _totals(setting.criterion, ranks)
+    order = _order(setting, means, totals)
+    groups = _groups(supernet, removals)
+    pruned, gone = _remove(setting, supernet, removals, groups, order)
+    choices = _choices(setting, state, table, removals, groups, gone)
+
+    draws = table.values.shape[2]
+    sign = {name: 1.0 if SCORES[name].direction == "lower" else -1.0 for name in table.names}
+    errors = table.values.std(axis=2, ddof=1) / np.sqrt(draws) if draws > 1 else np.full_like(means, np.nan)
+    listed = tuple(
+        Removal(
+            cell=removal.edge.cell,
+            source=removal.edge.source,
+            target=removal.edge.target,
+            operation=removal.operation,
+            changes=tuple((name, _plain(sign[name] * means[row, m])) for row, name in enumerate(table.names)),
+            standard_errors=tuple((name, _plain(errors[row, m])) for row, name in enumerate(table.names)),
+            ranks=tuple((name, float(ranks[row, m])) for row, name in enumerate(table.names)),
+            total=float(totals[m]),
+            removed=m in gone,
+            reason=table.reasons[m],
+        )
+        for m, removal in enumerate(removals)
+    )
+    certainties = [choice.certainty for choice in choices if choice.certainty is not None]
+    good = [m for m, reason in enumerate(table.reasons) if not reason]
+    trusted = _reliabilities(setting, table, good)
+    measures: list[tuple[str, float]] = [("operations left", sum(1 for _ in pruned.operations()))]
+    if certainties:
+        measures.append(("certainty of choices", float(np.mean(certainties))))
+        measures.append(("certainty by chance", float(np.mean([choice.chance for choice in choices]))))
+    for name, value in trusted:
+        measures.append((f"reliability {name}", value.icc))
+    phase = "edges" if supernet.decided else "operations"
+    return pruned, SearchRound(
+        number=state.next_round,
+        title=f"prune {phase}",
+        scored=len(removals),
+        draws=draws,
+        failed=len(removals) - len(good),
+        measures=tuple(measures),
+        reliability=trusted,
+        distinct=tuple((name, len(np.unique(means[row, good]))) for row, name in enumerate(table.names)),
+        before=state.supernet,
+        after=str(pruned),
+        removals=listed,
+        choices=choices,
+    )
+
+
+def _ranks(setting: Setting, means: Float64[np.ndarray, "s m"]) -> Float64[np.ndarray, "s m"]:
+    """Return the ranks of mean changes by score, 1 for the best; those of failed removals come last."""
+    filled = np.where(np.isnan(means), np.inf, means)
+    if setting.config.prune.ranks == "dense":
+        return stats.rankdata(_rounded(filled), method="dense", axis=1).astype(float)
+    return stats.rankdata(filled, method="average", axis=1)
+
+
+def _rounded(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Return numbers rounded to 3 significant digits."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = np.power(10.0, _DIGITS - 1 - np.floor(np.log10(np.abs(values))))
+    finite = np.isfinite(values) & (values != 0)
+    return np.where(finite, np.round(np.where(finite, values * places, 0.0)) / np.where(finite, places, 1.0), values)
+
+
+def _totals(criterion: Criterion, ranks: Float64[np.ndarray, "s m"]) -> Float64[np.ndarray, " m"]:
+    weights = np.array([weight for _, weight in criterion.weights])
+    return np.tensordot(weights, ranks, axes=1)
+
+
+def _order(setting: Setting, means: Float64[np.ndarray, "s m"], totals: Float64[np.ndarray, " m"]) -> list[int]:
+    """Return the removals from best to worst: by total, then by the change of the first score, then as they come."""
+    first = np.where(np.isnan(means[0]), np.inf, means[0])
+    return sorted(range(len(totals)), key=lambda m: (totals[m], first[m], m))
+
+
+def _groups(supernet: Genotype, removals: Sequence[_Removal]) -> list[list[int]]:
+    """Return the removals that one decision chooses from: those of an edge, or in the last phase those of a node."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for m, removal in enumerate(removals):
+        place = _place(removal.edge) if supernet.decided else (*_place(removal.edge), removal.edge.source)
+        groups.setdefault(place, []).append(m)
+    return list(groups.values())
+
+
+def _quota(supernet: Genotype, group: Sequence[int]) -> int:
+    """Return how many removals of a group are made: one operation, or the edges that a node has above two."""
+    return len(group) - DEGREE if supernet.decided else 1
+
+
+def _remove(
+    setting: Setting,
+    supernet: Genotype,
+    removals: Sequence[_Removal],
+    groups: Sequence[Sequence[int]],
+    order: Sequence[int],
+) -> tuple[Genotype, set[int]]:
+    """Return what is left when every group lost its best removals that keep a candidate within the limits."""
+    place = {m: position for position, m in enumerate(order)}
+    gone: set[int] = set()
+    left = supernet
+    for group in groups:
+        wanted = _quota(supernet, group)
+        for m in sorted(group, key=place.__getitem__):
+            if not wanted:
+                break
+            lighter = _without(left, removals[m])
+            if setting.allowed(lighter):
+                left, wanted = lighter, wanted - 1
+                gone.add(m)
+        assert not wanted, "the cheapest operations of an edge can always stay"
+    return left, gone
+
+
+def _without(genotype: Genotype, removal: _Removal) -> Genotype:
+    for edge in genotype.edges:
+        if (_place(edge), edge.source) == (_place(removal.edge), removal.edge.source):
+            return genotype.without(edge, removal.operation)
+    raise ValueError("the edge is gone already")
+
+
+def _choices(
+    setting: Setting,
+    state: SearchState,
+    table: _Changes,
+    removals: Sequence[_Removal],
+    groups: Sequence[Sequence[int]],
+    gone: set[int],
+) -> tuple[Choice, ...]:
+    """Return the decisions, each with how often resampled draws decide the same."""
+    supernet = parse_genotype(setting.config.space, state.supernet)
+    draws = table.values.shape[2]
+    shares: list[float | None] = [None] * len(groups)
+    if draws > 1:
+        counts, times = resamples(draws, setting.seed)
+        same = np.zeros(len(groups))
+        for count, weight in zip(counts, times, strict=True):
+            means = table.values @ (count / draws)
+            totals = _totals(setting.criterion, _ranks(setting, means))
+            first = np.where(np.isnan(means[0]), np.inf, means[0])
+            for number, group in enumerate(groups):
+                best = sorted(group, key=lambda m: (totals[m], first[m], m))[: _quota(supernet, group)]
+                same[number] += weight * (set(best) == gone.intersection(group))
+        shares = [float(share) for share in same / times.sum()]
+    choices = []
+    for group, share in zip(groups, shares, strict=True):
+        edge, removed = removals[group[0]].edge, sorted(gone.intersection(group))
+        options = comb(len(group), _quota(supernet, group))
+        names = tuple(
+            f"{removals[m].edge.source}-{edge.target}" if supernet.decided else removals[m].operation for m in removed
+        )
+        source = None if supernet.decided else edge.source
+        choices.append(Choice(edge.cell, source, edge.target, names, options, share, 1 / options))
+    return tuple(choices)
+
+
+def _reliabilities(setting: Setting, table: _Changes, good: Sequence[int]) -> tuple[tuple[str, Reliability], ...]:
+    """Return how far the changes can be trusted, by score and for their rank sum, where that is defined."""
+    values = table.values[:, good]
+    found = [(name, reliability(values[row])) for row, name in enumerate(table.names)]
+    if len(table.names) > 1:
+        ranks = np.stack([_ranks(setting, values[:, :, k]) for k in range(values.shape[2])], axis=2)
+        found.append((RANK_SUM, reliability(_totals(setting.criterion, ranks))))
+    return tuple((name, value) for name, value in found if value is not None)
+
+
+def _draws(records: Sequence[ScoreRecord], name: str, draws: int) -> Float64[np.ndarray, " k"]:
+    """Return the values of one score; one that is drawn once is the same in every draw."""
+    record = next(record for record in records if record.score == name)
+    values = np.array([draw.value for draw in record.draws], dtype=float)
+    return np.broadcast_to(values, (draws,)).copy() if len(values) == 1 else values
+
+
+def _reason(records: Sequence[ScoreRecord], criterion: Criterion) -> str:
+    """Return why a candidate counts as failed, or nothing if it doesn't."""
+    for record in records:
+        if record.score in criterion.names:
+            for draw in record.draws:
+                if draw.value is None:
+                    return f"{SCORES[record.score].label}: {draw.reason}"
+    return ""
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,126 @@
+"""Where a search stands: what earlier rounds found enters, the candidates to score next leave; as JSON between steps."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from metantk_core.candidates import Genotype, SearchSpace, space_named
+from metantk_core.errors import InputError
+from metantk_core.ranking import Criterion
+from metantk_core.scores import ScoreRecord
+from metantk_core.search.config import SearchConfig
+from metantk_core.search.history import SearchHistory, SearchRound
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to score.
+
+    Attributes:
+        genotype: Text form of a candidate or a supernet.
+        draws: Draws 0 to ``draws - 1`` are wanted.
+        stream: Name of random numbers of its own; empty for those that all share.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    genotype: str
+    draws: int
+    stream: str = ""
+
+
+#: Gives the records of a job that was scored, one a score, each with exactly the job's draws.
+Found = Callable[[Job], tuple[ScoreRecord, ...]]
+#: Says whether a candidate is within the limits, or a supernet holds a candidate that is.
+Allowed = Callable[[Genotype], bool]
+
+
+def everything(genotype: Genotype) -> bool:
+    """Allow any genotype."""
+    return True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same during a search.
+
+    Attributes:
+        config: The strategy and its settings.
+        criterion: What orders candidates.
+        num_inits: Draws of each candidate.
+        seed: Seed of the run.
+        allowed: Which candidates may be found.
+    """
+
+    config: SearchConfig
+    criterion: Criterion
+    num_inits: int
+    seed: int
+    allowed: Allowed = everything
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return space_named(self.config.space)
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Where a search stands between two rounds.
+
+    Attributes:
+        history: What happened so far; its winner is set when the search has ended.
+        plan: What to score now; empty when the search has ended.
+        board: The candidates scored so far that belong in the final ranking.
+        supernet: Pruning: text form of the present supernet.
+        compared: Pruning: text form of the supernet that candidates are compared with.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    history: SearchHistory
+    plan: tuple[Job, ...]
+    board: tuple[Job, ...] = ()
+    supernet: str = ""
+    compared: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to score."""
+        return not self.plan
+
+    @property
+    def next_round(self) -> int:
+        """Number of the round that is planned, from 1."""
+        return len(self.history.rounds) + 1
+
+    @property
+    def rounds(self) -> tuple[SearchRound, ...]:
+        """The rounds so far."""
+        return self.history.rounds
+
+    def to_json(self) -> str:
+        """Return the state as JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "SearchState":
+        """Return the state that a text holds.
+
+        Raises:
+            InputError: The text is broken or is no state.
+        """
+        try:
+            return _STATE.validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                "Expected the state of a search as JSON, but got something else "
+                f"({'.'.join(map(str, first['loc']))}: {first['msg']}); start the search again."
+            ) from error
+
+
+_STATE = TypeAdapter(SearchState)

@@ -1,0 +1,60 @@
+"""The steps of a run, one function each: configuration, data and ports enter, values leave; every step can be repeated.
+
+The functions know no cluster and no server. Whoever calls them (a Kubeflow component, an MLflow project, the command
+line) gives them ``Ports``. What is expensive is stored at once in the artifact store under a digest of all that it
+depends on: a step repeated after a crash, or for the second time, computes only what is missing and logs nothing twice.
+"""
+
+from metantk_core.workflow.data import admit_dataset, dataset_folder, episode_source, prepare_dataset, score_source
+from metantk_core.workflow.ports import Ports, open_run, versions
+from metantk_core.workflow.reporting import RunResult, read_result, report
+from metantk_core.workflow.searching import (
+    SearchResult,
+    close_round,
+    finish_search,
+    leaderboard_columns,
+    num_rounds,
+    ranking_metrics,
+    read_records,
+    round_columns,
+    score,
+    score_own_model,
+    score_shard,
+    search,
+    start_search,
+    write_records,
+)
+from metantk_core.workflow.training import evaluate, genotype_of, meta_train, register_model, training_metrics
+
+__all__ = [
+    "Ports",
+    "RunResult",
+    "SearchResult",
+    "admit_dataset",
+    "close_round",
+    "dataset_folder",
+    "episode_source",
+    "evaluate",
+    "finish_search",
+    "genotype_of",
+    "leaderboard_columns",
+    "meta_train",
+    "num_rounds",
+    "open_run",
+    "prepare_dataset",
+    "ranking_metrics",
+    "read_records",
+    "read_result",
+    "register_model",
+    "report",
+    "round_columns",
+    "score",
+    "score_own_model",
+    "score_shard",
+    "score_source",
+    "search",
+    "start_search",
+    "training_metrics",
+    "versions",
+    "write_records",
+]

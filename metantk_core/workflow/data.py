@@ -1,0 +1,102 @@
+"""Steps about images: configuration and ports enter, a prepared dataset and the sources of episodes leave."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from metantk_core import datasets
+from metantk_core.config import RunConfig
+from metantk_core.datasets import ImageDataset, Split
+from metantk_core.episodes import EpisodeSource
+from metantk_core.registry import DatasetSummary
+from metantk_core.seeding import digest
+from metantk_core.workflow.ports import Ports
+
+
+# Channel moments of CIFAR-10's training images; the published search normalises all datasets with them.
+_CIFAR10_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
+_CIFAR10_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
+
+
+def dataset_folder(cache: Path, config: RunConfig) -> Path:
+    """Return the folder of a run's dataset among the prepared datasets of a machine."""
+    return cache / f"{config.data.source}-{digest(config.data.model_dump(mode='json'))}"
+
+
+def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: Path | None = None) -> ImageDataset:
+    """Build or convert the dataset into a folder and note it in the tracker.
+
+    Args:
+        config: The run.
+        directory: Where the prepared arrays go; must not exist yet or hold the same dataset.
+        ports: Ports of the step.
+        cache: Folder that keeps prepared datasets for further runs on this machine; files are linked, not copied, where
+            the file system can.
+
+    Raises:
+        InputError: The data are missing, broken or too few for the episodes that the run asks for.
+    """
+    progress = ports.progress_for("dataset")
+    if cache is None:
+        dataset = datasets.prepare(config.data, directory, progress=progress)
+    else:
+        kept = dataset_folder(cache, config)
+        datasets.prepare(config.data, kept, progress=progress)
+        shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
+        dataset = datasets.load(directory)
+    admit_dataset(config, dataset, ports)
+    return dataset
+
+
+def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> None:
+    """Check that a dataset gives all episodes that a run asks for, and note it as the run's input in the tracker.
+
+    Raises:
+        InputError: It has too few classes or images.
+    """
+    score_source(config, dataset)
+    for split in datasets.SPLITS:
+        episode_source(config, dataset, split)
+    for split in datasets.SPLITS:
+        images = dataset.split(split)
+        ports.tracker.log_dataset(
+            ports.run,
+            DatasetSummary(
+                name=f"{dataset.name}-{split}",
+                digest=dataset.digest,
+                source=config.data.path or dataset.name,
+                num_images=len(images.labels),
+                num_classes=len(images.class_names),
+                image_shape=tuple(int(n) for n in images.images.shape[1:]),
+            ),
+            context=split,
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        sheet = Path(folder, "contact-sheet.png")
+        datasets.contact_sheet(dataset, sheet)
+        ports.tracker.log_file(ports.run, sheet, "dataset")
+
+
+def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
+    """Return the source of the episodes that candidates are scored on: training classes, at the scoring resolution."""
+    mean, std = dataset.mean, dataset.std
+    if config.scoring.normalisation == "cifar10":
+        mean, std = (moments if len(mean) == 3 else (sum(moments) / 3,) for moments in (_CIFAR10_MEAN, _CIFAR10_STD))
+    return EpisodeSource(dataset.train, config.scoring.episode, mean, std, image_size=config.scoring.image_size)
+
+
+def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
+    """Return the source of the episodes of one split, for meta-training, validation or evaluation."""
+    episode = config.evaluation.episode if split == "test" else config.training.episode
+    return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Link a file, or copy it where the file system can't: prepared datasets are large and never change."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        shutil.copy2(source, target)

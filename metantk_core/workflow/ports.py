@@ -1,0 +1,108 @@
+"""What a step works with besides its inputs: ports, the run in the tracker, checkpoints in the store."""
+
+import json
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+
+from metantk_core import __version__
+from metantk_core.config import RunConfig
+from metantk_core.progress import Progress, silent
+from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker, run_scope
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a step works with besides its inputs.
+
+    Attributes:
+        store: Keeps finished work between attempts; shared by all steps of a run.
+        tracker: Where parameters, metrics and files are logged.
+        registry: Where the trained network is registered.
+        run: Identifier of the pipeline run in the tracker (the parent of the steps' runs).
+        progress_for: Gives what hears how far a step, named by its argument, is.
+        device: Where networks run, such as ``"cpu"`` or ``"cuda"``.
+    """
+
+    store: ArtifactStore
+    tracker: Tracker
+    registry: ModelRegistry
+    run: str
+    progress_for: Callable[[str], Progress] = lambda step: silent
+    device: str = "cpu"
+
+
+def open_run(config: RunConfig, tracker: Tracker) -> str:
+    """Return the tracker's identifier of this configuration's run, opened if it is not there yet."""
+    run = tracker.open_run(
+        config.run_id,
+        config.run_id,
+        description=(
+            f"Search of `{config.search.space}` by the strategy **{config.search.strategy}**, {config.criterion.label} "
+            f"at random initialisation, then {config.training.algorithm.upper()} meta-training of: "
+            f"{', '.join(config.trained_roles)}."
+        ),
+        tags={
+            "metantk.config": config.digest,
+            "metantk.version": __version__,
+            "metantk.space": config.search.space,
+            "metantk.strategy": config.search.strategy,
+            "metantk.dataset": config.data.source,
+        },
+    )
+    parameters = _flattened(json.loads(config.to_json()))
+    # The same run may be repeated in another number of shards; MLflow's parameters can't change.
+    del parameters["search.shards"], parameters["registered_model"]
+    tracker.log_parameters(run, parameters)
+    return run
+
+
+@contextmanager
+def step_run(
+    ports: Ports, name: str, description: str, parameters: Mapping[str, str | int | float | bool]
+) -> Iterator[str]:
+    """Give a step a run of its own below the pipeline's, finished or failed with the step."""
+    run = ports.tracker.open_run(
+        f"{ports.run}/{name}", name, parent=ports.run, description=description, tags={"metantk.step": name}
+    )
+    ports.tracker.log_parameters(run, parameters)
+    with run_scope(ports.tracker, run):
+        yield run
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint under one key of the artifact store."""
+
+    store: ArtifactStore
+    key: str
+
+    def load(self) -> bytes | None:
+        return self.store.read(self.key)
+
+    def save(self, data: bytes) -> None:
+        self.store.write(self.key, data)
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Return the names and versions of the software that numbers may depend on."""
+    names = ("metantk", "torch", "learn2learn", "numpy", "scipy", "kfp", "mlflow")
+    found = [("python", platform.python_version())]
+    for name in names:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, str | int | float | bool]:
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str | int | float | bool) else json.dumps(value)
+    return flat

@@ -1,0 +1,142 @@
+"""What a finished run found: stored results enter, values and the report leave."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metantk_core.candidates import parse_genotype
+from metantk_core.config import RunConfig
+from metantk_core.datasets import ImageDataset
+from metantk_core.episodes import EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.ranking import Leaderboard
+from metantk_core.registry import ArtifactStore
+from metantk_core.search import SearchHistory
+from metantk_core.scores import candidate_kernels, scoring_episodes
+from metantk_core.workflow.data import episode_source, score_source
+from metantk_core.workflow.ports import Ports, versions
+
+if TYPE_CHECKING:
+    from metantk_core.report import CandidateKernel
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a whole pipeline run found.
+
+    Attributes:
+        leaderboard: The ranking.
+        history: The rounds of the search.
+        evaluations: Accuracy on test classes by role.
+        model_uri: The registered version.
+    """
+
+    leaderboard: Leaderboard
+    history: SearchHistory
+    evaluations: Mapping[str, Evaluation]
+    model_uri: str
+
+    def as_values(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        return {
+            "leaderboard": json.loads(self.leaderboard.to_json()),
+            "digest": self.leaderboard.digest,
+            "history": json.loads(self.history.to_json()),
+            "evaluations": {role: json.loads(evaluation.to_json()) for role, evaluation in self.evaluations.items()},
+            "model": self.model_uri,
+        }
+
+
+def read_result(config: RunConfig, store: ArtifactStore) -> RunResult:
+    """Return what a finished run left in the store.
+
+    Raises:
+        InputError: The run has not finished.
+    """
+
+    def read(name: str) -> str:
+        data = store.read(f"{config.run_id}/{name}")
+        if data is None:
+            raise InputError(
+                f"Expected {name} of the run {config.run_id}, but it is not there; run the pipeline to its end first."
+            )
+        return data.decode()
+
+    return RunResult(
+        Leaderboard.from_json(read("leaderboard.json")),
+        SearchHistory.from_json(read("search.json")),
+        {role: Evaluation.from_json(read(f"evaluation-{role}.json")) for role in config.trained_roles},
+        json.loads(read("model.json"))["uri"],
+    )
+
+
+def report(
+    config: RunConfig,
+    leaderboard: Leaderboard,
+    history: SearchHistory,
+    dataset: ImageDataset,
+    models: Mapping[str, TrainedModel],
+    evaluations: Mapping[str, Evaluation],
+    path: Path,
+    ports: Ports,
+) -> None:
+    """Write the HTML report of a run, keep it in the store and attach it to the run in the tracker.
+
+    Args:
+        config: The run.
+        leaderboard: Its ranking.
+        history: The rounds of its search.
+        dataset: Its images.
+        models: The meta-trained networks by role.
+        evaluations: Their accuracies by role.
+        path: Where the report goes.
+        ports: Ports of the step.
+    """
+    from metantk_core.report import ReportData, TrainedCandidate, write_report  # matplotlib: no other step needs it
+
+    progress = ports.progress_for("report")
+    progress(0, 1)
+    source = score_source(config, dataset)
+    shown = [role for role in ("best", "worst") if role in models]
+    test = episode_source(config, dataset, "test")
+    data = ReportData(
+        name=config.run_id,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        seed=config.seed,
+        digest=config.digest,
+        configuration=json.dumps(json.loads(config.to_json()), indent=2),
+        versions=versions(),
+        dataset=dataset.name,
+        leaderboard=leaderboard,
+        history=history,
+        trained=tuple(TrainedCandidate.of(role, model, evaluations.get(role)) for role, model in models.items()),
+        kernels=tuple(_report_kernel(config, role, models[role], source, ports.device) for role in shown),
+        episodes=tuple(test.episode(config.seed, "report", index) for index in range(2)),
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder, "report.html")
+        write_report(data, named)
+        ports.tracker.log_file(ports.run, named)
+        ports.store.write(f"{config.run_id}/report.html", named.read_bytes())
+        shutil.copyfile(named, path)
+    progress(1, 1)
+
+
+def _report_kernel(
+    config: RunConfig, role: str, model: TrainedModel, source: EpisodeSource, device: str
+) -> "CandidateKernel":
+    """Return the MetaNTK of the first draw, with the classes that its rows stand for."""
+    from metantk_core.report import CandidateKernel
+
+    genotype = parse_genotype(model.space, model.genotype)
+    kernels = candidate_kernels(genotype, source, config.scoring, config.seed, 0, device=device)
+    episodes = scoring_episodes(source, config.scoring, config.seed, 0)
+    return CandidateKernel(role, genotype, kernels.meta_ntk.numpy(), tuple(episode.class_names for episode in episodes))

@@ -1,0 +1,203 @@
+"""Steps after the ranking: a leaderboard enters, trained, evaluated and registered networks leave."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from metantk_core import __version__, meta_training
+from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.config import ROLES, RunConfig
+from metantk_core.datasets import ImageDataset
+from metantk_core.errors import InputError
+from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.ranking import Leaderboard
+from metantk_core.registry import MetricPoint, RegisteredModel
+from metantk_core.seeding import digest, numpy_generator
+from metantk_core.workflow.data import episode_source
+from metantk_core.workflow.ports import Ports, StoredCheckpoint, step_run
+
+
+def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
+    """Return the genotype that plays a role: the search's choice, the worst that could be scored, a random other one.
+
+    Raises:
+        InputError: Fewer candidates could be scored than there are roles, or there is no such role.
+    """
+    if role not in ROLES:
+        raise InputError(f"Expected one of the roles {', '.join(ROLES)}, but got {role!r}; correct trained_roles.")
+    scored = [standing for standing in leaderboard.standings if standing.mean is not None]
+    if len(scored) < 3:
+        raise InputError(
+            "Expected at least 3 candidates with a score, to train the best, the worst and a random one, but got "
+            f"{len(scored)} of {len(leaderboard.standings)}; raise search.num_candidates, or see why they failed."
+        )
+    others = [standing for standing in scored if standing is not leaderboard.best]
+    if role == "best":
+        chosen = leaderboard.best
+    elif role == "worst":
+        chosen = others[-1]
+    else:
+        chosen = others[int(numpy_generator(seed, "role", "random").integers(1, len(others))) - 1]
+    return parse_genotype(leaderboard.space, chosen.genotype)
+
+
+def meta_train(
+    config: RunConfig, role: str, leaderboard: Leaderboard, dataset: ImageDataset, ports: Ports
+) -> TrainedModel:
+    """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
+    genotype = genotype_of(leaderboard, role, config.seed)
+    key = f"training/{_training_digest(config, genotype, dataset)}.checkpoint"
+    training = config.training
+    described = (
+        f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
+        f"{training.iterations} iterations, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
+    )
+    with step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
+
+        def log(points: Sequence[meta_training.Validation]) -> None:
+            ports.tracker.log_metrics(run, [metric for point in points for metric in _learning_metrics(point)])
+
+        model = meta_training.meta_train(
+            genotype,
+            episode_source(config, dataset, "train"),
+            episode_source(config, dataset, "val"),
+            training,
+            config.seed,
+            checkpoint=StoredCheckpoint(ports.store, key),
+            progress=ports.progress_for(f"meta-train {role}"),
+            on_validation=lambda point: log([point]),
+            device=ports.device,
+        )
+        # What an earlier attempt trained but did not live to log; points already there are skipped.
+        log(model.history)
+    return model
+
+
+def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
+    """Evaluate a meta-trained network on episodes of test classes."""
+    work = digest([model.digest, config.evaluation.model_dump(mode="json"), dataset.digest, config.seed])
+    key = f"evaluation/{work}.checkpoint"
+    described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
+    with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
+        evaluation = meta_training.evaluate(
+            model,
+            episode_source(config, dataset, "test"),
+            config.evaluation,
+            config.seed,
+            checkpoint=StoredCheckpoint(ports.store, key),
+            progress=ports.progress_for(f"evaluate {role}"),
+            device=ports.device,
+        )
+        ports.tracker.log_parameters(run, evaluation.protocol)
+        ports.tracker.log_metrics(
+            run,
+            [
+                MetricPoint("eval/accuracy", evaluation.accuracy, 0),
+                MetricPoint("eval/half width 95", evaluation.half_width, 0),
+            ],
+        )
+    ports.tracker.log_metrics(
+        ports.run,
+        [
+            MetricPoint(f"eval/accuracy {role}", evaluation.accuracy, 0),
+            MetricPoint(f"eval/half width 95 {role}", evaluation.half_width, 0),
+        ],
+    )
+    ports.store.write(f"{config.run_id}/evaluation-{role}.json", evaluation.to_json().encode())
+    return evaluation
+
+
+def register_model(
+    config: RunConfig, directory: Path, evaluation: Evaluation, dataset: ImageDataset, ports: Ports
+) -> RegisteredModel:
+    """Register a meta-trained network as a few-shot classifier, with the alias ``champion``, and finish the run.
+
+    Args:
+        config: The run.
+        directory: Folder of the network, as ``meta_training.save_model`` writes it.
+        evaluation: Its accuracy on test classes, noted on the version.
+        dataset: Gives the input example: an episode of test classes.
+        ports: Ports of the step.
+    """
+    progress = ports.progress_for("register")
+    progress(0, 1)
+    model = meta_training.load_model(directory)
+    registered = ports.registry.register(
+        ports.run,
+        config.registered_model,
+        directory,
+        alias="champion",
+        description=(
+            f"Few-shot classifier: {config.training.algorithm.upper()} meta-trained on `{dataset.name}`, "
+            f"{evaluation.summary()}. Give it support images, their labels and query images; "
+            "it answers class probabilities."
+        ),
+        tags={
+            "genotype": model.genotype,
+            "space": model.space,
+            "accuracy": f"{evaluation.accuracy:.4f}",
+            "half_width_95": f"{evaluation.half_width:.4f}",
+            "dataset": dataset.name,
+            "dataset_digest": dataset.digest,
+            "metantk.config": config.digest,
+        },
+        input_example=_input_example(config, dataset),
+    )
+    ports.store.write(
+        f"{config.run_id}/model.json",
+        json.dumps({"name": registered.name, "version": registered.version, "uri": registered.uri}).encode(),
+    )
+    ports.tracker.close_run(ports.run, "finished")
+    progress(1, 1)
+    return registered
+
+
+def training_metrics(model: TrainedModel) -> list[MetricPoint]:
+    """Return the validation accuracy of a network's kept weights, and the iteration that they are from."""
+    return [
+        metric
+        for point in model.history  # empty if training diverged before the first validation
+        if point.iteration == model.best_iteration
+        for metric in (
+            MetricPoint("train/best validation accuracy", point.validation_accuracy, 0),
+            MetricPoint("train/best iteration", point.iteration, 0),
+        )
+    ]
+
+
+def _learning_metrics(point: meta_training.Validation) -> list[MetricPoint]:
+    return [
+        MetricPoint("train/loss", point.train_loss, point.iteration),
+        MetricPoint("train/accuracy", point.train_accuracy, point.iteration),
+        MetricPoint("val/accuracy", point.validation_accuracy, point.iteration),
+    ]
+
+
+def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.ndarray]:
+    """Return one episode's support and query images of the first test classes, as people would send them."""
+    ways, shots = config.evaluation.episode.ways, config.evaluation.episode.shots
+    images, labels = dataset.test.images, dataset.test.labels
+    rows = [np.flatnonzero(labels == label)[: shots + 1] for label in range(ways)]
+    support = np.concatenate([row[:shots] for row in rows])
+    query = np.concatenate([row[shots:] for row in rows])
+    return {
+        "support_images": np.asarray(images[support]),
+        "support_labels": np.repeat(np.arange(ways, dtype=np.int64), shots),
+        "query_images": np.asarray(images[query]),
+    }
+
+
+def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset) -> str:
+    return digest(
+        [
+            config.training.model_dump(mode="json"),
+            genotype.key,
+            dataset.digest,
+            config.seed,
+            __version__,
+            torch.__version__,
+        ]
+    )
