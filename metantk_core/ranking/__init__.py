@@ -1,0 +1,23 @@
+"""Rankings: score records enter in any order, a leaderboard that says how far to trust itself leaves."""
+
+from metantk_core.ranking.consistency import Reliability, draws_needed, reliability
+from metantk_core.ranking.criterion import Criterion, Losses, losses
+from metantk_core.ranking.leaderboard import Leaderboard, Standing
+from metantk_core.ranking.markdown import render_markdown
+from metantk_core.ranking.order import rank
+from metantk_core.ranking.resampling import certainty, resamples
+
+__all__ = [
+    "Criterion",
+    "Leaderboard",
+    "Losses",
+    "Reliability",
+    "Standing",
+    "certainty",
+    "draws_needed",
+    "losses",
+    "rank",
+    "reliability",
+    "render_markdown",
+    "resamples",
+]

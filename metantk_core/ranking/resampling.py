@@ -1,0 +1,121 @@
+"""Would other draws have decided alike: a matrix of draws enters, shares of its bootstrap resamples leave.
+
+Axes: n candidates · k draws, which all candidates share · u distinct resamples of the draws · b resamples of a block.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from itertools import combinations_with_replacement
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from metantk_core import seeding
+
+_RESAMPLES = 2000
+_COLUMNS = 256  # resamples averaged at a time: 32 MB for the 15,625 candidates of NAS-Bench-201
+_TOLERANCE = 1e-12  # of the largest value: what is a tie in exact arithmetic stays one
+_TOPS = (1, 5, 10)
+
+
+def resamples(draws: int, seed: int) -> tuple[Int64[np.ndarray, "u k"], Int64[np.ndarray, " u"]]:
+    r"""Return the distinct bootstrap resamples of the draws, and how often each comes.
+
+    A resample takes k of the k draws with replacement, and is told by how often each draw is in it. Up to 7 draws, all
+    :math:`\binom{2k-1}{k}` of them are listed, with how many of the :math:`k^k` equally likely sequences of draws they
+    stand for; from 8 on (6,435 and more) they are 2,000 random ones.
+
+    Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, Sections 4.4 and 6.2; Fisher & Hall,
+    "Bootstrap algorithms for small samples", 1991 (enumeration).
+
+    Args:
+        draws: Number k of draws, at least 1.
+        seed: Seed of the random resamples.
+
+    Returns:
+        How often each draw is in each resample, shape ``[u, k]`` with rows that sum to k, and how often each resample
+        comes, shape ``[u]``; shares are relative to the sum of the latter.
+    """
+    if draws < 1:
+        raise ValueError(f"there is something to resample from 1 draw on, got {draws}")
+    if math.comb(2 * draws - 1, draws) > _RESAMPLES:
+        rng = seeding.numpy_generator(seed, "ranking", "leader stability")
+        counts, times = np.unique(
+            rng.multinomial(draws, [1 / draws] * draws, size=_RESAMPLES), axis=0, return_counts=True
+        )
+        return counts, times.astype(np.int64)
+    chosen = np.array(list(combinations_with_replacement(range(draws), draws)))
+    counts = (chosen[:, :, None] == np.arange(draws)).sum(axis=1, dtype=np.int64)
+    factorials = np.array([math.factorial(number) for number in range(draws + 1)], dtype=np.int64)
+    return counts, factorials[draws] // factorials[counts].prod(axis=1)
+
+
+def certainty(
+    values: Float64[np.ndarray, "n k"], decide: Callable[[Float64[np.ndarray, " n"]], Hashable], seed: int
+) -> float:
+    """Return the share of bootstrap resamples of the draws in which means decide as the means of all draws do.
+
+    Means are rounded to a 10^-12 of the largest value, so that what is equal in exact arithmetic is equal for the
+    decision too, whose own rule for ties then applies. A single draw gives 1, which says nothing.
+
+    Args:
+        values: Draws that all candidates share.
+        decide: What is decided from the mean of each candidate.
+        seed: Seed of the random resamples, if there are more than can be listed.
+    """
+    counts, times = resamples(values.shape[1], seed)
+    largest = float(np.abs(values).max(initial=0.0))
+    # A power of 2, so that means which are such fractions themselves lie on the grid instead of between two points.
+    grid = 2.0 ** math.floor(math.log2(largest * _TOLERANCE)) if largest * _TOLERANCE > 0 else 1.0
+
+    def decision(of: Int64[np.ndarray, " k"]) -> Hashable:
+        means = (values * of).sum(axis=1) / values.shape[1]
+        return decide(np.round(means / grid) * grid + 0.0)
+
+    decided = decision(np.ones(values.shape[1], dtype=np.int64))
+    alike = sum(int(time) for count, time in zip(counts, times, strict=True) if decision(count) == decided)
+    return alike / int(times.sum())
+
+
+def stability(
+    losses: Float64[np.ndarray, "n k"], order: Int64[np.ndarray, " n"], seed: int
+) -> tuple[float | None, tuple[tuple[int, float], ...]]:
+    """Return how often the leader, and the set of the best 1, 5 and 10, stay the same over resamples of the draws.
+
+    A set stays if no candidate outside it has a lower mean loss than one inside: ties are in its favour.
+
+    Args:
+        losses: Lower is better.
+        order: Row numbers of all candidates, best first.
+        seed: Seed of the random resamples, if there are more than can be listed.
+
+    Returns:
+        The share of the leader, and (size, share) of each set that is smaller than the number of candidates; None and
+        nothing with fewer than 2 draws or candidates.
+    """
+    n, k = losses.shape
+    if n < 2 or k < 2:
+        return None, ()
+    counts, times = resamples(k, seed)
+    sizes = [size for size in _TOPS if size < n]
+    tolerance = _TOLERANCE * float(np.abs(losses).max())
+    best_first = losses[order]
+    stays = dict.fromkeys(sizes, 0)
+    for start, means in _mean_blocks(best_first, counts):
+        now = times[start : start + means.shape[1]]
+        # Lowest mean of all from each size on: from the last segment to the first, so that each row is read once.
+        lowest = np.full(means.shape[1], np.inf)
+        for size, end in zip(reversed(sizes), [n, *reversed(sizes)], strict=False):
+            lowest = np.minimum(lowest, means[size:end].min(axis=0))
+            stays[size] += int(now[means[:size].max(axis=0) <= lowest + tolerance].sum())
+    whole = int(times.sum())
+    shares = tuple((size, stays[size] / whole) for size in sizes)
+    return shares[0][1], shares
+
+
+def _mean_blocks(
+    losses: Float64[np.ndarray, "n k"], counts: Int64[np.ndarray, "u k"]
+) -> Iterator[tuple[int, Float64[np.ndarray, "n b"]]]:
+    """Yield the number of the first resample of a block, and the means of all candidates in its resamples."""
+    for start in range(0, len(counts), _COLUMNS):
+        yield start, losses @ (counts[start : start + _COLUMNS].T / losses.shape[1])
