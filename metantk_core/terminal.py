@@ -196,12 +196,13 @@ class PipelineDisplay:
         )
 
     def __enter__(self) -> "PipelineDisplay":
-        shards, rounds = self._config.search.shards, num_rounds(self._config)
-        roles = len(self._config.trained_roles)
+        search, rounds = self._config.search, num_rounds(self._config)
+        parts = f"{search.shards} parts" if search.shards > 1 else "one process"
+        if rounds > 1:
+            parts = f"up to {rounds} rounds, each in {parts}" if search.shards > 1 else f"up to {rounds} rounds"
         self._console.print(
-            f"Run {self._config.run_id}: {self._config.search.strategy} {self._config.search.space} in "
-            f"{f'up to {rounds} rounds of ' if rounds > 1 else ''}{shards} shard{'s' if shards > 1 else ''}, then meta-training and evaluation of {roles}. "
-            "Interrupt with Ctrl-C; the same command resumes.",
+            f"Run {self._config.run_id}: search {search.space} by '{search.strategy}' in {parts}, then meta-train and "
+            f"evaluate {len(self._config.trained_roles)}. Interrupt with Ctrl-C; the same command resumes.",
             soft_wrap=True,
             highlight=False,
         )

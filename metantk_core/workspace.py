@@ -17,7 +17,7 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.progress import Progress
-from metantk_core.registry import ArtifactStore
+from metantk_core.registry import ArtifactStore, run_scope
 from metantk_core.workflow import Ports
 
 
@@ -138,7 +138,7 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
         progress_for=_progress_for,
         device=wiring.device(),
     )
-    with workflow.run_scope(tracker, ports.run):
+    with run_scope(tracker, ports.run):
         dataset = place.dataset(config)
         workflow.admit_dataset(config, dataset, ports)
         yield dataset, ports

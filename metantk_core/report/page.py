@@ -66,7 +66,7 @@ def render(data: ReportData) -> str:
     ).render(
         data=data,
         style=Markup(charts.colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
-        definition=SCORES[board.score],
+        definition=SCORES[board.criterion.names[0]],
         better=_better(SCORES[board.score]),
         summary=_summary(data),
         trust=findings.trust_sentences(board),

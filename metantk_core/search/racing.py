@@ -1,7 +1,7 @@
 """Racing: all candidates get a few draws, then only those that may still be the best get more.
 
-A candidate is dropped when the interval of its paired difference to the leader lies on the wrong side of zero; draws are
-shared by all candidates, so the differences do not contain what a draw does to all of them alike.
+A candidate is dropped when the interval of its paired difference to the leader lies on the wrong side of zero. Draws
+are shared by all candidates, so the differences do not contain what a draw does to all of them alike.
 """
 
 from dataclasses import replace

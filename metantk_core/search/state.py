@@ -1,4 +1,4 @@
-"""Where a search stands: what earlier rounds found enters, the candidates to score next leave; as JSON between steps."""
+"""Where a search stands: what earlier rounds found enters, what to score next leaves; as JSON between steps."""
 
 import json
 from collections.abc import Callable

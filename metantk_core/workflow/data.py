@@ -13,7 +13,6 @@ from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
 
-
 # Channel moments of CIFAR-10's training images; the published search normalises all datasets with them.
 _CIFAR10_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
 _CIFAR10_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)

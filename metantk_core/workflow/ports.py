@@ -80,9 +80,11 @@ class StoredCheckpoint:
     key: str
 
     def load(self) -> bytes | None:
+        """Return the stored state, or none."""
         return self.store.read(self.key)
 
     def save(self, data: bytes) -> None:
+        """Store a state in the place of the last one."""
         self.store.write(self.key, data)
 
 

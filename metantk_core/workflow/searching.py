@@ -241,7 +241,9 @@ def round_columns(rounds: Sequence[SearchRound]) -> dict[str, list[str | int | f
         "draws": [closed.draws for closed in rounds],
         "failed": [closed.failed for closed in rounds],
     }
-    return columns | {name: [dict(closed.measures).get(name) for closed in rounds] for name in names}
+    for name in names:
+        columns[name] = [dict(closed.measures).get(name) for closed in rounds]
+    return columns
 
 
 def removal_columns(rounds: Sequence[SearchRound]) -> dict[str, list[str | int | float | None]]:
@@ -279,7 +281,7 @@ def ranking_metrics(leaderboard: Leaderboard) -> list[MetricPoint]:
         "rank/reliability": leaderboard.reliability.icc if leaderboard.reliability else None,
         "rank/leader stability": leaderboard.leader_stability,
         "rank/best": leaderboard.best.mean,
-        "rank/place of the search's choice": leaderboard.best.rank,
+        "rank/place of the winner": leaderboard.best.rank,
     }
     return [MetricPoint(name, value, 0) for name, value in values.items() if value is not None]
 
