@@ -58,15 +58,15 @@ def separated(
         ValueError: An argument is out of range.
     """
     n, k = values.shape
-    started = n if started is None else started
-    if keep < 1 or looks < 1 or started < n or not 0 < confidence < 1:
+    runners = n if started is None else started
+    if keep < 1 or looks < 1 or runners < n or not 0 < confidence < 1:
         raise ValueError(
             "a race keeps at least 1, is looked at at least once, starts with everybody who is still there, and has a "
-            f"confidence between 0 and 1, got {keep}, {looks}, {started} for {n}, and {confidence:g}"
+            f"confidence between 0 and 1, got {keep}, {looks}, {runners} for {n}, and {confidence:g}"
         )
     if k < 2 or n <= keep:
         return np.zeros(n, dtype=np.bool_)
-    pairs = keep * (started - 1) - keep * (keep - 1) // 2
+    pairs = keep * (runners - 1) - keep * (keep - 1) // 2
     quantile = float(stats.t.isf((1 - confidence) / (looks * pairs), k - 1))
     floor = _TOLERANCE * float(np.abs(values).max())
     leaders = np.argsort(values.mean(axis=1), kind="stable")[:keep]

@@ -21,7 +21,7 @@ def student_quantile(tail: float, freedom: int) -> float:
     def beyond(x: float) -> float:
         return integrate.quad(lambda t: constant * (1 + t * t / freedom) ** (-(freedom + 1) / 2), x, math.inf)[0]
 
-    return optimize.brentq(lambda x: beyond(x) - tail, 0, 1e4)
+    return optimize.root_scalar(lambda x: beyond(x) - tail, bracket=(0, 1e4)).root
 
 
 def out_by_definition(values: np.ndarray, keep: int, alpha: float, pairs: int) -> list[bool]:
