@@ -5,6 +5,7 @@ from metantk_core.ranking.criterion import Criterion, Losses, losses
 from metantk_core.ranking.leaderboard import Leaderboard, Standing
 from metantk_core.ranking.markdown import render_markdown
 from metantk_core.ranking.order import rank
+from metantk_core.ranking.racing import separated
 from metantk_core.ranking.resampling import certainty, resamples
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "reliability",
     "render_markdown",
     "resamples",
+    "separated",
 ]

@@ -28,12 +28,23 @@ def render_markdown(leaderboard: Leaderboard, top: int = 10) -> str:
         )
     if leaderboard.leader_stability is not None:
         lines.append(f"The leader stays first in {leaderboard.leader_stability:.0%} of resamples of the draws.")
+    tops = [f"the best {size} in {share:.0%}" for size, share in leaderboard.top_stability if size > 1]
+    if tops:
+        lines.append(f"The same candidates stay at the top, in any order: {', '.join(tops)}.")
+    draws = sorted({standing.draws for standing in ranked})
+    if len(draws) > 1:
+        lines.append(
+            f"Candidates had {draws[0]} to {draws[-1]} draws; those that got fewer were left behind and rank below."
+        )
+    if standings and leaderboard.winner != standings[0].genotype:
+        lines.append(f"The search chose `{leaderboard.winner}`, which has rank {leaderboard.best.rank} here.")
     for name, value in leaderboard.spearman:
         lines.append(f"Rank correlation with {SCORES[name].label if name in SCORES else name}: {value:+.2f}.")
 
     names = [name for name, _ in standings[0].others] if standings else []
-    lines += ["", _row(["rank", "genotype", leaderboard.label, *map(_scaled_label, names)])]
-    lines.append(_row(["---:", ":---", *["---:"] * (len(names) + 1)]))
+    many = ["draws"] if len(draws) > 1 else []
+    lines += ["", _row(["rank", "genotype", leaderboard.label, *many, *map(_scaled_label, names)])]
+    lines.append(_row(["---:", ":---", *["---:"] * (len(names) + len(many) + 1)]))
     for standing in ranked[:top]:
         error = "" if standing.standard_error is None else f" ± {standing.standard_error:.2g}"
         # A bar inside a genotype would end the cell, even between backticks.
@@ -45,6 +56,7 @@ def render_markdown(leaderboard: Leaderboard, top: int = 10) -> str:
                     str(standing.rank),
                     f"`{text}`",
                     f"{standing.mean:.4g}{error}",
+                    *([str(standing.draws)] if many else []),
                     *(_number(values.get(n)) for n in names),
                 ]
             )
