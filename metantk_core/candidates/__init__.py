@@ -1,7 +1,18 @@
 """Candidate networks and the spaces that they come from: texts, indices and random numbers enter, genotypes leave."""
 
 from metantk_core.candidates.genotype import Edge, Genotype
+from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.candidates.space import FiniteSearchSpace, SearchSpace, shard
 from metantk_core.candidates.spaces import SPACES, parse_genotype, space_named
 
-__all__ = ["SPACES", "Edge", "FiniteSearchSpace", "Genotype", "SearchSpace", "parse_genotype", "shard", "space_named"]
+__all__ = [
+    "SPACES",
+    "Edge",
+    "Equivalence",
+    "FiniteSearchSpace",
+    "Genotype",
+    "SearchSpace",
+    "parse_genotype",
+    "shard",
+    "space_named",
+]

@@ -4,13 +4,16 @@ One cell type of 4 nodes, an edge from every node to every later one, one of 5 o
 (Dong & Yang, "NAS-Bench-201", ICLR 2020).
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
+from metantk_core.candidates import isomorphism
 from metantk_core.candidates.genotype import Edge, Genotype
+from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.candidates.space import shard
 from metantk_core.errors import InputError
 
@@ -61,6 +64,35 @@ class NASBench201:
     def shard(self, index: int, count: int) -> tuple[Genotype, ...]:
         """Return one of ``count`` parts of the space (see ``candidates.shard``)."""
         return tuple(self.genotype(number) for number in shard(range(self.size), index, count))
+
+    def canonical(self, genotype: Genotype, same: Equivalence = "benchmark") -> str:
+        """Return the text of a candidate's class, which equals that of another if and only if they are the same.
+
+        Args:
+            genotype: A candidate.
+            same: ``"benchmark"``: as the benchmark counts 6,466 (``isomorphism.expansion``); ``"function"``: as
+                functions are equal, which gives 5,044 (``isomorphism.function``).
+
+        Raises:
+            ValueError: If the genotype is not a candidate.
+        """
+        if not genotype.decided:
+            raise ValueError(f"only a candidate has a class, but an edge of {genotype} has several operations")
+        return _canonical(tuple(edge.operations[0] for edge in genotype.edges), same)
+
+    def representatives(self, same: Equivalence = "benchmark") -> tuple[Genotype, ...]:
+        """Return the first candidate of every class of candidates that are the same.
+
+        The benchmark's 6,466 classes are the number that the field knows. They are no classes of equal functions: 430
+        of them put networks together that share weights differently (as ``conv(x) + conv(x)`` by one convolution or by
+        two), so that 280 functions have no representative; and networks that only differ in a branch without input are
+        kept apart. For scores at initialisation take ``"function"``: its 5,044 representatives stand for all 15,625
+        candidates, but for the numbers of unused parameters and operations.
+
+        Args:
+            same: See ``canonical``.
+        """
+        return tuple(self.genotype(index) for index in _first(self.operations, same))
 
     def supernet(self) -> Genotype:
         """Return the genotype with all 5 operations on all 6 edges."""
@@ -153,6 +185,20 @@ class NASBench201:
 def _edge(source: int, target: int, operations: tuple[str, ...]) -> Edge:
     # All cells of the space are made of the same few edges.
     return Edge(CELL, source, target, operations)
+
+
+def _canonical(operations: tuple[str, ...], same: Equivalence) -> str:
+    form = isomorphism.expansion if same == "benchmark" else isomorphism.function
+    return form(dict(zip(EDGES, operations, strict=True)))
+
+
+@cache
+def _first(names: tuple[str, ...], same: Equivalence) -> tuple[int, ...]:
+    """Return the numbers of the first cells of each class, in ascending order."""
+    first: dict[str, int] = {}
+    for index, operations in enumerate(itertools.product(names, repeat=len(EDGES))):
+        first.setdefault(_canonical(operations, same), index)
+    return tuple(first.values())
 
 
 def _short(text: str) -> str:

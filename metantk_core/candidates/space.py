@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from metantk_core.candidates.genotype import Genotype
+from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.errors import InputError
 
 T = TypeVar("T")
@@ -83,6 +84,14 @@ class FiniteSearchSpace(SearchSpace, Protocol):
 
     def genotype(self, index: int) -> Genotype:
         """Return the candidate with a number from 0 to ``len(space) - 1``."""
+        ...
+
+    def representatives(self, same: Equivalence = "benchmark") -> tuple[Genotype, ...]:
+        """Return one candidate of every class of candidates that are the same: the first one of each, in order.
+
+        Args:
+            same: What makes two candidates the same: the published count, or the function that they compute.
+        """
         ...
 
     def shard(self, index: int, count: int) -> tuple[Genotype, ...]:

@@ -53,6 +53,13 @@ def cells() -> tuple[Genotype, ...]:
     return tuple(NASBENCH201)
 
 
+@pytest.fixture(scope="module")
+def classes(cells) -> dict[str, list[str]]:
+    """The class of every cell, in order, for both meanings of being the same."""
+    meanings = ("benchmark", "function")
+    return {same: [NASBENCH201.canonical(cell, same) for cell in cells] for same in meanings}
+
+
 def sampled(space: str, seed: int) -> Genotype:
     return space_named(space).sample(np.random.default_rng(seed))
 
@@ -264,6 +271,74 @@ def test_pruning_the_fewshot_supernet_looks_at_as_many_candidates_as_the_paper_s
     assert evaluations[:6] == [18 * left for left in (7, 6, 5, 4, 3, 2)]
     assert sum(evaluations[:6]) == 486
     assert evaluations[6] == 14
+
+
+# Isomorphism
+
+
+@pytest.mark.parametrize(("same", "count"), [("benchmark", 6_466), ("function", 5_044)])
+def test_representatives_are_the_first_of_each_class(cells, classes, same, count):
+    first: dict[str, Genotype] = {}
+    for cell, text in zip(cells, classes[same], strict=True):
+        first.setdefault(text, cell)
+    assert NASBENCH201.representatives(same) == tuple(first.values())
+    assert len(first) == count
+
+
+def test_cells_are_of_one_class_if_and_only_if_random_functions_find_them_equal(cells, classes):
+    """Evaluate every cell with every assignment of weights to edges, and compare the distributions of the outputs."""
+    rng = np.random.default_rng(0)
+    assignments = np.array(list(itertools.permutations(range(6))))  # assignment, edge -> weights
+    weights = {name: rng.normal(size=(6, 2, 2)) for name in ("nor_conv_1x1", "nor_conv_3x3")}
+    pooling, probe = rng.normal(size=(2, 2)), rng.normal(size=2)
+    edges = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+
+    def apply(name: str, edge: int, x: np.ndarray) -> np.ndarray:
+        if name in weights:
+            y = np.einsum("aij,aj->ai", weights[name][assignments[:, edge]], x)
+            return np.sin(y) + 0.3 * y**2  # takes 0 to 0, neither linear nor odd
+        return {"none": 0 * x, "skip_connect": x, "avg_pool_3x3": x @ pooling}[name]
+
+    names = NASBENCH201.operations
+    start = np.broadcast_to(rng.normal(size=2), (len(assignments), 2))
+    outputs = {}
+    direct = {name: apply(name, 3, start) for name in names}
+    for a in names:
+        one = apply(a, 0, start)
+        by_one = {(d, e): direct[d] + apply(e, 4, one) for d in names for e in names}
+        for b, c in itertools.product(names, repeat=2):
+            two = apply(b, 1, start) + apply(c, 2, one)
+            by_two = {name: apply(name, 5, two) for name in names}
+            for d, e, f in itertools.product(names, repeat=3):
+                outputs[a, b, c, d, e, f] = np.sin((by_one[d, e] + by_two[f]) @ probe).mean()
+    assert edges == [(edge.source, edge.target) for edge in cells[0].edges]
+
+    found: dict[str, list[float]] = {}
+    for cell, text in zip(cells, classes["function"], strict=True):
+        found.setdefault(text, []).append(float(outputs[tuple(edge.operations[0] for edge in cell.edges)]))
+    assert max(max(values) - min(values) for values in found.values()) < 1e-12
+    assert np.diff(sorted(values[0] for values in found.values())).min() > 1e-10
+
+
+def test_benchmark_puts_networks_together_that_share_weights_differently(classes):
+    one = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|skip_connect~1|skip_connect~2|"
+    two = "|none~0|+|nor_conv_1x1~0|none~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
+    shared, apart = (parse_genotype("nasbench201", text) for text in (one, two))
+    assert NASBENCH201.canonical(shared, "function") == "one nor_conv_1x1(x) + one nor_conv_1x1(x)"
+    assert NASBENCH201.canonical(apart, "function") == "nor_conv_1x1(x) + nor_conv_1x1(x)"
+    assert NASBENCH201.canonical(shared) == NASBENCH201.canonical(apart) == "#+#+(0)@nor_conv_1x1+(0)@nor_conv_1x1"
+    functions: dict[str, set[str]] = {}
+    first: dict[str, str] = {}
+    for benchmark, function in zip(classes["benchmark"], classes["function"], strict=True):
+        functions.setdefault(benchmark, set()).add(function)
+        first.setdefault(benchmark, function)
+    assert sum(len(found) > 1 for found in functions.values()) == 430
+    assert len(set(classes["function"]) - set(first.values())) == 280
+
+
+def test_supernet_has_no_class():
+    with pytest.raises(ValueError, match="only a candidate has a class"):
+        NASBENCH201.canonical(NASBENCH201.supernet())
 
 
 # Neighbourhood

@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -300,6 +301,56 @@ def test_only_the_head_has_a_bias_beside_the_norms():
     convolutions = [module for module in made.modules() if isinstance(module, nn.Conv2d)]
     assert all(module.bias is None for module in convolutions)
     assert made.head.bias is not None
+
+
+CONVOLUTIONS = ("nor_conv_1x1", "nor_conv_3x3")
+
+
+def convolutions(genotype: Genotype) -> list[tuple[str, str]]:
+    return [
+        (f"edges.{edge.source}-{edge.target}.", name) for edge, name in genotype.operations() if name in CONVOLUTIONS
+    ]
+
+
+def equal_by_renaming(one: Genotype, other: Genotype, x: torch.Tensor) -> bool:
+    """Whether some assignment of one network's convolutions to the other's makes both compute the same."""
+    first, second = (network(genotype).double() for genotype in (one, other))
+    given, wanted = convolutions(one), convolutions(other)
+    weights = first.state_dict()
+    for order in itertools.permutations([*given, *[None] * len(wanted)], len(wanted)):
+        if any(source and source[1] != name for source, (_, name) in zip(order, wanted, strict=True)):
+            continue
+        renamed = {name: value for name, value in weights.items() if ".edges." not in name}
+        for source, (place, _) in zip(order, wanted, strict=True):
+            for name in second.state_dict():
+                if place in name:  # what is assigned to nothing keeps weights of its own
+                    renamed[name] = (
+                        weights[name.replace(place, source[0])] if source else images(*second.state_dict()[name].shape)
+                    )
+        second.load_state_dict(renamed)
+        if torch.allclose(first(x), second(x), rtol=1e-9, atol=1e-9):
+            return True
+    return False
+
+
+def test_networks_of_one_class_compute_the_same_with_renamed_weights_and_others_do_not():
+    rng = np.random.default_rng(0)
+    classes: dict[str, list[Genotype]] = {}
+    for cell in NASBENCH201:
+        if 1 <= len(convolutions(cell)) <= 2:
+            classes.setdefault(NASBENCH201.canonical(cell, "function"), []).append(cell)
+    several = [members for members in classes.values() if len(members) > 1]
+    x = images(2, 3, 6, 6).double()
+    for number in rng.permutation(len(several))[:8]:
+        one, other = (several[number][index] for index in rng.permutation(len(several[number]))[:2])
+        assert equal_by_renaming(one, other, x), f"{one} and {other}"
+    some_classes = rng.permutation(list(classes))[:8]
+    for one, other in zip(some_classes[:4], some_classes[4:], strict=True):
+        assert not equal_by_renaming(classes[one][0], classes[other][0], x)
+    # Of one class to the benchmark, but here one convolution's output is used twice, there two are added.
+    shared = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|skip_connect~1|skip_connect~2|"
+    apart = "|none~0|+|nor_conv_1x1~0|none~1|+|nor_conv_1x1~0|none~1|skip_connect~2|"
+    assert not equal_by_renaming(parse_genotype("nasbench201", apart), parse_genotype("nasbench201", shared), x)
 
 
 # Counts
