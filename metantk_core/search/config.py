@@ -74,8 +74,10 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
         description="Number of candidates; with 'enumerate' the size of the space (or of 'unique' ones), with 'prune' "
         "the number of random ones that the found one is compared with at the end.",
     )
-    unique: bool = Field(
-        default=False, description="With 'enumerate': only one of each class of isomorphic candidates."
+    unique: Literal["no", "benchmark", "function"] = Field(
+        default="no",
+        description="With 'enumerate' of nasbench201, one candidate a class only: of the 6,466 'benchmark' classes, or "
+        "of the 5,044 classes that compute the same 'function'.",
     )
     target_reliability: float | None = Field(
         default=None,
@@ -95,7 +97,7 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
         space = space_named(self.space)
-        if self.unique and self.strategy != "enumerate":
+        if self.unique != "no" and self.strategy != "enumerate":
             raise InputError(
                 f"unique is a setting of the strategy 'enumerate', not of {self.strategy!r}: leave it out."
             )
@@ -123,10 +125,10 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
             raise InputError(
                 f"{self.space} has {space.size:,} candidates, too many to enumerate: use the strategy 'sample'."
             )
-        size = len(space.representatives()) if self.unique else space.size
+        size = space.size if self.unique == "no" else len(space.representatives(self.unique))
         if self.num_candidates != size:
             raise InputError(
-                f"The strategy 'enumerate' takes all {size:,} {'classes' if self.unique else 'candidates'} of "
+                f"The strategy 'enumerate' takes all {size:,} {'candidates' if self.unique == 'no' else 'classes'} of "
                 f"{self.space}: set num_candidates to {size} instead of {self.num_candidates}, or use the strategy "
                 "'sample'."
             )

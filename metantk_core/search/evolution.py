@@ -39,7 +39,7 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     population = board[-setting.config.evolve.population :]
     title = f"generation {generation}" if generation else "first population"
     closed = compared_round(
-        setting, state, found, board, title, scored=len(state.plan), measures=[("candidates", len(board))]
+        setting, state, found, board, title, scored=len(state.plan), measures=[("candidates", float(len(board)))]
     )
     history = replace(state.history, rounds=(*state.rounds, closed))
     wanted = min(setting.config.evolve.children, setting.config.num_candidates - len(board))

@@ -226,7 +226,7 @@ def _decide(
     certainties = [choice.certainty for choice in choices if choice.certainty is not None]
     good = [m for m, reason in enumerate(table.reasons) if not reason]
     trusted = _reliabilities(setting, table, good)
-    measures: list[tuple[str, float]] = [("operations left", sum(1 for _ in pruned.operations()))]
+    measures: list[tuple[str, float]] = [("operations left", float(len(list(pruned.operations()))))]
     if certainties:
         measures.append(("certainty of choices", float(np.mean(certainties))))
         measures.append(("certainty by chance", float(np.mean([choice.chance for choice in choices]))))
@@ -259,13 +259,13 @@ def _ranks(setting: Setting, means: Float64[np.ndarray, "s m"]) -> Float64[np.nd
 
 def _rounded(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     """Return numbers rounded to 3 significant digits."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        places = np.power(10.0, _DIGITS - 1 - np.floor(np.log10(np.abs(values))))
     finite = np.isfinite(values) & (values != 0)
-    return np.where(finite, np.round(np.where(finite, values * places, 0.0)) / np.where(finite, places, 1.0), values)
+    known = np.where(finite, values, 1.0)
+    places = np.power(10.0, _DIGITS - 1 - np.floor(np.log10(np.abs(known))))
+    return np.where(finite, np.round(known * places) / places, values)
 
 
-def _totals(criterion: Criterion, ranks: Float64[np.ndarray, "s m"]) -> Float64[np.ndarray, " m"]:
+def _totals(criterion: Criterion, ranks: Float64[np.ndarray, "s ..."]) -> Float64[np.ndarray, "..."]:
     weights = np.array([weight for _, weight in criterion.weights])
     return np.tensordot(weights, ranks, axes=1)
 

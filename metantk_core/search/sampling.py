@@ -27,7 +27,7 @@ def candidates(config: SearchConfig, seed: int, allowed: Allowed = everything) -
     """
     space = space_named(config.space)
     if config.strategy == "enumerate" and isinstance(space, FiniteSearchSpace):
-        everyone = space.representatives() if config.unique else space
+        everyone = space if config.unique == "no" else space.representatives(config.unique)
         kept = tuple(genotype for genotype in everyone if allowed(genotype))
         if not kept:
             raise _too_few(0, 1)

@@ -35,8 +35,10 @@ def globals_read(code: CodeType) -> set[str]:
 def test_all_steps_of_the_design_are_here():
     assert {step.python_func.__name__ for step in STEPS} >= {
         "prepare_dataset",
-        "plan_shards",
+        "start_search",
         "score_shard",
+        "close_round",
+        "search",
         "rank_candidates",
         "meta_train",
         "evaluate",

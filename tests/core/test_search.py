@@ -70,7 +70,12 @@ def test_whole_space_can_be_sampled_and_enumerated():
         ({"strategy": "enumerate", "num_candidates": 100}, "set num_candidates to 15625 instead of 100"),
         ({"num_candidates": 0}, "greater than or equal to 1"),
         ({"shards": 0}, "greater than or equal to 1"),
-        ({"strategy": "evolve"}, "'sample' or 'enumerate'"),
+        ({"strategy": "anneal"}, "'sample', 'enumerate', 'prune', 'evolve' or 'race'"),
+        ({"strategy": "evolve", "num_candidates": 10}, "raise it, or lower evolve.population"),
+        ({"strategy": "race", "target_reliability": 0.8}, "leave it out (race has race.confidence)"),
+        ({"strategy": "sample", "unique": "function"}, "a setting of the strategy 'enumerate'"),
+        ({"strategy": "enumerate", "unique": "function", "num_candidates": 15_625}, "takes all 5,044 classes"),
+        ({"evolve": {"population": 4, "tournament": 5}}, "a tournament of 5 needs a population as large, not 4"),
         ({"num_candidate": 5}, "Extra inputs are not permitted"),
     ],
 )

@@ -13,7 +13,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from metantk_core.config import load_config
+from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
 from pipelines.search_and_meta_train import Resources, write
@@ -22,9 +22,11 @@ SMOKE = RECIPES["smoke"]
 COMPUTING = {"exec-score-shard", "exec-meta-train", "exec-evaluate"}
 
 
-def compiled(tmp_path: Path, resources: Resources, name: str = "pipeline.yaml", **addresses: str) -> dict:
+def compiled(
+    tmp_path: Path, resources: Resources, name: str = "pipeline.yaml", config: RunConfig = SMOKE, **addresses: str
+) -> dict:
     path = tmp_path / name
-    write(SMOKE, path, resources, **addresses)
+    write(config, path, resources, **addresses)
     (document,) = yaml.safe_load_all(path.read_text())
     return document
 
@@ -82,12 +84,26 @@ def test_configuration_travels_as_the_default_of_a_parameter(tmp_path):
     assert parameters["store"]["defaultValue"] == "/mnt/store"
 
 
-def test_scoring_is_fanned_out_over_the_planned_shards_and_collected(tmp_path):
-    root = compiled(tmp_path, Resources())["root"]["dag"]["tasks"]
-    loops = {name: task for name, task in root.items() if "parameterIterator" in task or "iteratorPolicy" in task}
-    assert len(loops) == 2
-    collected = root["rank-candidates"]["inputs"]["artifacts"]["scores"]["taskOutputArtifact"]
-    assert collected["producerTask"] in loops
+def test_every_round_is_fanned_out_over_shards_collected_and_closed_before_the_next(tmp_path):
+    overrides = ["search.strategy=prune", "search.shards=3"]
+    root = compiled(tmp_path, Resources(), config=load_config("smoke", RECIPES, overrides))["root"]["dag"]["tasks"]
+    loops = {name: task for name, task in root.items() if "parameterIterator" in task}
+    # NAS-Bench-201 loses one of its 5 operations an edge in each of 4 rounds; then the winner is compared.
+    rounds = [name for name in loops if "inputs" in root[name] and "state" in str(root[name]["inputs"])]
+    assert len(rounds) == 5
+    assert all(json.loads(loops[name]["parameterIterator"]["items"]["raw"]) == [0, 1, 2] for name in rounds)
+    closing = [task for name, task in root.items() if name.startswith("close-round")]
+    assert len(closing) == 5
+    assert {task["inputs"]["artifacts"]["scores"]["taskOutputArtifact"]["producerTask"] for task in closing} == set(
+        rounds
+    )
+
+
+def test_search_in_one_shard_is_one_step(tmp_path):
+    config = load_config("smoke", RECIPES, ["search.strategy=prune", "search.shards=1"])
+    root = compiled(tmp_path, Resources(), config=config)["root"]["dag"]["tasks"]
+    assert "search" in root
+    assert not any(name.startswith(("score-shard", "close-round", "start-search")) for name in root)
 
 
 def test_pipeline_is_not_written_to_a_folder_that_does_not_exist(tmp_path):
