@@ -1,5 +1,6 @@
 """Candidate networks and the spaces that they come from: texts, indices and random numbers enter, genotypes leave."""
 
+from metantk_core.candidates.costs import Costs
 from metantk_core.candidates.genotype import Edge, Genotype
 from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.candidates.space import FiniteSearchSpace, SearchSpace, shard
@@ -7,6 +8,7 @@ from metantk_core.candidates.spaces import SPACES, parse_genotype, space_named
 
 __all__ = [
     "SPACES",
+    "Costs",
     "Edge",
     "Equivalence",
     "FiniteSearchSpace",

@@ -44,6 +44,11 @@ class DartsFamily:
         return range(INPUTS, INPUTS + self.nodes)
 
     @property
+    def degree(self) -> int:
+        """Number of edges that enter each node of a candidate."""
+        return DEGREE
+
+    @property
     def size(self) -> int:
         """Number of candidates."""
         cell = 1

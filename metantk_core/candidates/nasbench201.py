@@ -35,6 +35,10 @@ class NASBench201:
     operations: tuple[str, ...] = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
     @property
+    def degree(self) -> None:
+        """Candidates have all edges of the supernet."""
+
+    @property
     def size(self) -> int:
         """Number of candidates."""
         return len(self.operations) ** len(EDGES)

@@ -31,6 +31,11 @@ class SearchSpace(Protocol):
         """The number of candidates."""
         ...
 
+    @property
+    def degree(self) -> int | None:
+        """The number of edges that enter each node of a candidate, or none if all edges of the supernet stay."""
+        ...
+
     def supernet(self) -> Genotype:
         """Return the genotype with all edges and all operations."""
         ...

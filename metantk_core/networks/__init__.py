@@ -1,19 +1,24 @@
 """Networks of candidates: genotypes and configurations enter, torch modules leave."""
 
 from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, restricted
+from metantk_core.networks.costs import CostTable, LatencyTable, cost_table, measure_latency
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
 
 __all__ = [
+    "CostTable",
     "FewShotNetwork",
+    "LatencyTable",
     "NetworkConfig",
     "Normalisation",
     "Variant",
     "build",
+    "cost_table",
     "count_macs",
     "count_parameters",
     "forget_moments",
     "initialise",
+    "measure_latency",
     "restricted",
 ]
