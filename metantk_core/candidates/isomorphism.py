@@ -46,9 +46,9 @@ def function(operations: Operations) -> str:
     Every convolution (with its normalisation) has weights of its own and stands for any function that takes 0 to 0.
     That allows these simplifications, and no others: ``none`` and whatever leaves a node without input vanish,
     ``skip_connect`` is the identity, sums are commutative and associative (but ``x + x`` is not ``x``), average pooling
-    is linear, and renaming weights changes nothing. Weights that nothing depends on do not count. The last point and
-    "0 to 0" hold for untrained networks, whose normalisations shift by 0: then a score has the same distribution for
-    all members of a class, while ``params`` and ``flops`` differ by what is dead.
+    is linear, and renaming weights changes nothing. Weights that nothing depends on do not count. "0 to 0" holds for
+    untrained networks, whose normalisations shift by 0: then a score of outputs and gradients has the same distribution
+    for all members of a class, while ``params``, ``flops`` and what looks at ReLUs see dead branches, too.
 
     Args:
         operations: The operation on each edge of the cell.

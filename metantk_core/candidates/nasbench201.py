@@ -90,8 +90,8 @@ class NASBench201:
         The benchmark's 6,466 classes are the number that the field knows. They are no classes of equal functions: 430
         of them put networks together that share weights differently (as ``conv(x) + conv(x)`` by one convolution or by
         two), so that 280 functions have no representative; and networks that only differ in a branch without input are
-        kept apart. For scores at initialisation take ``"function"``: its 5,044 representatives stand for all 15,625
-        candidates, but for the numbers of unused parameters and operations.
+        kept apart. For scores of outputs and gradients at initialisation take ``"function"``: its 5,044 representatives
+        stand for all 15,625 candidates.
 
         Args:
             same: See ``canonical``.
