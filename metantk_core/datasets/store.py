@@ -41,6 +41,11 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     )
     images_per_class: int = Field(default=20, ge=1, le=1000, description="Images of each letter of glyphs.")
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the stored images."""
+        return self.channels, self.image_size, self.image_size
+
     @model_validator(mode="after")
     def _path_fits_source(self) -> "DataConfig":
         if self.source == "glyphs" and self.path is not None:

@@ -1,7 +1,7 @@
 """Networks of candidates: genotypes and configurations enter, torch modules leave."""
 
 from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, restricted
-from metantk_core.networks.costs import CostTable, LatencyTable, cost_table, measure_latency
+from metantk_core.networks.costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
@@ -13,6 +13,7 @@ __all__ = [
     "NetworkConfig",
     "Normalisation",
     "Variant",
+    "What",
     "build",
     "cost_table",
     "count_macs",

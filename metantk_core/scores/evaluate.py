@@ -10,6 +10,7 @@ Axes: n images of the batch · tq query images of all tasks.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import perf_counter
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -19,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from pydantic import BaseModel, Field, PlainSerializer, field_validator, model_validator
 from torch import Tensor, nn
 
-from metantk_core.candidates import Genotype
+from metantk_core.candidates import Costs, Genotype
 from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
     KernelBlocks,
@@ -34,11 +35,11 @@ from metantk_core.kernels import (
     tangent_and_last_layer_kernel,
 )
 from metantk_core.networks import (
+    CostTable,
     FewShotNetwork,
     NetworkConfig,
     build,
-    count_macs,
-    count_parameters,
+    cost_table,
     initialise,
     restricted,
 )
@@ -270,8 +271,8 @@ _OF_DRAW: Mapping[str, Callable[[Draw], Score | float]] = MappingProxyType(
         "linear_regions": lambda draw: _linear_regions(draw),
     }
 )
-_OF_NETWORK: Mapping[str, Callable[[FewShotNetwork, tuple[int, int, int]], int]] = MappingProxyType(
-    {"params": lambda network, _: count_parameters(network), "flops": count_macs}
+_OF_COSTS: Mapping[str, Callable[[Costs], int]] = MappingProxyType(
+    {"params": lambda costs: costs.params, "flops": lambda costs: costs.macs}
 )
 
 
@@ -336,10 +337,19 @@ class Scorer:
         self._seed, self._device = seed, device
         self._training_network = training_network or config.network
         self._drawn = [name for name in config.scores if SCORES[name].cost != "none"]
-        self._counted = [name for name in config.scores if name in _OF_NETWORK]
+        self._counted = [name for name in config.scores if name in _OF_COSTS]
         self._networks: dict[int, _Networks] = {}
         self._spare: _Networks | None = None
         self._episodes: dict[int, tuple[Episode, ...]] = {}
+
+    @cached_property
+    def _costs(self) -> CostTable:
+        return cost_table(
+            self._supernet.space,
+            self._training_network,
+            image_shape=self._source.images.image_shape,
+            ways=self._config.episode.ways,
+        )
 
     def score(self, genotype: Genotype, repeats: range, stream: str = "") -> tuple[ScoreRecord, ...]:
         """Return one record per score, in the order of the configuration.
@@ -362,10 +372,9 @@ class Scorer:
                 _share(seconds, names, start)
         if self._counted:
             start = perf_counter()
-            network = _build(genotype, self._source, self._training_network, "training", self._config.episode.ways)
-            shape = self._source.images.image_shape
+            costs = self._costs.of(genotype)
             for name in self._counted:
-                draws[name].append(Score(float(_OF_NETWORK[name](network, shape))))
+                draws[name].append(Score(float(_OF_COSTS[name](costs))))
             _share(seconds, self._counted, start)
         text = str(genotype)
         return tuple(

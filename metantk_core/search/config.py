@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from metantk_core.candidates import FiniteSearchSpace, space_named
 from metantk_core.errors import InputError
+from metantk_core.search.constraints import ConstraintsConfig
 
 Strategy = Literal["sample", "enumerate", "prune", "evolve", "race"]
 
@@ -87,6 +88,9 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
         "draws scoring.num_inits times.",
     )
     max_inits: int = Field(default=24, ge=2, description="Most draws that target_reliability may take.")
+    constraints: ConstraintsConfig = Field(
+        default=ConstraintsConfig(), description="Limits on the networks that may be found."
+    )
     prune: PruneConfig = Field(default=PruneConfig(), description="Settings of 'prune'.")
     evolve: EvolveConfig = Field(default=EvolveConfig(), description="Settings of 'evolve'.")
     race: RaceConfig = Field(default=RaceConfig(), description="Settings of 'race'.")

@@ -52,7 +52,7 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     """Return the state after the planned round, whose jobs have all been scored.
 
     Raises:
-        InputError: The supernet itself, or every removal of the round, could not be scored.
+        InputError: The supernet, or every removal of the round, could not be scored; or the limits leave nothing.
     """
     supernet = parse_genotype(setting.config.space, state.supernet)
     if not _removals(setting, supernet):
@@ -310,7 +310,12 @@ def _remove(
             if setting.allowed(lighter):
                 left, wanted = lighter, wanted - 1
                 gone.add(m)
-        assert not wanted, "the cheapest operations of an edge can always stay"
+        if wanted:
+            # With one limit this can't be: the cheapest operations can always stay.
+            raise InputError(
+                "The search met a supernet in which no candidate is within all of search.constraints at once; raise "
+                "one of the limits."
+            )
     return left, gone
 
 

@@ -1,15 +1,16 @@
 """Steps of the search: configuration, images and the state of the search enter, records and a leaderboard leave."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from metantk_core import __version__
-from metantk_core.candidates import parse_genotype, shard, space_named
+from metantk_core.candidates import Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
+from metantk_core.networks import LatencyTable, What, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, rank, render_markdown
 from metantk_core.registry import ArtifactStore, MetricPoint
 from metantk_core.scores import SCORES, Scorer, ScoreRecord, score_candidate, score_model
@@ -80,14 +81,9 @@ def search(config: RunConfig, dataset: ImageDataset, ports: Ports) -> SearchResu
     return finish_search(config, state, dataset, ports)
 
 
-def setting(config: RunConfig) -> Setting:
-    """Return what stays the same during the search of a run."""
-    return Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
-
-
 def num_rounds(config: RunConfig) -> int:
     """Return the most rounds that the search of a run takes: so many has its pipeline."""
-    return most_rounds(setting(config))
+    return most_rounds(_setting(config))
 
 
 def start_search(config: RunConfig, ports: Ports) -> SearchState:
@@ -96,15 +92,25 @@ def start_search(config: RunConfig, ports: Ports) -> SearchState:
     Raises:
         InputError: The limits leave too few candidates.
     """
-    state = start(setting(config))
-    run = _search_run(config, ports)
+    limits = config.search.constraints
+    if limits.max_latency is not None and ports.store.read(_latency_key(config)) is None:
+        # Measured once a run: all steps, on whatever machine, then admit the same candidates.
+        measured = measure_latency(
+            config.search.space,
+            config.training.network,
+            image_shape=config.data.image_shape,
+            ways=config.training.episode.ways,
+            device=ports.device,
+        )
+        ports.store.write(_latency_key(config), measured.to_json().encode())
+    state = start(_limited_setting(config, ports))
     parameters = {
         "strategy": config.search.strategy,
         "space": config.search.space,
         "criterion": config.criterion.label,
         "rounds at most": num_rounds(config),
     }
-    ports.tracker.log_parameters(run, parameters)
+    ports.tracker.log_parameters(_search_run(config, ports), parameters)
     return state
 
 
@@ -164,7 +170,7 @@ def close_round(config: RunConfig, state: SearchState, dataset: ImageDataset, po
     """
     if state.finished:
         return state
-    following = advance(setting(config), state, _Records(config, dataset, ports.store).of)
+    following = advance(_limited_setting(config, ports), state, _Records(config, dataset, ports.store).of)
     ports.tracker.log_metrics(_search_run(config, ports), round_metrics(following.rounds[-1]))
     return following
 
@@ -327,6 +333,43 @@ class _Records:
         genotype = parse_genotype(self.config.search.space, job.genotype).key
         stream = f"-{digest(job.stream)}" if job.stream else ""
         return f"scores/{_score_digest(self.config, self.dataset)}/{genotype}{stream}.jsonl"
+
+
+def _setting(config: RunConfig) -> Setting:
+    return Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
+
+
+def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
+    """Return what stays the same during a search, with the limits on what may be found."""
+    limits = config.search.constraints
+    if not limits.limited:
+        return _setting(config)
+    table = cost_table(
+        config.search.space,
+        config.training.network,
+        image_shape=config.data.image_shape,
+        ways=config.training.episode.ways,
+    )
+    wanted: list[tuple[What, float]] = []
+    if limits.max_params is not None:
+        wanted.append(("params", limits.max_params))
+    if limits.max_macs is not None:
+        wanted.append(("macs", limits.max_macs))
+    if limits.max_latency is not None:
+        measured = ports.store.read(_latency_key(config))
+        if measured is None:
+            raise InputError("Expected this run's latency table, but it is not there; start the search again.")
+        table = table.with_latency(LatencyTable.from_json(measured.decode()))
+        wanted.append(("latency", limits.max_latency))
+
+    def allowed(genotype: Genotype) -> bool:
+        return all(table.cheapest(genotype, what) <= most for what, most in wanted)
+
+    return replace(_setting(config), allowed=allowed)
+
+
+def _latency_key(config: RunConfig) -> str:
+    return f"{config.run_id}/latency.json"
 
 
 def _joined(found: Sequence[ScoreRecord], more: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:
