@@ -388,7 +388,7 @@ def test_neighbours_of_a_nasbench201_cell_are_exactly_the_cells_with_one_other_o
     assert len(NASBENCH201.neighbours(start)) == len(expected) == 24
 
 
-@some
+@settings(max_examples=15, deadline=None)
 @given(space=spaces, seed=seeds)
 def test_neighbours_are_distinct_candidates_and_being_one_is_mutual(space, seed):
     genotype = sampled(space, seed)
@@ -408,7 +408,7 @@ def test_mutation_draws_every_neighbour_equally_often(space):
     genotype = sampled(space, 3)
     rng = np.random.default_rng(0)
     choices = space_named(space).neighbours(genotype)
-    drawn = Counter(space_named(space).mutate(genotype, rng) for _ in range(10 * len(choices)))
+    drawn = Counter(space_named(space).mutate(genotype, rng) for _ in range(6 * len(choices)))
     assert set(drawn) <= set(choices)
     assert stats.chisquare([drawn[choice] for choice in choices]).pvalue > 1e-3
 
