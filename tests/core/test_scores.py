@@ -171,7 +171,7 @@ def test_every_defined_score_is_computed_and_every_computed_one_defined():
         "forward": evaluate._OF_CODES,
         "backward": evaluate._OF_GRADIENTS,
         "own pass": evaluate._OF_DRAW,
-        "none": evaluate._OF_NETWORK,
+        "none": evaluate._OF_COSTS,
     }
     assert {name: cost for cost, names in computed.items() for name in names} == {
         name: definition.cost for name, definition in SCORES.items()
