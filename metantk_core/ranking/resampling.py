@@ -5,7 +5,7 @@ Axes: n candidates · k draws, which all candidates share · u distinct resample
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from itertools import combinations_with_replacement
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -50,10 +50,16 @@ def resamples(draws: int, seed: int) -> tuple[Int64[np.ndarray, "u k"], Int64[np
     return counts, factorials[draws] // factorials[counts].prod(axis=1)
 
 
-def certainty(
-    values: Float64[np.ndarray, "n k"], decide: Callable[[Float64[np.ndarray, " n"]], Hashable], seed: int
-) -> float:
+Decide = Callable[[Float64[np.ndarray, " n"]], Hashable]
+"""What is decided from the mean of each candidate."""
+
+
+def certainty(values: Float64[np.ndarray, "n k"], decide: Decide, seed: int) -> float:
     """Return the share of bootstrap resamples of the draws in which means decide as the means of all draws do.
+
+    **This is not the probability that new draws decide alike, and not to be compared with a coin**: resamples are made
+    of the draws that led to the decision. Among 7 equal candidates, of which one is chosen, it is 0.65 on average with
+    3 draws, 0.56 with 5 and 0.48 with 12, where new draws choose the same one in 0.14. See ``agreement``.
 
     Means are rounded to a 10^-12 of the largest value, so that what is equal in exact arithmetic is equal for the
     decision too, whose own rule for ties then applies. A single draw gives 1, which says nothing.
@@ -64,17 +70,44 @@ def certainty(
         seed: Seed of the random resamples, if there are more than can be listed.
     """
     counts, times = resamples(values.shape[1], seed)
-    largest = float(np.abs(values).max(initial=0.0))
-    # A power of 2, so that means which are such fractions themselves lie on the grid instead of between two points.
-    grid = 2.0 ** math.floor(math.log2(largest * _TOLERANCE)) if largest * _TOLERANCE > 0 else 1.0
-
-    def decision(of: Int64[np.ndarray, " k"]) -> Hashable:
-        means = (values * of).sum(axis=1) / values.shape[1]
-        return decide(np.round(means / grid) * grid + 0.0)
-
-    decided = decision(np.ones(values.shape[1], dtype=np.int64))
-    alike = sum(int(time) for count, time in zip(counts, times, strict=True) if decision(count) == decided)
+    grid = _grid(values)
+    decided = _decision(values, np.ones(values.shape[1], dtype=np.int64), grid, decide)
+    alike = sum(
+        int(time)
+        for count, time in zip(counts, times, strict=True)
+        if _decision(values, count, grid, decide) == decided
+    )
     return alike / int(times.sum())
+
+
+def agreement(values: Float64[np.ndarray, "n k"], decide: Decide, seed: int) -> float | None:
+    r"""Return how often one half of the draws decides as the other half does.
+
+    The share of all ways to split the draws into two halves (of k draws :math:`\lfloor k/2 \rfloor` and the others)
+    whose means lead to the same decision. The halves have no draw in common: among equal candidates the expected share
+    is that of two coins, 1/m for one out of m. It tells how well half of the draws decide, so that all of them decide
+    better; as an estimate from a single table it is coarse, and means more as an average over many decisions.
+
+    Up to 2,000 splits, all of them are taken (13 draws), otherwise 2,000 random ones. Means are rounded as for
+    ``certainty``.
+
+    Source: split-half reliability, Brown 1910 and Spearman 1910, British Journal of Psychology 3.
+
+    Args:
+        values: Draws that all candidates share.
+        decide: What is decided from the mean of each candidate.
+        seed: Seed of the random splits, if there are more than can be listed.
+
+    Returns:
+        None with fewer than 2 draws.
+    """
+    k = values.shape[1]
+    if k < 2:
+        return None
+    grid = _grid(values)
+    halves = _halves(k, seed)
+    alike = sum(_decision(values, half, grid, decide) == _decision(values, 1 - half, grid, decide) for half in halves)
+    return alike / len(halves)
 
 
 def stability(
@@ -119,3 +152,32 @@ def _mean_blocks(
     """Yield the number of the first resample of a block, and the means of all candidates in its resamples."""
     for start in range(0, len(counts), _COLUMNS):
         yield start, losses @ (counts[start : start + _COLUMNS].T / losses.shape[1])
+
+
+def _halves(draws: int, seed: int) -> Int64[np.ndarray, "u k"]:
+    """Return splits of the draws: 1 where a draw is in the smaller half, 0 where it is in the other."""
+    size = draws // 2
+    if math.comb(draws, size) <= _RESAMPLES:
+        chosen = np.array(list(combinations(range(draws), size)))
+    else:
+        rng = seeding.numpy_generator(seed, "ranking", "splits")
+        chosen = rng.permuted(np.tile(np.arange(draws), (_RESAMPLES, 1)), axis=1)[:, :size]
+    halves = np.zeros((len(chosen), draws), dtype=np.int64)
+    np.put_along_axis(halves, chosen, 1, axis=1)
+    return halves
+
+
+def _decision(
+    values: Float64[np.ndarray, "n k"], counts: Int64[np.ndarray, " k"], grid: float, decide: Decide
+) -> Hashable:
+    means = (values * counts).sum(axis=1) / counts.sum()
+    return decide(np.round(means / grid) * grid + 0.0)
+
+
+def _grid(values: Float64[np.ndarray, "n k"]) -> float:
+    """Return the unit that means are rounded to.
+
+    A power of 2, so that means which are such fractions themselves lie on the grid instead of between two points.
+    """
+    largest = float(np.abs(values).max(initial=0.0)) * _TOLERANCE
+    return 2.0 ** math.floor(math.log2(largest)) if largest > 0 else 1.0

@@ -6,7 +6,7 @@ Axes: n candidates · k draws.
 import math
 from collections import Counter
 from fractions import Fraction
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metantk_core.candidates.nasbench201 import NASBENCH201
-from metantk_core.ranking import certainty, rank, render_markdown, resamples
+from metantk_core.ranking import agreement, certainty, rank, render_markdown, resamples
 from metantk_core.scores import Score, ScoreRecord
 
 
@@ -171,3 +171,43 @@ def test_certainty_of_many_draws_approaches_the_normal_probability():
 
 def test_values_that_are_all_zero_decide_alike():
     assert certainty(np.zeros((3, 4)), lowest, 0) == 1.0
+
+
+@pytest.mark.parametrize(("seed", "k"), [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6)])
+def test_agreement_is_the_share_of_splits_whose_halves_decide_alike(seed, k):
+    values = matrix(seed, 3, k)
+
+    def chosen(draws: set[int]) -> int:
+        return min(range(3), key=lambda i: (Fraction(sum(values[i][draw] for draw in draws), len(draws)), i))
+
+    everything = set(range(k))
+    splits = [set(half) for half in combinations(range(k), k // 2)]
+    alike = [chosen(half) == chosen(everything - half) for half in splits]
+    expected = Fraction(sum(alike), len(alike))
+    assert agreement(np.array(values) / 7, lowest, 0) == pytest.approx(float(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [3, 6])
+def test_agreement_on_noise_is_that_of_coins_and_certainty_is_far_above(k):
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(5, k)) for _ in range(400)]
+    agreements = [share for values in tables if (share := agreement(values, lowest, 0)) is not None]
+    # The splits of one table depend on each other: at worst each table counts once, with a spread of 0.02.
+    assert np.mean(agreements) == pytest.approx(1 / 5, abs=0.06)
+    assert np.mean([certainty(values, lowest, 0) for values in tables[:40]]) > 0.45
+
+
+def test_agreement_of_many_draws_is_estimated_from_random_splits():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(2, 20)) + np.array([[0.0], [0.3]])
+    found = agreement(values, lowest, 0)
+    assert found == agreement(values, lowest, 0)
+    d = values[1] - values[0]
+    halves = np.array([rng.permutation(20)[:10] for _ in range(4000)])
+    alike = np.mean([(d[half].sum() > 0) == ((d.sum() - d[half].sum()) > 0) for half in halves])
+    assert found == pytest.approx(alike, abs=0.05)
+
+
+def test_agreement_needs_two_draws():
+    assert agreement(np.array([[1.0], [2.0]]), lowest, 0) is None
+    assert agreement(np.array([[1.0, 2.0], [3.0, 4.0]]), lowest, 0) == 1.0
