@@ -10,6 +10,7 @@ Axes: n images of the batch · tq query images of all tasks.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -41,7 +42,13 @@ from metantk_core.scores.alignment import (
     same_class,
     spectral_entropy,
 )
-from metantk_core.scores.conditioning import SINGLE_PRECISION, condition_number, rounding_floor
+from metantk_core.scores.conditioning import (
+    SINGLE_PRECISION,
+    condition_number,
+    log_determinant,
+    rounding_floor,
+    trace_ratio,
+)
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
 from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
@@ -187,8 +194,14 @@ class _PassResult:
         return inner
 
 
-def _metantk_cond(result: _PassResult, loop: _InnerLoop) -> Score:
-    return condition_number(result.meta(loop), floor=rounding_floor(result.ntk.full))
+def _unevenness(measure: Callable[..., Score], result: _PassResult, loop: _InnerLoop) -> Score:
+    """Return a number that says how uneven the spectrum of the MetaNTK is."""
+    return measure(result.meta(loop), floor=rounding_floor(result.ntk.full))
+
+
+def _metantk_entropy(result: _PassResult, loop: _InnerLoop) -> float:
+    meta = result.meta(loop)
+    return spectral_entropy(meta) if bool(meta.isfinite().all()) else math.nan
 
 
 def _regression(result: _PassResult, loop: _InnerLoop) -> tuple[float, float]:
@@ -224,13 +237,16 @@ def _aligned(
 
 _OF_KERNELS: Mapping[str, Callable[[_PassResult, _InnerLoop], Score | float]] = MappingProxyType(
     {
-        "metantk_cond": _metantk_cond,
+        "metantk_cond": partial(_unevenness, condition_number),
         "ntk_cond": lambda result, _: condition_number(result.ntk.full),
         "ntk_trace": lambda result, _: result.ntk.full.trace().item(),
         "ntk_frobenius": lambda result, _: result.ntk.full.norm().item(),
         "spectral_entropy": lambda result, _: spectral_entropy(result.ntk.full),
         "label_gradient_alignment": lambda result, _: _aligned(label_gradient_alignment, result),
         "kernel_target_alignment": lambda result, _: _aligned(kernel_target_alignment, result),
+        "metantk_logdet": partial(_unevenness, log_determinant),
+        "metantk_trace_ratio": partial(_unevenness, trace_ratio),
+        "metantk_spectral_entropy": _metantk_entropy,
         "metantk_regression_accuracy": lambda result, loop: _regression(result, loop)[0],
         "metantk_regression_loss": lambda result, loop: _regression(result, loop)[1],
     }
