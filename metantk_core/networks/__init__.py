@@ -2,13 +2,14 @@
 
 from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build
 from metantk_core.networks.counts import count_macs, count_parameters
-from metantk_core.networks.initialisation import initialise
+from metantk_core.networks.initialisation import Scheme, initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
 
 __all__ = [
     "FewShotNetwork",
     "NetworkConfig",
     "Normalisation",
+    "Scheme",
     "Variant",
     "build",
     "count_macs",
