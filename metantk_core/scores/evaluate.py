@@ -25,6 +25,7 @@ from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
     KernelBlocks,
     Kernels,
+    Outputs,
     ParameterChoice,
     adaptation,
     batch,
@@ -34,7 +35,7 @@ from metantk_core.kernels import (
     split,
     tangent_and_last_layer_kernel,
 )
-from metantk_core.networks import FewShotNetwork, NetworkConfig, build, count_macs, count_parameters, initialise
+from metantk_core.networks import FewShotNetwork, NetworkConfig, Scheme, build, count_macs, count_parameters, initialise
 from metantk_core.scores.activations import code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
@@ -99,6 +100,15 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     )
     ridge: float = Field(default=1e-3, ge=0, allow_inf_nan=False, description="Regularisation λ of the inner loop.")
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
+    outputs: Outputs = Field(
+        default="sum",
+        description="Kernel of the summed logits (sum), or the sum of the kernels of all logits (trace): the first "
+        "averaged over random signs of the head's rows, for about three times the time.",
+    )
+    initialisation: Scheme = Field(
+        default="kaiming",
+        description="How weights are drawn: kaiming, orthogonal, or torch_default, which the published search has.",
+    )
     linear_regions: LinearRegionsConfig = Field(
         default=LinearRegionsConfig(), description="What the score linear_regions counts on."
     )
@@ -426,9 +436,9 @@ def _draw(
 ) -> Draw:
     """Initialise the networks in place for one repeat and return what its scores share."""
     episodes = scoring_episodes(source, config, seed, repeat)
-    initialise(network, seed, "score", "init", repeat)
+    initialise(network, seed, "score", "init", repeat, scheme=config.initialisation)
     if regions_network is not None:
-        initialise(regions_network.to(device), seed, "score", "init", repeat)
+        initialise(regions_network.to(device), seed, "score", "init", repeat, scheme=config.initialisation)
     return Draw(network.to(device), episodes, config, seed, repeat, device, source.image_shape, regions_network)
 
 
@@ -459,7 +469,10 @@ def inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
 
 def _kernels(draw: Draw) -> Kernels:
     """Run the one per-image-gradient pass of a draw."""
-    return tangent_and_last_layer_kernel(draw.network, draw.images, parameters=draw.config.parameters)
+    config = draw.config
+    return tangent_and_last_layer_kernel(
+        draw.network, draw.images, parameters=config.parameters, outputs=config.outputs
+    )
 
 
 def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:

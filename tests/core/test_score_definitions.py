@@ -691,6 +691,38 @@ def test_scoring_leaves_the_global_random_state_and_gradient_mode_untouched():
     assert under_no_grad == scored()
 
 
+def test_kernel_of_all_logits_is_that_of_their_sum_averaged_over_the_signs_of_the_heads_rows():
+    network, images = tiny(), IMAGES.flatten(0, 1)
+    every = tangent_and_last_layer_kernel(network, images, outputs="trace")
+    rows = network.head.weight.detach().clone()
+    total, last = torch.zeros(12, 12, dtype=DOUBLE), torch.zeros(12, 12, dtype=DOUBLE)
+    for signs in itertools.product((1.0, -1.0), repeat=3):
+        with torch.no_grad():
+            network.head.weight.copy_(rows * torch.tensor(signs, dtype=DOUBLE)[:, None])
+        kernels = tangent_and_last_layer_kernel(network, images, outputs="sum")
+        assert kernels.nngp is not None
+        total, last = total + kernels.ntk / 8, last + kernels.nngp / 8
+        assert not torch.allclose(kernels.ntk, every.ntk, rtol=0.01)
+    torch.testing.assert_close(total, every.ntk, rtol=1e-10, atol=0)
+    assert every.nngp is not None
+    torch.testing.assert_close(last, every.nngp, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "scheme", "outputs"),
+    [({"outputs": "trace"}, "kaiming", "trace"), ({"initialisation": "orthogonal"}, "orthogonal", "sum")],
+)
+def test_configured_outputs_and_initialisation_are_those_of_the_kernel(changes, scheme, outputs):
+    config = ScoringConfig(**{**CONFIG.model_dump(), **changes})
+    network = build(cell(), CONFIG.network, in_channels=1, ways=3, variant="scoring")
+    initialise(network, 3, "score", "init", 1, scheme=scheme)
+    episodes = scoring_episodes(source(), config, 3, 1)
+    batch = torch.cat([e.query_images for e in episodes] + [e.support_images for e in episodes])
+    trace = tangent_and_last_layer_kernel(network, batch, outputs=outputs).ntk.trace().item()
+    assert scored(scores=("ntk_trace",), **changes)["ntk_trace"][1].value == pytest.approx(trace, rel=1e-6)
+    assert scored(scores=("ntk_trace",))["ntk_trace"][1].value != pytest.approx(trace, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("variant", "changes"),
     [
@@ -755,8 +787,8 @@ def test_network_without_any_signal_is_degenerate_in_all_scores_but_the_counts()
 
 
 def test_network_whose_numbers_are_lost_is_non_finite_in_all_scores_but_the_counts(monkeypatch):
-    def explode(network, seed, *purpose):
-        initialise(network, seed, *purpose)
+    def explode(network, seed, *purpose, **options):
+        initialise(network, seed, *purpose, **options)
         with torch.no_grad():
             network.head.weight.mul_(math.nan)
 
