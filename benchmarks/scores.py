@@ -5,6 +5,7 @@ Usage, after a ``metantk search`` that computed several scores: ``python benchma
 Axes: m scores.
 """
 
+import math
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -27,8 +28,11 @@ def main(folder: Path) -> None:
     for record in records:
         seconds[_computation(record.score)] += record.seconds
 
-    print("| score | ICC of one draw | ICC of the mean (95 %) | failed | distinct means | time, pass = 1 |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| score | ICC of one draw | ICC of the mean (95 %) | draws for 0.8 | failed | distinct means "
+        "| time, pass = 1 |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name, board in boards.items():
         found = board.reliability
         means = [standing.mean for standing in board.standings if standing.mean is not None]
@@ -36,7 +40,9 @@ def main(folder: Path) -> None:
         average = f"{found.icc:.2f} ({found.low:.2f} … {found.high:.2f})" if found else "-"
         failed = len(board.standings) - len(means)
         ratio = seconds[_computation(name)] / seconds["pass"]
-        print(f"| `{name}` | {single} | {average} | {failed} | {len(set(means))} | {ratio:.2f} |")
+        # By Spearman and Brown, the mean of m draws reaches 0.8 at m = 4 (1 - ICC) / ICC.
+        needed = math.ceil(4 * (1 - found.single) / found.single - 1e-9) if found and found.single > 0 else "-"
+        print(f"| `{name}` | {single} | {average} | {needed or 1} | {failed} | {len(set(means))} | {ratio:.2f} |")
 
     good = set.intersection(*({s.genotype for s in board.standings if s.mean is not None} for board in boards.values()))
     print(

@@ -3,7 +3,7 @@
 from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, restricted
 from metantk_core.networks.costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from metantk_core.networks.counts import count_macs, count_parameters
-from metantk_core.networks.initialisation import initialise
+from metantk_core.networks.initialisation import Scheme, initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "LatencyTable",
     "NetworkConfig",
     "Normalisation",
+    "Scheme",
     "Variant",
     "What",
     "build",

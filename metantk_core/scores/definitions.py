@@ -195,6 +195,39 @@ SCORES = ScoreTable(
         "pass",
     ),
     ScoreDefinition(
+        "metantk_logdet",
+        "lower",
+        "linear",
+        "MetaNTK log-determinant ratio",
+        "Logarithm of the arithmetic over the geometric mean of the eigenvalues of the MetaNTK Φ, in nats: 0 if "
+        "meta-training learns all directions alike. The meaning of the condition number, from the whole spectrum.",
+        "This project; the statistic is that of Mauchly 1940 (sphericity)",
+        "pass",
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
+        "metantk_trace_ratio",
+        "lower",
+        "log10",
+        "MetaNTK trace ratio",
+        "tr Φ · tr Φ⁻¹ / m², the arithmetic over the harmonic mean of the eigenvalues of the MetaNTK Φ: 1 if "
+        "meta-training learns all directions alike. Averaged over log10.",
+        "This project",
+        "pass",
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
+        "metantk_spectral_entropy",
+        "higher",
+        "linear",
+        "MetaNTK spectral entropy",
+        "Entropy, in nats, of the eigenvalues of the MetaNTK Φ divided by their sum: log m if meta-training learns all "
+        "m directions alike. Its exponential is the effective rank.",
+        "This project; the effective rank is that of Roy & Vetterli, EUSIPCO 2007",
+        "pass",
+        inner_loop=InnerLoop(),
+    ),
+    ScoreDefinition(
         "metantk_regression_accuracy",
         "higher",
         "linear",

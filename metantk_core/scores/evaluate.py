@@ -10,7 +10,7 @@ Axes: n images of the batch · tq query images of all tasks.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
@@ -25,6 +25,7 @@ from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
     KernelBlocks,
     Kernels,
+    Outputs,
     ParameterChoice,
     adaptation,
     batch,
@@ -38,6 +39,7 @@ from metantk_core.networks import (
     CostTable,
     FewShotNetwork,
     NetworkConfig,
+    Scheme,
     build,
     cost_table,
     initialise,
@@ -50,7 +52,13 @@ from metantk_core.scores.alignment import (
     same_class,
     spectral_entropy,
 )
-from metantk_core.scores.conditioning import SINGLE_PRECISION, condition_number, rounding_floor
+from metantk_core.scores.conditioning import (
+    SINGLE_PRECISION,
+    condition_number,
+    log_determinant,
+    rounding_floor,
+    trace_ratio,
+)
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
 from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
@@ -104,6 +112,15 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     )
     ridge: float = Field(default=1e-3, ge=0, allow_inf_nan=False, description="Regularisation λ of the inner loop.")
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
+    outputs: Outputs = Field(
+        default="sum",
+        description="Kernel of the summed logits (sum), or the sum of the kernels of all logits (trace): the first "
+        "averaged over random signs of the head's rows, for about three times the time.",
+    )
+    initialisation: Scheme = Field(
+        default="kaiming",
+        description="How weights are drawn: kaiming, orthogonal, or torch_default, which the published search has.",
+    )
     linear_regions: LinearRegionsConfig = Field(
         default=LinearRegionsConfig(), description="What the score linear_regions counts on."
     )
@@ -213,8 +230,14 @@ class _PassResult:
         return inner
 
 
-def _metantk_cond(result: _PassResult, loop: _InnerLoop) -> Score:
-    return condition_number(result.meta(loop), floor=rounding_floor(result.ntk.full))
+def _unevenness(measure: Callable[..., Score], result: _PassResult, loop: _InnerLoop) -> Score:
+    """Return a number that says how uneven the spectrum of the MetaNTK is."""
+    return measure(result.meta(loop), floor=rounding_floor(result.ntk.full))
+
+
+def _metantk_entropy(result: _PassResult, loop: _InnerLoop) -> float:
+    meta = result.meta(loop)
+    return spectral_entropy(meta) if bool(meta.isfinite().all()) else math.nan
 
 
 def _regression(result: _PassResult, loop: _InnerLoop) -> tuple[float, float]:
@@ -250,13 +273,16 @@ def _aligned(
 
 _OF_KERNELS: Mapping[str, Callable[[_PassResult, _InnerLoop], Score | float]] = MappingProxyType(
     {
-        "metantk_cond": _metantk_cond,
+        "metantk_cond": partial(_unevenness, condition_number),
         "ntk_cond": lambda result, _: condition_number(result.ntk.full),
         "ntk_trace": lambda result, _: result.ntk.full.trace().item(),
         "ntk_frobenius": lambda result, _: result.ntk.full.norm().item(),
         "spectral_entropy": lambda result, _: spectral_entropy(result.ntk.full),
         "label_gradient_alignment": lambda result, _: _aligned(label_gradient_alignment, result),
         "kernel_target_alignment": lambda result, _: _aligned(kernel_target_alignment, result),
+        "metantk_logdet": partial(_unevenness, log_determinant),
+        "metantk_trace_ratio": partial(_unevenness, trace_ratio),
+        "metantk_spectral_entropy": _metantk_entropy,
         "metantk_regression_accuracy": lambda result, loop: _regression(result, loop)[0],
         "metantk_regression_loss": lambda result, loop: _regression(result, loop)[1],
     }
@@ -426,12 +452,13 @@ class Scorer:
         return _Networks(network, _regions_network(self._supernet, source, config).to(self._device))
 
     def _initialise(self, networks: "_Networks", repeat: int, own: tuple[str, ...]) -> None:
+        scheme = self._config.initialisation
         for network in networks.both:
             if self._config.redraw == "head":
-                initialise(network, self._seed, "score", "init")
-                initialise(network.head, self._seed, "score", "head", *own, repeat)
+                initialise(network, self._seed, "score", "init", scheme=scheme)
+                initialise(network.head, self._seed, "score", "head", *own, repeat, scheme=scheme)
             else:
-                initialise(network, self._seed, "score", "init", *own, repeat)
+                initialise(network, self._seed, "score", "init", *own, repeat, scheme=scheme)
 
     def _episodes_of(self, repeat: int, stream: str) -> tuple[Episode, ...]:
         if stream:
@@ -601,7 +628,10 @@ def inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
 
 def _kernels(draw: Draw) -> Kernels:
     """Run the one per-image-gradient pass of a draw."""
-    return tangent_and_last_layer_kernel(draw.network, draw.images, parameters=draw.config.parameters)
+    config = draw.config
+    return tangent_and_last_layer_kernel(
+        draw.network, draw.images, parameters=config.parameters, outputs=config.outputs
+    )
 
 
 def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:

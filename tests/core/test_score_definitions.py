@@ -44,6 +44,7 @@ from metantk_core.scores.alignment import (
     same_class,
     spectral_entropy,
 )
+from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
 from metantk_core.scores.gradients import fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.synflow import layer_flows, synflow
 from metantk_core.seeding import generator
@@ -383,6 +384,78 @@ def test_spectral_entropy_is_that_of_numpy_and_has_the_limits_of_an_entropy():
     assert spectral_entropy(torch.ones(5, 5, dtype=DOUBLE)) == pytest.approx(0, abs=1e-12)
 
 
+# How even a spectrum is
+
+
+def kernel_with(spectrum, seed: int = 0) -> torch.Tensor:
+    """A symmetric kernel of known eigenvalues in a random basis."""
+    basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(spectrum), len(spectrum))))
+    kernel = basis @ np.diag(spectrum) @ basis.T
+    return torch.from_numpy((kernel + kernel.T) / 2)
+
+
+def test_unevenness_is_zero_of_equal_eigenvalues_and_does_not_see_a_scale():
+    even, uneven = 7 * torch.eye(5, dtype=DOUBLE), torch.from_numpy(some_kernel())
+    assert log_determinant(even).value == pytest.approx(0, abs=1e-12)
+    assert trace_ratio(even).value == pytest.approx(1, rel=1e-12)
+    for measure in (log_determinant, trace_ratio):
+        assert measure(1e-6 * uneven).value == pytest.approx(measure(uneven).value, rel=1e-9)
+
+
+def test_unevenness_is_that_of_determinant_trace_and_inverse_without_eigenvalues():
+    kernel = some_kernel()
+    sign, log_det = np.linalg.slogdet(kernel)
+    assert sign == 1
+    ours = torch.from_numpy(kernel)
+    assert log_determinant(ours).value == pytest.approx(math.log(np.trace(kernel) / 6) - log_det / 6, rel=1e-10)
+    assert trace_ratio(ours).value == pytest.approx(np.trace(kernel) * np.trace(np.linalg.inv(kernel)) / 36, rel=1e-10)
+
+
+def test_log_determinant_is_the_divergence_from_the_spherical_distribution_of_the_same_variance():
+    # 2/n times the mean over samples of the log-likelihood ratio of both normal distributions.
+    spectrum = np.array([4.0, 1.0, 0.5, 0.5])
+    x = np.random.default_rng(0).normal(size=(200_000, 4)) * np.sqrt(spectrum)
+    sphere = spectrum.mean()
+    ratio = -0.5 * (np.log(spectrum).sum() + (x**2 / spectrum).sum(1)) + 0.5 * (
+        4 * math.log(sphere) + (x**2).sum(1) / sphere
+    )
+    found = log_determinant(kernel_with(spectrum)).value
+    assert found is not None
+    assert found == pytest.approx(2 / 4 * ratio.mean(), abs=4 * 2 / 4 * ratio.std() / math.sqrt(len(x)))
+    assert found > 0.2
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=6), st.integers(0, 99))
+def test_unevenness_lies_between_none_and_the_condition_number(spectrum, seed):
+    kernel = kernel_with(spectrum, seed)
+    condition = condition_number(kernel).value
+    log_ratio, ratio = log_determinant(kernel).value, trace_ratio(kernel).value
+    assert condition is not None
+    assert log_ratio is not None
+    assert ratio is not None
+    # Geometric and harmonic means lie between the ends of the spectrum, in this order.
+    assert -1e-9 <= log_ratio <= math.log(ratio) + 1e-9
+    assert ratio <= condition * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("measure", [condition_number, log_determinant, trace_ratio])
+@pytest.mark.parametrize(
+    ("kernel", "outcome"),
+    [
+        (torch.zeros(3, 3, dtype=DOUBLE), Outcome.DEGENERATE),
+        (kernel_with([1.0, 1.0, 1e-9]), Outcome.DEGENERATE),
+        (kernel_with([1.0, 1.0, -1e-3]), Outcome.DEGENERATE),
+        (torch.full((3, 3), math.nan, dtype=DOUBLE), Outcome.NON_FINITE),
+        (kernel_with([1.0, 1.0, 1e-3]), Outcome.OK),
+    ],
+)
+def test_unevenness_of_a_kernel_without_a_smallest_eigenvalue_is_an_outcome(measure, kernel, outcome):
+    assert measure(kernel).outcome is outcome
+    if outcome is Outcome.OK:
+        assert measure(kernel, floor=0.1).outcome is Outcome.DEGENERATE
+
+
 # Regression with the MetaNTK
 
 
@@ -545,6 +618,9 @@ def test_every_score_of_a_candidate_is_that_of_its_parts_in_float64():
             "spectral_entropy": spectral_entropy(ntk),
             "label_gradient_alignment": label_gradient_alignment(ntk, target),
             "kernel_target_alignment": kernel_target_alignment(ntk, target),
+            "metantk_logdet": math.log(np.trace(meta.numpy()) / 9) - np.linalg.slogdet(meta.numpy())[1] / 9,
+            "metantk_trace_ratio": np.trace(meta.numpy()) * np.trace(np.linalg.inv(meta.numpy())) / 81,
+            "metantk_spectral_entropy": spectral_entropy(meta),
             "metantk_regression_accuracy": (predicted.argmax(-1) == torch.arange(3)).double().mean().item(),
             "metantk_regression_loss": ((predicted - labels) ** 2).sum().item() / 9,
             "naswot": naswot(codes).value,
@@ -615,12 +691,47 @@ def test_scoring_leaves_the_global_random_state_and_gradient_mode_untouched():
     assert under_no_grad == scored()
 
 
+def test_kernel_of_all_logits_is_that_of_their_sum_averaged_over_the_signs_of_the_heads_rows():
+    network, images = tiny(), IMAGES.flatten(0, 1)
+    every = tangent_and_last_layer_kernel(network, images, outputs="trace")
+    rows = network.head.weight.detach().clone()
+    total, last = torch.zeros(12, 12, dtype=DOUBLE), torch.zeros(12, 12, dtype=DOUBLE)
+    for signs in itertools.product((1.0, -1.0), repeat=3):
+        with torch.no_grad():
+            network.head.weight.copy_(rows * torch.tensor(signs, dtype=DOUBLE)[:, None])
+        kernels = tangent_and_last_layer_kernel(network, images, outputs="sum")
+        assert kernels.nngp is not None
+        total, last = total + kernels.ntk / 8, last + kernels.nngp / 8
+        assert not torch.allclose(kernels.ntk, every.ntk, rtol=0.01)
+    torch.testing.assert_close(total, every.ntk, rtol=1e-10, atol=0)
+    assert every.nngp is not None
+    torch.testing.assert_close(last, every.nngp, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "scheme", "outputs"),
+    [({"outputs": "trace"}, "kaiming", "trace"), ({"initialisation": "orthogonal"}, "orthogonal", "sum")],
+)
+def test_configured_outputs_and_initialisation_are_those_of_the_kernel(changes, scheme, outputs):
+    config = ScoringConfig(**{**CONFIG.model_dump(), **changes})
+    network = build(cell(), CONFIG.network, in_channels=1, ways=3, variant="scoring")
+    initialise(network, 3, "score", "init", 1, scheme=scheme)
+    episodes = scoring_episodes(source(), config, 3, 1)
+    batch = torch.cat([e.query_images for e in episodes] + [e.support_images for e in episodes])
+    trace = tangent_and_last_layer_kernel(network, batch, outputs=outputs).ntk.trace().item()
+    assert scored(scores=("ntk_trace",), **changes)["ntk_trace"][1].value == pytest.approx(trace, rel=1e-6)
+    assert scored(scores=("ntk_trace",))["ntk_trace"][1].value != pytest.approx(trace, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("variant", "changes"),
     [
         ("metantk_cond_anil", {"algorithm": "anil"}),
         ("metantk_cond_time1e-3", {"time": 1e-3}),
         ("metantk_cond_anil_time0.5_ridge1e-5", {"algorithm": "anil", "time": 0.5, "ridge": 1e-5}),
+        ("metantk_logdet_anil", {"algorithm": "anil"}),
+        ("metantk_trace_ratio_ridge0.1", {"ridge": 0.1}),
+        ("metantk_spectral_entropy_anil_time1e-3", {"algorithm": "anil", "time": 1e-3}),
         ("metantk_regression_loss_anil_ridge0", {"algorithm": "anil", "ridge": 0.0}),
         ("metantk_regression_accuracy_maml_timeinf", {}),
     ],
@@ -676,8 +787,8 @@ def test_network_without_any_signal_is_degenerate_in_all_scores_but_the_counts()
 
 
 def test_network_whose_numbers_are_lost_is_non_finite_in_all_scores_but_the_counts(monkeypatch):
-    def explode(network, seed, *purpose):
-        initialise(network, seed, *purpose)
+    def explode(network, seed, *purpose, **options):
+        initialise(network, seed, *purpose, **options)
         with torch.no_grad():
             network.head.weight.mul_(math.nan)
 

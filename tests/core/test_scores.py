@@ -284,8 +284,8 @@ def test_network_without_any_signal_is_a_degenerate_outcome_with_a_reason():
     ("scale", "reason"), [(1e38, "images are not finite"), (math.nan, "the logits of 12 of 12 images")]
 )
 def test_network_that_overflows_is_a_non_finite_outcome_with_a_reason(scale, reason, monkeypatch):
-    def explode(network, seed, *purpose):
-        initialise(network, seed, *purpose)
+    def explode(network, seed, *purpose, **options):
+        initialise(network, seed, *purpose, **options)
         with torch.no_grad():
             network.head.weight.mul_(scale)
 
