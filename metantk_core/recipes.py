@@ -26,6 +26,69 @@ _SHORT_TRAINING = {
     "validation_episodes": 40,
 }
 
+# The published search [Wang et al. 2022]: C = 48, 3 episodes of 5-way 1-shot with one query image a class, 32 x 32, and
+# its two criteria, ranked with equal weight.
+_PUBLISHED_SCORING = {
+    "scores": ["metantk_cond", "linear_regions", "params", "flops"],
+    "num_inits": 3,
+    "tasks": 3,
+    "episode": {"ways": 5, "shots": 1, "queries": 1},
+    "image_size": 32,
+}
+
+# What the published code does where it differs from the paper; see docs/search.md.
+_REFERENCE_SCORING = {
+    "initialisation": "torch_default",
+    "redraw": "head",
+    "augmentation": "flip_crop",
+    "normalisation": "cifar10",
+}
+_REFERENCE_PRUNING = {"draws": "own", "change": "relative", "ranks": "dense", "edges": "one node at a time"}
+
+#: Dataset and number of cells → folder of the images, and the inner loop of the MetaNTK in the paper's scripts.
+_PUBLISHED: Mapping[str, tuple[str, int, dict[str, object]]] = MappingProxyType(
+    {
+        "mini-5": ("data/mini-imagenet", 5, {"algorithm": "maml", "ridge": 1e-3}),
+        "mini-8": ("data/mini-imagenet", 8, {"algorithm": "anil", "time": 1.0, "ridge": 1e-5}),
+        "tiered-5": ("data/tiered-imagenet", 5, {"algorithm": "maml", "ridge": 1e-3}),
+        "tiered-8": ("data/tiered-imagenet", 8, {"algorithm": "anil", "ridge": 1e-3}),
+    }
+)
+
+
+def _published(kind: str, setting: str) -> RunConfig:
+    folder, cells, loop = _PUBLISHED[setting]
+    network = {"channels": 48, "cells": cells}
+    reference = kind == "reference"
+    return _recipe(
+        f"{kind}-{setting}",
+        data={"source": "folder", "path": folder, "image_size": 84, "channels": 3},
+        search={
+            "space": "darts_fewshot",
+            "strategy": "prune",
+            "num_candidates": 20,
+            "shards": 8,
+            "prune": _REFERENCE_PRUNING if reference else {},
+        },
+        scoring={**_PUBLISHED_SCORING, **loop, "network": network, **(_REFERENCE_SCORING if reference else {})},
+        rank_by={"metantk_cond": 1, "linear_regions": 1},
+        training={
+            "algorithm": "maml",
+            "first_order": True,
+            "network": network,
+            "episode": {"ways": 5, "shots": 1, "queries": 15},
+            "inner_steps": 5,
+            "inner_learning_rate": 0.01,
+            "outer_learning_rate": 1e-3,
+            "meta_batch": 4,
+            "iterations": 30_000,
+            "validate_every": 1_000,
+            "validation_episodes": 200,
+        },
+        evaluation={"episode": _FEW_SHOT, "episodes": 600},
+    )
+
+
 RECIPES: Mapping[str, RunConfig] = MappingProxyType(
     {
         # Minutes on two cores: the main job of `make run`.
@@ -46,6 +109,34 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),
+        # The paper's search, small enough for a laptop: too small for its choices to mean much, and it says so.
+        "glyphs-prune": _recipe(
+            "glyphs-prune",
+            data={"source": "glyphs", "image_size": 32},
+            search={"space": "darts_fewshot", "strategy": "prune", "num_candidates": 12, "shards": 1},
+            scoring={**_PUBLISHED_SCORING, "image_size": 16, "network": {"channels": 8, "cells": 3}},
+            rank_by={"metantk_cond": 1, "linear_regions": 1},
+            training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
+            evaluation={"episode": _FEW_SHOT, "episodes": 600},
+        ),
+        # The candidates of glyphs, four times as many: only those that may be the best get all draws.
+        "glyphs-race": _recipe(
+            "glyphs-race",
+            data={"source": "glyphs", "image_size": 32},
+            search={"space": "nasbench201", "strategy": "race", "num_candidates": 128, "shards": 1},
+            scoring={"num_inits": 12, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            training={"network": {"channels": 8, "cells": 1}, **_SHORT_TRAINING},
+            evaluation={"episode": _FEW_SHOT, "episodes": 600},
+        ),
+        # Good candidates of the paper's space changed again and again.
+        "glyphs-evolve": _recipe(
+            "glyphs-evolve",
+            data={"source": "glyphs", "image_size": 32},
+            search={"space": "darts_fewshot", "strategy": "evolve", "num_candidates": 64, "shards": 1},
+            scoring={"num_inits": 4, "image_size": 16, "network": {"channels": 8, "cells": 3}},
+            training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
+            evaluation={"episode": _FEW_SHOT, "episodes": 600},
+        ),
         # Everything once, as small as it gets: proves an installation. Its numbers mean nothing.
         "smoke": _recipe(
             "smoke",
@@ -62,5 +153,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             },
             evaluation={"episode": {"ways": 5, "shots": 1, "queries": 5}, "episodes": 20},
         ),
+        # The paper's searches, and the published code's; the images are yours: --set data.path=...
+        **{f"{kind}-{setting}": _published(kind, setting) for kind in ("paper", "reference") for setting in _PUBLISHED},
     }
 )

@@ -6,7 +6,7 @@ from metantk_core.ranking.leaderboard import Leaderboard, Standing
 from metantk_core.ranking.markdown import render_markdown
 from metantk_core.ranking.order import rank
 from metantk_core.ranking.racing import separated
-from metantk_core.ranking.resampling import agreement, certainty, resamples
+from metantk_core.ranking.resampling import agreement, certainty, halves, resamples
 
 __all__ = [
     "Criterion",
@@ -17,6 +17,7 @@ __all__ = [
     "agreement",
     "certainty",
     "draws_needed",
+    "halves",
     "losses",
     "rank",
     "reliability",

@@ -105,9 +105,9 @@ def agreement(values: Float64[np.ndarray, "n k"], decide: Decide, seed: int) -> 
     if k < 2:
         return None
     grid = _grid(values)
-    halves = _halves(k, seed)
-    alike = sum(_decision(values, half, grid, decide) == _decision(values, 1 - half, grid, decide) for half in halves)
-    return alike / len(halves)
+    splits = halves(k, seed)
+    alike = sum(_decision(values, half, grid, decide) == _decision(values, 1 - half, grid, decide) for half in splits)
+    return alike / len(splits)
 
 
 def stability(
@@ -154,17 +154,22 @@ def _mean_blocks(
         yield start, losses @ (counts[start : start + _COLUMNS].T / losses.shape[1])
 
 
-def _halves(draws: int, seed: int) -> Int64[np.ndarray, "u k"]:
-    """Return splits of the draws: 1 where a draw is in the smaller half, 0 where it is in the other."""
+def halves(draws: int, seed: int) -> Int64[np.ndarray, "u k"]:
+    """Return splits of the draws: 1 where a draw is in the smaller half, 0 where it is in the other.
+
+    Args:
+        draws: Number of draws, at least 2.
+        seed: Seed of the random splits, if there are more than 2,000.
+    """
     size = draws // 2
     if math.comb(draws, size) <= _RESAMPLES:
         chosen = np.array(list(combinations(range(draws), size)))
     else:
         rng = seeding.numpy_generator(seed, "ranking", "splits")
         chosen = rng.permuted(np.tile(np.arange(draws), (_RESAMPLES, 1)), axis=1)[:, :size]
-    halves = np.zeros((len(chosen), draws), dtype=np.int64)
-    np.put_along_axis(halves, chosen, 1, axis=1)
-    return halves
+    splits = np.zeros((len(chosen), draws), dtype=np.int64)
+    np.put_along_axis(splits, chosen, 1, axis=1)
+    return splits
 
 
 def _decision(

@@ -52,8 +52,10 @@ class Choice:
         target: Node that it enters.
         removed: The operation, or the edges as ``"0-4"``.
         options: Number of possible decisions.
-        certainty: Share of bootstrap resamples of the draws that decide the same; none with a single draw.
-        chance: What certainty would be if all decisions were equally likely.
+        certainty: Share of bootstrap resamples of the draws that decide the same; none with a single draw. Resamples
+            know the draws that decided, so that noise alone gives far more than ``chance``.
+        agreement: Share of the splits of the draws into two halves that decide alike; noise alone gives ``chance``.
+        chance: Share of all decisions that each one is.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -64,6 +66,7 @@ class Choice:
     removed: tuple[str, ...]
     options: int
     certainty: float | None
+    agreement: float | None
     chance: float
 
 

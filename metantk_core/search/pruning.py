@@ -19,7 +19,7 @@ from scipy import stats
 from metantk_core.candidates import Edge, Genotype, parse_genotype
 from metantk_core.candidates.darts_family import DEGREE
 from metantk_core.errors import InputError
-from metantk_core.ranking import Criterion, Reliability, reliability, resamples
+from metantk_core.ranking import Criterion, Reliability, halves, reliability, resamples
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound
 from metantk_core.search.rounds import compared_round
@@ -223,13 +223,13 @@ def _decide(
         )
         for m, removal in enumerate(removals)
     )
-    certainties = [choice.certainty for choice in choices if choice.certainty is not None]
     good = [m for m, reason in enumerate(table.reasons) if not reason]
     trusted = _reliabilities(setting, table, good)
     measures: list[tuple[str, float]] = [("operations left", float(len(list(pruned.operations()))))]
-    if certainties:
-        measures.append(("certainty of choices", float(np.mean(certainties))))
-        measures.append(("certainty by chance", float(np.mean([choice.chance for choice in choices]))))
+    agreements = [choice.agreement for choice in choices if choice.agreement is not None]
+    if agreements:
+        measures.append(("agreement of halves", float(np.mean(agreements))))
+        measures.append(("agreement by chance", float(np.mean([choice.chance for choice in choices]))))
     for name, value in trusted:
         measures.append((f"reliability {name}", value.icc))
     phase = "edges" if supernet.decided else "operations"
@@ -334,30 +334,37 @@ def _choices(
     groups: Sequence[Sequence[int]],
     gone: set[int],
 ) -> tuple[Choice, ...]:
-    """Return the decisions, each with how often resampled draws decide the same."""
+    """Return the decisions, each with how often resamples of the draws, and their halves, decide alike."""
     supernet = parse_genotype(setting.config.space, state.supernet)
     draws = table.values.shape[2]
+
+    def decided(weights: Float64[np.ndarray, " k"]) -> list[frozenset[int]]:
+        """Return what each group would lose by a weighted mean of the draws."""
+        means = table.values @ weights
+        place = {
+            m: at for at, m in enumerate(_order(setting, means, _totals(setting.criterion, _ranks(setting, means))))
+        }
+        return [frozenset(sorted(group, key=place.__getitem__)[: _quota(supernet, group)]) for group in groups]
+
     shares: list[float | None] = [None] * len(groups)
+    alike: list[float | None] = [None] * len(groups)
     if draws > 1:
         counts, times = resamples(draws, setting.seed)
-        same = np.zeros(len(groups))
-        for count, weight in zip(counts, times, strict=True):
-            means = table.values @ (count / draws)
-            totals = _totals(setting.criterion, _ranks(setting, means))
-            first = np.where(np.isnan(means[0]), np.inf, means[0])
-            for number, group in enumerate(groups):
-                best = sorted(group, key=lambda m: (totals[m], first[m], m))[: _quota(supernet, group)]
-                same[number] += weight * (set(best) == gone.intersection(group))
-        shares = [float(share) for share in same / times.sum()]
+        actual = [gone.intersection(group) for group in groups]
+        same = np.array([[one == two for one, two in zip(decided(c / draws), actual, strict=True)] for c in counts])
+        shares = [float(share) for share in times @ same / times.sum()]
+        splits = halves(draws, setting.seed)
+        pairs = [zip(decided(h / h.sum()), decided((1 - h) / (1 - h).sum()), strict=True) for h in splits]
+        alike = [float(share) for share in np.mean([[one == two for one, two in pair] for pair in pairs], axis=0)]
     choices = []
-    for group, share in zip(groups, shares, strict=True):
+    for group, share, agreed in zip(groups, shares, alike, strict=True):
         edge, removed = removals[group[0]].edge, sorted(gone.intersection(group))
         options = comb(len(group), _quota(supernet, group))
         names = tuple(
             f"{removals[m].edge.source}-{edge.target}" if supernet.decided else removals[m].operation for m in removed
         )
         source = None if supernet.decided else edge.source
-        choices.append(Choice(edge.cell, source, edge.target, names, options, share, 1 / options))
+        choices.append(Choice(edge.cell, source, edge.target, names, options, share, agreed, 1 / options))
     return tuple(choices)
 
 

@@ -37,9 +37,11 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     compared = losses(records, setting.criterion)
     means = compared.values.mean(axis=1)
     last = number + 1 == len(stages)
-    # The error of the whole race is shared out among its decisions.
-    level = 1 - (1 - config.confidence) / max(1, len(stages) - 1)
-    out = np.zeros(len(means), bool) if last else separated(compared.values, keep=1, confidence=level)
+    out = np.zeros(len(means), bool)
+    if not last:
+        # The confidence is that of the whole race: of all who started, and of all looks at them.
+        runners, looks = len(state.board) + len(state.plan), len(stages) - 1
+        out = separated(compared.values, 1, config.confidence, looks=looks, started=runners)
     dropped = {genotype for genotype, is_out in zip(compared.genotypes, out, strict=True) if is_out}
     dropped |= {genotype for genotype, *_ in compared.failed}
     stay = [job for job in state.plan if job.genotype not in dropped]

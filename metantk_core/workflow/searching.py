@@ -289,6 +289,7 @@ def ranking_metrics(leaderboard: Leaderboard) -> list[MetricPoint]:
         "rank/best": leaderboard.best.mean,
         "rank/place of the winner": leaderboard.best.rank,
     }
+    values |= {f"rank/stability of the best {size}": share for size, share in leaderboard.top_stability}
     return [MetricPoint(name, value, 0) for name, value in values.items() if value is not None]
 
 

@@ -130,9 +130,15 @@ def test_history_tells_noise_from_knowledge():
     unsure, _ = run(of("prune", "nasbench201", draws=4), scorer("nasbench201", noise=5.0))
 
     def certainty(state: SearchState) -> float:
-        return float(np.mean([choice.certainty for choice in state.rounds[0].choices]))
+        return float(np.mean([choice.certainty or 0.0 for choice in state.rounds[0].choices]))
+
+    def agreement(state: SearchState) -> float:
+        return float(np.mean([choice.agreement or 0.0 for choice in state.rounds[0].choices]))
 
     assert certainty(sure) > 0.95
+    assert agreement(sure) > 0.95
+    # Noise alone decides as a coin would in one half and in the other; among 6 choices of 5 that is 0.2 or so.
+    assert agreement(unsure) < 0.5
     assert dict(sure.rounds[0].reliability)["metantk_cond"].icc > 0.99
     assert dict(unsure.rounds[0].reliability)["metantk_cond"].low < 0.3
     assert certainty(unsure) < certainty(sure)
