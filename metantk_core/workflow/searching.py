@@ -290,7 +290,7 @@ def ranking_metrics(leaderboard: Leaderboard) -> list[MetricPoint]:
         "rank/place of the winner": leaderboard.best.rank,
     }
     values |= {f"rank/stability of the best {size}": share for size, share in leaderboard.top_stability}
-    return [MetricPoint(name, value, 0) for name, value in values.items() if value is not None]
+    return [MetricPoint(name, float(value), 0) for name, value in values.items() if value is not None]
 
 
 @dataclass(frozen=True)
