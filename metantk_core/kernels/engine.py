@@ -25,7 +25,15 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from metantk_core.kernels.layer_grams import Convolution, bias_gram, convolution_gram, input_gradient, linear_gram
+from metantk_core.kernels.layer_grams import (
+    Convolution,
+    bias_gram,
+    convolution,
+    convolution_gram,
+    input_gradient,
+    linear_gram,
+    without_unseen_pixels,
+)
 from metantk_core.kernels.parameters import (
     GRADIENT_BYTES,
     Kernels,
@@ -158,6 +166,9 @@ class _TakeOver(TorchFunctionMode):
             margin = _per_axis(padding, axes)
         self._note(names, input)
         settings = Convolution(kernel, _per_axis(stride, axes), margin, steps, groups)
+        seen = without_unseen_pixels(tuple(input.shape[2:]), settings)
+        if seen is not None:
+            input, settings = self._shared.pixels(input, seen[0]), seen[1]
         return _Convolution.apply(self.anchor, input, weight.detach(), _detached(bias), names, self, settings)
 
     def _taken(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[str, str | None] | None:
@@ -213,17 +224,7 @@ class _Convolution(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.names, ctx.into, ctx.settings = names, into, settings
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            settings.stride,
-            settings.padding,
-            settings.dilation,
-            False,
-            (0,) * len(settings.stride),
-            settings.groups,
-        )
+        return convolution(x, weight, bias, settings)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -55,6 +55,44 @@ class Convolution:
         """Whether the kernel moves by one pixel."""
         return set(self.stride) == {1}
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel sees all channels of the one input pixel at its place."""
+        return self.groups == 1 and self.unit_stride and set(self.kernel) == {1} and set(self.padding) == {0}
+
+
+def without_unseen_pixels(
+    size: tuple[int, ...], settings: Convolution
+) -> tuple[tuple[slice, ...], Convolution] | None:
+    """Return the pixels that a convolution looks at and its settings on these alone; None if it looks at all of them.
+
+    A convolution with stride 2 and dilation 2, or with stride 2 and one tap, never looks at every other row.
+
+    Args:
+        size: Of the input, along each axis.
+        settings: Of the layer.
+    """
+    pixels, smaller = [], []
+    for length, kernel, stride, padding, dilation in zip(
+        size, settings.kernel, settings.stride, settings.padding, settings.dilation, strict=True
+    ):
+        step = stride if kernel == 1 else math.gcd(stride, dilation)
+        start = -padding % step
+        along = kernel, stride // step, (padding + start) // step, max(1, dilation // step)
+        left = -(-(length - start) // step)
+        if _outputs(left, *along) != _outputs(length, kernel, stride, padding, dilation):
+            return None
+        pixels.append(slice(start, None, step))
+        smaller.append(along)
+    if all(part.step == 1 for part in pixels):
+        return None
+    kernel, stride, padding, dilation = (tuple(values) for values in zip(*smaller, strict=True))
+    return tuple(pixels), Convolution(kernel, stride, padding, dilation, settings.groups)
+
+
+def _outputs(length: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
 
 def linear_gram(x: Float[Tensor, "n *p c"], g: Float[Tensor, "n *p d"]) -> Float[Tensor, "n n"]:
     """Return the Gram matrix of the gradients of a linear layer's weight.
@@ -93,9 +131,7 @@ def convolution_gram(
         if settings.groups == channels == g.shape[1] and x.dim() == 4 and set(settings.dilation) != {1}:
             return _depthwise_by_taps(x, g, settings)
         return _by_grouped_convolution(x, g, settings)
-    if set(settings.kernel) == {1} and set(settings.padding) == {0}:
-        if not settings.unit_stride:
-            x = x[(..., *(slice(None, None, step) for step in settings.stride))]
+    if settings.pointwise:
         return product_gram(g.flatten(2), x.flatten(2))
     if x.dim() != 4:
         return _by_grouped_convolution(x, g, settings)
@@ -108,6 +144,29 @@ def convolution_gram(
         return _by_rows(x[..., :: settings.stride[0], :].mT, g.mT.contiguous(), settings, 1)
     patches = F.unfold(x, settings.kernel, settings.dilation, settings.padding, settings.stride)
     return product_gram(g.flatten(2), patches)
+
+
+def convolution(
+    x: Float[Tensor, "n c *hw"],
+    weight: Float[Tensor, "d _ *kernel"],
+    bias: Float[Tensor, " d"] | None,
+    settings: Convolution,
+) -> Float[Tensor, "n d *pq"]:
+    """Return the output of a convolution.
+
+    Args:
+        x: Input of the layer.
+        weight: Weight of the layer.
+        bias: Bias of the layer, if it has one.
+        settings: Of the layer.
+    """
+    if settings.pointwise:
+        outputs = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        return outputs if bias is None else outputs.add_(bias[(slice(None), *(None,) * (x.dim() - 2))])
+    axes = len(settings.stride)
+    return torch.convolution(
+        x, weight, bias, settings.stride, settings.padding, settings.dilation, False, (0,) * axes, settings.groups
+    )
 
 
 def input_gradient(
@@ -124,6 +183,8 @@ def input_gradient(
         g: Gradient of its output, contiguous.
         settings: Of the layer.
     """
+    if settings.pointwise:
+        return torch.bmm(weight.flatten(1).mT.expand(len(g), -1, -1), g.flatten(2)).unflatten(2, g.shape[2:])
     depthwise = settings.groups == x.shape[1] == g.shape[1]
     reach = [step * (size - 1) for step, size in zip(settings.dilation, settings.kernel, strict=True)]
     padding = [far - near for far, near in zip(reach, settings.padding, strict=True)]

@@ -41,19 +41,29 @@ class SharedResults:
         bound = plan(*args, **kwargs)
         if bound is None:
             return None
-        x, make, key = bound
-        if is_functorch_wrapped_tensor(x):
-            return None
+        x, make, settings = bound
+        return None if is_functorch_wrapped_tensor(x) else self._once(x, make, settings)
+
+    def pixels(self, x: Float[Tensor, "n c *hw"], chosen: tuple[slice, ...]) -> Float[Tensor, "n c *pq"]:
+        """Return some pixels of all images.
+
+        Args:
+            x: Activations.
+            chosen: Along each axis, slices with a positive step.
+        """
+        return self._once(x, _Pixels.apply, tuple((part.start, part.step) for part in chosen))
+
+    def _once(self, x: Tensor, make: Callable[..., Tensor], settings: tuple) -> Tensor:
         results = getattr(x, _RESULTS, None)
         if results is None:
             results = {}
             setattr(x, _RESULTS, results)
-        key = (make, key, torch.is_grad_enabled(), x._version)
+        key = (make, settings, torch.is_grad_enabled(), x._version)
         if key in results:
             result, version = results[key]
             if result._version == version:
                 return result
-        result = make(x, *key[1])
+        result = make(x, *settings)
         results[key] = result, result._version
         return result
 
@@ -115,6 +125,22 @@ def _slow_here(x: Tensor) -> bool:
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values[0], values[-1]
+
+
+class _Pixels(torch.autograd.Function):
+    """Some pixels, one after the other in memory; their gradient is written once, where slices would do it by axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *chosen: tuple[int, int]) -> Tensor:
+        ctx.shape, ctx.chosen = x.shape, (..., *(slice(start, None, step) for start, step in chosen))
+        return x[ctx.chosen].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (g,) = gradients
+        towards = g.new_zeros(ctx.shape)
+        towards[ctx.chosen] = g
+        return towards, *(None for _ in ctx.chosen[1:])
 
 
 class _AveragePool(torch.autograd.Function):
