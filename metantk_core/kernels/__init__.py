@@ -5,10 +5,12 @@ t tasks · q, s query and support images of one task · tq, ts those of all task
 """
 
 from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
+from metantk_core.kernels.engine import outputs_with_relus
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, meta_ntk
 from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, parameter_names
 from metantk_core.kernels.regression import centred_targets, held_out_predictions
+from metantk_core.kernels.shortcuts import watched
 from metantk_core.kernels.tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
 
 __all__ = [
@@ -25,7 +27,9 @@ __all__ = [
     "held_out_predictions",
     "last_layer_kernel",
     "meta_ntk",
+    "outputs_with_relus",
     "parameter_names",
     "split",
     "tangent_and_last_layer_kernel",
+    "watched",
 ]

@@ -25,7 +25,15 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from metantk_core.kernels.layer_grams import Convolution, bias_gram, convolution_gram, input_gradient, linear_gram
+from metantk_core.kernels.layer_grams import (
+    Convolution,
+    bias_gram,
+    convolution,
+    convolution_gram,
+    input_gradient,
+    linear_gram,
+    without_unseen_pixels,
+)
 from metantk_core.kernels.parameters import (
     GRADIENT_BYTES,
     Kernels,
@@ -38,7 +46,7 @@ from metantk_core.kernels.parameters import (
     head_names,
     parameter_names,
 )
-from metantk_core.kernels.shortcuts import SharedResults
+from metantk_core.kernels.shortcuts import OnRelu, SharedResults, watched
 
 _AXES: Mapping[Callable, int] = MappingProxyType({torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3})
 
@@ -49,6 +57,7 @@ def kernels_by_layer(
     *,
     parameters: ParameterChoice = "weights",
     outputs: Outputs = "sum",
+    on_relu: OnRelu | None = None,
 ) -> Kernels:
     """Return the kernels from the Gram contributions of one layer after the other.
 
@@ -59,17 +68,15 @@ def kernels_by_layer(
         images: Images on the network's device, in its precision.
         parameters: Weights of convolutions and linear layers, with or without their biases.
         outputs: Which kernel.
+        on_relu: Sees the output of each ReLU of the forward pass.
     """
-    chosen = parameter_names(network, parameters)
-    values = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    for name in chosen:
-        values[name].requires_grad_()
-    leaves = {name: values[name] for name in chosen}
+    values, leaves = _leaves(network, parameters)
+    images = images.detach()  # a tensor of its own: what layers leave behind on activations goes when the pass ends
     with exact_arithmetic(), torch.enable_grad():
-        takeover = _TakeOver(leaves, images)
-        with takeover:
+        takeover = _TakeOver(leaves, images, on_relu)
+        with takeover, watched(on_relu):
             logits = functional_call(network, values, (images,)).flatten(1)
-        totals = logits.detach().sum(1).double().cpu()
+        totals = logits.detach().sum(1).double()
         wanted = directions(logits[0].detach(), outputs)
         left = _differentiate(logits, wanted, takeover.anchor, leaves)
         del logits
@@ -79,13 +86,33 @@ def kernels_by_layer(
         grams = {name: matrix for name, matrix in takeover.grams.items() if name not in left}
         rest = {name: value for name, value in leaves.items() if name in left}
         grams |= _image_by_image(network, values, rest, wanted, images)
-    ntk = torch.zeros(len(images), len(images), dtype=torch.float64)
+    ntk = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
     nngp, head = torch.zeros_like(ntk), head_names(network)
     for name, matrix in grams.items():
-        ntk += matrix.cpu()
+        ntk += matrix
         if head and name in head:
-            nngp += matrix.cpu()
-    return Kernels(ntk, None if head is None else nngp, totals)
+            nngp += matrix
+    return Kernels(ntk.cpu(), None if head is None else nngp.cpu(), totals.cpu())
+
+
+def outputs_with_relus(network: nn.Module, images: Float[Tensor, "n c h w"], on_relu: OnRelu) -> Float[Tensor, "n ..."]:
+    """Return the outputs of the forward pass of :func:`kernels_by_layer` alone, bit for bit, without gradients.
+
+    Args:
+        network: As for the kernel.
+        images: As for the kernel.
+        on_relu: Sees the output of each ReLU.
+    """
+    values, leaves = _leaves(network, "weights")
+    images = images.detach()
+    with exact_arithmetic(), torch.no_grad(), _TakeOver(leaves, images, on_relu), watched(on_relu):
+        return functional_call(network, values, (images,))
+
+
+def _leaves(network: nn.Module, choice: ParameterChoice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return all parameters, of which only the chosen ones require gradients, and the chosen ones."""
+    values = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return values, {name: values[name].requires_grad_() for name in parameter_names(network, choice)}
 
 
 class _TakeOver(TorchFunctionMode):
@@ -98,14 +125,16 @@ class _TakeOver(TorchFunctionMode):
         grams: After a backward pass, the Gram matrix of each parameter.
     """
 
-    def __init__(self, leaves: Mapping[str, Tensor], images: Float[Tensor, "n c h w"]) -> None:
+    def __init__(
+        self, leaves: Mapping[str, Tensor], images: Float[Tensor, "n c h w"], on_relu: OnRelu | None = None
+    ) -> None:
         super().__init__()
         self.images = len(images)
         self.anchor = images.new_zeros(()).requires_grad_()
         self.uses: Counter[str] = Counter()
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.grams: dict[str, Tensor] = {}
-        self._shared = SharedResults()
+        self._shared = SharedResults(on_relu)
         # Identity is what says that a weight is the parameter itself, and not something made from it.
         self._names = {id(leaf): name for name, leaf in leaves.items()}
 
@@ -158,6 +187,9 @@ class _TakeOver(TorchFunctionMode):
             margin = _per_axis(padding, axes)
         self._note(names, input)
         settings = Convolution(kernel, _per_axis(stride, axes), margin, steps, groups)
+        seen = without_unseen_pixels(tuple(input.shape[2:]), settings)
+        if seen is not None:
+            input, settings = self._shared.pixels(input, seen[0]), seen[1]
         return _Convolution.apply(self.anchor, input, weight.detach(), _detached(bias), names, self, settings)
 
     def _taken(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[str, str | None] | None:
@@ -213,17 +245,7 @@ class _Convolution(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.names, ctx.into, ctx.settings = names, into, settings
-        return torch.convolution(
-            x,
-            weight,
-            bias,
-            settings.stride,
-            settings.padding,
-            settings.dilation,
-            False,
-            (0,) * len(settings.stride),
-            settings.groups,
-        )
+        return convolution(x, weight, bias, settings)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -290,7 +312,7 @@ def _image_by_image(
     grams: dict[str, Tensor] = {}
     for names in groups_within(GRADIENT_BYTES, leaves, len(images)):
         for direction in wanted:
-            rows = {name: torch.zeros(len(images), leaves[name].numel(), dtype=images.dtype) for name in names}
+            rows = {name: images.new_zeros(len(images), leaves[name].numel()) for name in names}
             for number in range(len(images)):
                 logits = functional_call(network, values, (images[number : number + 1],)).flatten()
                 gradients = torch.autograd.grad(logits, [leaves[n] for n in names], direction, allow_unused=True)

@@ -24,9 +24,8 @@ from torch import Tensor
 _BLOCK_BYTES = 32 * 2**20
 """Most memory that the per-image gradients of one layer take at a time (a single output channel may need more)."""
 
-_LARGE_MAP = 16
-"""Pixels of a row of outputs from which on one grouped convolution is faster than products (measured on a CPU)."""
-
+_MANY_POSITIONS = 128
+"""Pixels of an output from which on one grouped convolution is faster than products (measured on a CPU)."""
 
 _TILE = 16
 """Rows that the kernels of matrix products work on together."""
@@ -54,6 +53,43 @@ class Convolution:
     def unit_stride(self) -> bool:
         """Whether the kernel moves by one pixel."""
         return set(self.stride) == {1}
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output pixel sees all channels of the one input pixel at its place."""
+        return self.groups == 1 and self.unit_stride and set(self.kernel) == {1} and set(self.padding) == {0}
+
+
+def without_unseen_pixels(size: tuple[int, ...], settings: Convolution) -> tuple[tuple[slice, ...], Convolution] | None:
+    """Return the pixels that a convolution looks at and its settings on these alone; None if it looks at all of them.
+
+    A convolution with stride 2 and dilation 2, or with stride 2 and one tap, never looks at every other row.
+
+    Args:
+        size: Of the input, along each axis.
+        settings: Of the layer.
+    """
+    pixels, left_of, smaller = [], [], []
+    for length, kernel, stride, padding, dilation in zip(
+        size, settings.kernel, settings.stride, settings.padding, settings.dilation, strict=True
+    ):
+        step = stride if kernel == 1 else math.gcd(stride, dilation)
+        start = -padding % step
+        along = kernel, stride // step, (padding + start) // step, max(1, dilation // step)
+        left = -(-(length - start) // step)
+        if left < 1 or _outputs(left, *along) != _outputs(length, kernel, stride, padding, dilation):
+            return None
+        pixels.append(slice(start, None, step))
+        left_of.append(left)
+        smaller.append(along)
+    if tuple(left_of) == size:
+        return None
+    kernel, stride, padding, dilation = (tuple(values) for values in zip(*smaller, strict=True))
+    return tuple(pixels), Convolution(kernel, stride, padding, dilation, settings.groups)
+
+
+def _outputs(length: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    return (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def linear_gram(x: Float[Tensor, "n *p c"], g: Float[Tensor, "n *p d"]) -> Float[Tensor, "n n"]:
@@ -93,21 +129,39 @@ def convolution_gram(
         if settings.groups == channels == g.shape[1] and x.dim() == 4 and set(settings.dilation) != {1}:
             return _depthwise_by_taps(x, g, settings)
         return _by_grouped_convolution(x, g, settings)
-    if set(settings.kernel) == {1} and set(settings.padding) == {0}:
-        if not settings.unit_stride:
-            x = x[(..., *(slice(None, None, step) for step in settings.stride))]
+    if settings.pointwise:
         return product_gram(g.flatten(2), x.flatten(2))
-    if x.dim() != 4:
+    positions = g[0, 0].numel()
+    few = _positions_are_few(images, positions, g.shape[1], channels * math.prod(settings.kernel))
+    if x.dim() != 4 or (positions >= _MANY_POSITIONS and not few):
         return _by_grouped_convolution(x, g, settings)
-    entries, positions = channels * settings.kernel[0] * settings.kernel[1], g[0, 0].numel()
-    if g.shape[-1] >= _LARGE_MAP and not _positions_are_few(images, positions, g.shape[1], entries):
-        return _by_grouped_convolution(x, g, settings)
-    if settings.kernel[1] == 1 and settings.padding[1] == 0:
-        return _by_rows(x[..., :: settings.stride[1]], g, settings, 0)
-    if settings.kernel[0] == 1 and settings.padding[0] == 0:
-        return _by_rows(x[..., :: settings.stride[0], :].mT, g.mT.contiguous(), settings, 1)
-    patches = F.unfold(x, settings.kernel, settings.dilation, settings.padding, settings.stride)
-    return product_gram(g.flatten(2), patches)
+    if few:
+        patches = F.unfold(x, settings.kernel, settings.dilation, settings.padding, settings.stride)
+        return product_gram(g.flatten(2), patches)
+    return _by_rows(x, g, settings)
+
+
+def convolution(
+    x: Float[Tensor, "n c *hw"],
+    weight: Float[Tensor, "d _ *kernel"],
+    bias: Float[Tensor, " d"] | None,
+    settings: Convolution,
+) -> Float[Tensor, "n d *pq"]:
+    """Return the output of a convolution.
+
+    Args:
+        x: Input of the layer.
+        weight: Weight of the layer.
+        bias: Bias of the layer, if it has one.
+        settings: Of the layer.
+    """
+    if settings.pointwise:
+        outputs = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        return outputs if bias is None else outputs.add_(bias[(slice(None), *(None,) * (x.dim() - 2))])
+    axes = len(settings.stride)
+    return torch.convolution(
+        x, weight, bias, settings.stride, settings.padding, settings.dilation, False, (0,) * axes, settings.groups
+    )
 
 
 def input_gradient(
@@ -124,6 +178,8 @@ def input_gradient(
         g: Gradient of its output, contiguous.
         settings: Of the layer.
     """
+    if settings.pointwise:
+        return torch.bmm(weight.flatten(1).mT.expand(len(g), -1, -1), g.flatten(2)).unflatten(2, g.shape[2:])
     depthwise = settings.groups == x.shape[1] == g.shape[1]
     reach = [step * (size - 1) for step, size in zip(settings.dilation, settings.kernel, strict=True)]
     padding = [far - near for far, near in zip(reach, settings.padding, strict=True)]
@@ -163,17 +219,19 @@ def _positions_are_few(images: int, positions: int, rows: int, entries: int) -> 
     return images * positions**2 * (rows + entries) < (positions + images) * rows * entries
 
 
-def _by_rows(
-    x: Float[Tensor, "n c h w"], g: Float[Tensor, "n d p w"], settings: Convolution, axis: int
-) -> Float[Tensor, "n n"]:
-    """Convolution with a column of taps: each tap's patches are rows of the input (no copy of them at stride 1)."""
-    outputs, rows = g.flatten(2), g.shape[2]
-    padding, stride, dilation = settings.padding[axis], settings.stride[axis], settings.dilation[axis]
-    padded = F.pad(x, (0, 0, padding, padding))
+def _by_rows(x: Float[Tensor, "n c h w"], g: Float[Tensor, "n d p q"], settings: Convolution) -> Float[Tensor, "n n"]:
+    """Patches of one row of taps at a time: those of all rows are parts of one tensor, whose copies are few."""
+    outputs, (height, width) = g.flatten(2), g.shape[2:]
+    padded = F.pad(x, (settings.padding[1],) * 2 + (settings.padding[0],) * 2)
+    if settings.kernel[1] > 1 or settings.stride[1] > 1:
+        images, channels, row, pixel = padded.stride()
+        shape = *padded.shape[:2], settings.kernel[1], padded.shape[2], width
+        steps = images, channels, settings.dilation[1] * pixel, row, settings.stride[1] * pixel
+        padded = padded.as_strided(shape, steps).flatten(1, 2)
     total = g.new_zeros(len(g), len(g))
-    for tap in range(settings.kernel[axis]):
-        start = tap * dilation
-        window = padded[:, :, start : start + (rows - 1) * stride + 1 : stride, : g.shape[3]]
+    for tap in range(settings.kernel[0]):
+        start = tap * settings.dilation[0]
+        window = padded[:, :, start : start + (height - 1) * settings.stride[0] + 1 : settings.stride[0], :width]
         total += product_gram(outputs, window.flatten(2))
     return total
 

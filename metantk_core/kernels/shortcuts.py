@@ -10,6 +10,7 @@ Axes: n images · c channels · h w input, p q output pixels.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
@@ -18,14 +19,25 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metantk_core.kernels.layer_grams import Convolution, input_gradient
+
+OnRelu = Callable[[Tensor], None]
+"""Sees the output of a ReLU; the same tensor again where a result is shared."""
 
 _RESULTS = "_shared_results"  # attribute of an activation: what was made of it; it goes when the activation goes
 
 
 class SharedResults:
-    """Calls ReLU and pooling at most once for each activation, and pooling the fast way."""
+    """Calls ReLU and pooling at most once for each activation, and pooling the fast way.
+
+    Args:
+        on_relu: Sees the output of each ReLU that is not computed because its result is there already.
+    """
+
+    def __init__(self, on_relu: OnRelu | None = None) -> None:
+        self._on_relu = on_relu
 
     def __call__(self, func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
         """Return the result of a call if it is one of these layers, otherwise None.
@@ -41,19 +53,31 @@ class SharedResults:
         bound = plan(*args, **kwargs)
         if bound is None:
             return None
-        x, make, key = bound
-        if is_functorch_wrapped_tensor(x):
-            return None
+        x, make, settings = bound
+        return None if is_functorch_wrapped_tensor(x) else self._once(x, make, settings)
+
+    def pixels(self, x: Float[Tensor, "n c *hw"], chosen: tuple[slice, ...]) -> Float[Tensor, "n c *pq"]:
+        """Return some pixels of all images.
+
+        Args:
+            x: Activations.
+            chosen: Along each axis, slices with a positive step.
+        """
+        return self._once(x, _Pixels.apply, tuple((part.start, part.step) for part in chosen))
+
+    def _once(self, x: Tensor, make: Callable[..., Tensor], settings: tuple) -> Tensor:
         results = getattr(x, _RESULTS, None)
         if results is None:
             results = {}
             setattr(x, _RESULTS, results)
-        key = (make, key, torch.is_grad_enabled(), x._version)
+        key = (make, settings, torch.is_grad_enabled(), x._version)
         if key in results:
             result, version = results[key]
             if result._version == version:
+                if make is torch.relu and self._on_relu is not None:
+                    self._on_relu(result)
                 return result
-        result = make(x, *key[1])
+        result = make(x, *settings)
         results[key] = result, result._version
         return result
 
@@ -115,6 +139,48 @@ def _slow_here(x: Tensor) -> bool:
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values[0], values[-1]
+
+
+class _Watch(TorchDispatchMode):
+    """While active, shows every ReLU's output to a function."""
+
+    def __init__(self, on_relu: OnRelu) -> None:
+        super().__init__()
+        self._on_relu = on_relu
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _RELUS:
+            self._on_relu(result)
+        return result
+
+
+_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+
+
+def watched(on_relu: OnRelu | None) -> AbstractContextManager:
+    """Return a context in which every ReLU that is computed, be it a module or a function, is seen.
+
+    Args:
+        on_relu: Sees its output; none to see nothing.
+    """
+    return nullcontext() if on_relu is None else _Watch(on_relu)
+
+
+class _Pixels(torch.autograd.Function):
+    """Some pixels, one after the other in memory; their gradient is written once, where slices would do it by axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *chosen: tuple[int, int]) -> Tensor:
+        ctx.shape, ctx.chosen = x.shape, (..., *(slice(start, None, step) for start, step in chosen))
+        return x[ctx.chosen].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (g,) = gradients
+        towards = g.new_zeros(ctx.shape)
+        towards[ctx.chosen] = g
+        return towards, *(None for _ in ctx.chosen[1:])
 
 
 class _AveragePool(torch.autograd.Function):

@@ -40,6 +40,7 @@ from metantk_core.kernels.parameters import (
     head_names,
     parameter_names,
 )
+from metantk_core.kernels.shortcuts import OnRelu, watched
 
 IMAGES_AT_ONCE = 16
 """Images whose activations are kept at the same time: half the memory of a usual batch of 30, at the same speed."""
@@ -51,6 +52,7 @@ def kernels_by_vmap(
     *,
     parameters: ParameterChoice = "weights",
     outputs: Outputs = "sum",
+    on_relu: OnRelu | None = None,
     images_at_once: int = IMAGES_AT_ONCE,
 ) -> Kernels:
     """Return the kernels from per-image gradients of whole parameter groups: plain, general, and the oracle in tests.
@@ -60,6 +62,7 @@ def kernels_by_vmap(
         images: Images on the network's device, in its precision.
         parameters: Weights of convolutions and linear layers, with or without their biases.
         outputs: Which kernel.
+        on_relu: Sees the output of each ReLU, in a forward pass of its own.
         images_at_once: Images whose activations are in memory at the same time; changes no number beyond rounding.
     """
     values = {name: parameter.detach() for name, parameter in network.named_parameters()}
@@ -75,6 +78,9 @@ def kernels_by_vmap(
 
     with exact_arithmetic():
         with torch.no_grad():
+            if on_relu is not None:
+                with watched(on_relu):
+                    network(images)
             totals = vmap(lambda image: logits({}, image).sum(), chunk_size=images_at_once)(images)
             example = logits({}, images[0])
         for direction in directions(example, outputs):
@@ -102,6 +108,7 @@ def tangent_and_last_layer_kernel(
     parameters: ParameterChoice = "weights",
     outputs: Outputs = "sum",
     implementation: str = "engine",
+    on_relu: OnRelu | None = None,
 ) -> Kernels:
     """Return the empirical NTK and the last-layer kernel from one pass.
 
@@ -114,6 +121,8 @@ def tangent_and_last_layer_kernel(
         parameters: Weights of convolutions and linear layers, with or without their biases.
         outputs: ``sum``, the kernel of the summed logits, or ``trace``, the sum of the kernels of all logits.
         implementation: A key of ``IMPLEMENTATIONS``.
+        on_relu: Sees the output of each ReLU of the forward pass, be it a module or a function; the same tensor again
+            where ReLUs of one input share it.
 
     Returns:
         Float64 kernels on the CPU. Gradients are taken in the precision of the network (its rounding, about 1e-5
@@ -124,7 +133,8 @@ def tangent_and_last_layer_kernel(
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"expected one of {', '.join(IMPLEMENTATIONS)} as implementation, got {implementation!r}")
-    return IMPLEMENTATIONS[implementation](network, images, parameters=parameters, outputs=outputs)
+    run = IMPLEMENTATIONS[implementation]
+    return run(network, images, parameters=parameters, outputs=outputs, on_relu=on_relu)
 
 
 def empirical_ntk(

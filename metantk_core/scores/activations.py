@@ -6,47 +6,54 @@ its output is positive. ReLUs are seen where the forward pass computes them, be 
 Axes: n images · c h w one image · u units of all ReLUs.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import MutableMapping
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from metantk_core.kernels import outputs_with_relus, watched
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
-_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 
 
-class _OnRelu(TorchDispatchMode):
-    """Shows every ReLU's output to a function, while the mode is on."""
-
-    def __init__(self, look: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self._look = look
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func in _RELUS:
-            self._look(result)
-        return result
-
-
-def _forward(network: nn.Module, images: Float[Tensor, "n c h w"], look: Callable[[Tensor], None]) -> Tensor:
-    """Return the outputs of one forward pass without gradients, whose ReLUs ``look`` sees."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), _OnRelu(look):
-        return network(images)
-
-
-def code_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n n"] | None:
-    r"""Return the number of units on which two images agree, from one forward pass.
+class CodeKernel:
+    r"""Number of units on which two images agree; a function that is shown the output of each ReLU of a pass.
 
     .. math:: K = \sum_{\text{ReLUs}} C C^\top + (1 - C)(1 - C)^\top,
 
-    with one row of zeros and ones per image in C.
+    with one row of zeros and ones per image in C, which is not kept. A ReLU that is shown again counts again.
+
+    Args:
+        images: Number of images.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._sum = torch.zeros(images, images, dtype=torch.float64)
+        self._seen: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+
+    def __call__(self, output: Float[Tensor, "n ..."]) -> None:
+        """Add the agreements of one ReLU's output."""
+        version, agreements = self._seen.get(output, (-1, self._sum))
+        if version != output._version:
+            agreements = torch.zeros_like(self._sum, device=output.device)
+            for on in (output.detach() > 0).flatten(1).split(_COLUMNS, dim=1):
+                signs = torch.where(on, 1.0, -1.0)  # their products count agreements minus disagreements
+                agreements += (signs @ signs.mT + signs.shape[1]).double() / 2
+            self._seen[output] = output._version, agreements
+        self._sum = self._sum.to(output.device) + agreements
+
+    @property
+    def kernel(self) -> Float64[Tensor, "n n"]:
+        """The sum so far: whole numbers, on the CPU."""
+        return self._sum.cpu()
+
+
+def code_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n n"] | None:
+    """Return the kernel of codes from the forward pass of the kernel engine alone.
 
     Args:
         network: Does not mix images.
@@ -55,15 +62,9 @@ def code_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Float64
     Returns:
         Whole numbers; none if the network's outputs are not finite.
     """
-    kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
-
-    def agree(output: Tensor) -> None:
-        for on in (output > 0).flatten(1).split(_COLUMNS, dim=1):
-            signs = torch.where(on, 1.0, -1.0)  # their products count agreements minus disagreements
-            kernel.add_((signs @ signs.mT + signs.shape[1]).double().cpu() / 2)
-
-    outputs = _forward(network, images, agree)
-    return kernel if bool(outputs.isfinite().all()) else None
+    codes = CodeKernel(len(images))
+    outputs = outputs_with_relus(network, images, codes)
+    return codes.kernel if bool(outputs.isfinite().all()) else None
 
 
 def naswot(kernel: Float64[Tensor, "n n"]) -> Score:
@@ -103,7 +104,8 @@ def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Scor
     def keep(output: Tensor) -> None:
         parts.append(_packed((output > 0).flatten(1)))
 
-    outputs = _forward(network, images, keep)
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), watched(keep):
+        outputs = network(images)
     if not bool(outputs.isfinite().all()):
         return Score(None, Outcome.NON_FINITE, "logits on the images that count linear regions are not finite")
     if not parts:

@@ -45,7 +45,7 @@ from metantk_core.networks import (
     initialise,
     restricted,
 )
-from metantk_core.scores.activations import code_kernel, linear_regions, naswot
+from metantk_core.scores.activations import CodeKernel, code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
     label_gradient_alignment,
@@ -607,6 +607,8 @@ def _sharing(names: Sequence[str]) -> list[list[str]]:
     for name in names:
         cost = SCORES[name].cost
         groups.setdefault(name if cost == "own pass" else cost, []).append(name)
+    if "pass" in groups:
+        groups["pass"] += groups.pop("forward", [])  # the pass runs forward too
     return list(groups.values())
 
 
@@ -626,11 +628,11 @@ def inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
     )
 
 
-def _kernels(draw: Draw) -> Kernels:
-    """Run the one per-image-gradient pass of a draw."""
+def _kernels(draw: Draw, codes: CodeKernel | None = None) -> Kernels:
+    """Run the one per-image-gradient pass of a draw; ``codes`` sees its ReLUs."""
     config = draw.config
     return tangent_and_last_layer_kernel(
-        draw.network, draw.images, parameters=config.parameters, outputs=config.outputs
+        draw.network, draw.images, parameters=config.parameters, outputs=config.outputs, on_relu=codes
     )
 
 
@@ -648,7 +650,16 @@ def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:
 
 def _pass_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     """Return the scores of one draw; a draw whose pass overflowed fails all of them, with the first reason met."""
-    kernels = _kernels(draw)
+    of_codes = [name for name in names if name in _OF_CODES]
+    codes = CodeKernel(len(draw.images)) if of_codes else None
+    kernels = _kernels(draw, codes)
+    if codes is not None:
+        found = _code_scores(of_codes, codes.kernel if bool(kernels.outputs.isfinite().all()) else None)
+        return found | _kernel_scores([name for name in names if name not in found], kernels, draw)
+    return _kernel_scores(names, kernels, draw)
+
+
+def _kernel_scores(names: Sequence[str], kernels: Kernels, draw: Draw) -> dict[str, Score]:
     overflowed = int((~kernels.outputs.isfinite()).sum())
     if overflowed:
         reason = f"the logits of {overflowed} of {len(kernels.outputs)} images are not finite"
@@ -667,7 +678,10 @@ def _pass_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
 
 
 def _forward_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
-    kernel = code_kernel(draw.network, draw.images)
+    return _code_scores(names, code_kernel(draw.network, draw.images))
+
+
+def _code_scores(names: Sequence[str], kernel: Float64[Tensor, "n n"] | None) -> dict[str, Score]:
     if kernel is None:
         return _all_failed(names, Outcome.NON_FINITE, "the logits of some images are not finite")
     return {name: _checked(name, _OF_CODES[name](kernel)) for name in names}

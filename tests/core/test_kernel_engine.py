@@ -18,11 +18,18 @@ from metantk_core.kernels import (
     Kernels,
     Outputs,
     ParameterChoice,
+    outputs_with_relus,
     parameter_names,
     tangent_and_last_layer_kernel,
 )
 from metantk_core.kernels import engine as engine_module
-from metantk_core.kernels.layer_grams import Convolution, convolution_gram, input_gradient
+from metantk_core.kernels.layer_grams import (
+    Convolution,
+    convolution,
+    convolution_gram,
+    input_gradient,
+    without_unseen_pixels,
+)
 from metantk_core.kernels.parameters import head_names
 from metantk_core.networks import NetworkConfig, build, initialise
 
@@ -167,6 +174,37 @@ def test_gradients_of_any_convolution_are_those_of_autograd(drawn):
     torch.testing.assert_close(input_gradient(x.detach(), weight.detach(), g, conv), towards, rtol=1e-9, atol=1e-9)
 
 
+@settings(max_examples=100)
+@given(convolutions())
+def test_convolution_is_the_same_on_the_pixels_that_it_looks_at(drawn):
+    settings_of_it, channels, rows, size = drawn
+    conv = Convolution(*settings_of_it)
+    x, weight = draw(3, channels, *size), draw(rows, channels // conv.groups, *conv.kernel, seed=1)
+    bias = draw(rows, seed=2)
+    expected = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    torch.testing.assert_close(convolution(x, weight, bias, conv), expected, rtol=1e-9, atol=1e-9)
+    seen = without_unseen_pixels(tuple(size), conv)
+    if seen is not None:
+        pixels, smaller = seen
+        few = x[(..., *pixels)]
+        assert few.numel() < x.numel()
+        torch.testing.assert_close(convolution(few, weight, bias, smaller), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings_of_it", "pixels"),
+    [
+        ((9, 8), ((1, 1), (2, 2), (0, 0), (1, 1), 1), (slice(0, None, 2), slice(0, None, 2))),
+        ((9, 8), ((3, 3), (2, 2), (2, 2), (2, 2), 4), (slice(0, None, 2), slice(0, None, 2))),
+        ((9, 8), ((3, 1), (4, 3), (3, 0), (2, 1), 1), (slice(1, None, 2), slice(0, None, 3))),
+        ((9, 8), ((3, 3), (2, 2), (1, 1), (1, 1), 1), None),
+    ],
+)
+def test_pixels_that_a_convolution_never_looks_at_are_left_out(size, settings_of_it, pixels):
+    seen = without_unseen_pixels(size, Convolution(*settings_of_it))
+    assert (None if seen is None else seen[0]) == pixels
+
+
 # Modules of other people
 
 
@@ -219,6 +257,16 @@ ODD = {
     "transposed": Odd(
         lambda: {"up": nn.ConvTranspose2d(2, 3, 3, stride=2), "head": nn.Linear(3, 3)},
         lambda m, x: m.head(m.up(x).tanh().mean((2, 3))),
+    ),
+    "strided and dilated, twice from one input": Odd(
+        lambda: {
+            "conv": nn.Conv2d(2, 4, 3, padding=1),
+            "dilated": nn.Conv2d(4, 4, 3, stride=2, dilation=2, padding=2, groups=4),
+            "even": nn.Conv2d(4, 4, 1, stride=2, bias=False),
+            "odd": nn.Conv2d(4, 4, 1, stride=2),
+            "head": nn.Linear(4, 3),
+        },
+        lambda m, x: (lambda y: m.head((m.dilated(y).tanh() * m.even(y) + m.odd(y)).mean((2, 3))))(m.conv(x).tanh()),
     ),
     "padding by name": Odd(
         lambda: {"conv": nn.Conv2d(2, 4, (2, 4), padding="same", dilation=(1, 3)), "head": nn.Linear(4, 3)},
@@ -366,6 +414,39 @@ def test_numbers_that_overflow_are_seen():
     assert kernels.outputs.isfinite().tolist() == [True, False, True]
     assert not kernels.ntk[1, 1].isfinite()
     assert kernels.ntk[0, 2].isfinite()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_every_relu_of_the_pass_is_seen_also_where_several_share_a_result(implementation):
+    network = refill(
+        Odd(
+            lambda: {"conv": nn.Conv2d(2, 4, 3), "relu": nn.ReLU(), "head": nn.Linear(4, 3)},
+            lambda m, x: (lambda y: m.head((m.relu(y) + torch.relu(y) * F.relu_(m.relu(y) - 1)).mean((2, 3))))(
+                m.conv(x)
+            ),
+        )
+    )
+    x, seen, alone = draw(3, 2, 5, 6), [], []
+    plain = network.get_submodule("conv")(x).relu()
+    tangent_and_last_layer_kernel(network, x, implementation=implementation, on_relu=lambda y: seen.append(y.clone()))
+    outputs = outputs_with_relus(network, x, lambda y: alone.append(y.clone()))
+    torch.testing.assert_close(outputs, network(x))
+    for outputs_of_relus in (seen, alone):
+        assert len(outputs_of_relus) == 4
+        for found, expected in zip(outputs_of_relus, [plain, plain, plain, (plain - 1).relu()], strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_pass_leaves_nothing_on_the_images():
+    network = refill(
+        Odd(
+            lambda: {"conv": nn.Conv2d(2, 4, 3), "head": nn.Linear(4, 3)},
+            lambda m, x: m.head(m.conv(F.relu(x)).mean((2, 3))),
+        )
+    )
+    x = draw(3, 2, 5, 6)
+    tangent_and_last_layer_kernel(network, x)
+    assert not vars(x)
 
 
 def test_unknown_implementation_is_refused():
