@@ -24,6 +24,7 @@ from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
 from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
+from metantk_core.report.rounds import how_it_went, warnings
 from metantk_core.scores import SCORES
 
 _TOP, _MOST_ROWS, _MOST_FAILED = 20, 1000, 50
@@ -68,7 +69,7 @@ def render(data: ReportData) -> str:
         style=Markup(charts.colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
         better=_better(board),
         summary=_summary(data),
-        trust=findings.trust_sentences(board),
+        trust=(*warnings(data.history), *findings.trust_sentences(board)),
         leads=findings.leads(board),
         draws=findings.different_draws(board),
         scored=len(scored),
@@ -83,6 +84,7 @@ def render(data: ReportData) -> str:
         failed_rows=[(standing.genotype, str(standing.outcome), standing.reason) for standing in failed[:_MOST_FAILED]],
         failed_left_out=max(0, len(failed) - _MOST_FAILED),
         failed_reasons=Counter(standing.reason or str(standing.outcome) for standing in failed).most_common(8),
+        went=how_it_went(data.history, board),
         score_charts=_score_charts(data),
         kernels=_kernels(data.kernels),
         cells=_cells(data),
