@@ -284,6 +284,7 @@ def scatter(
     x_label: str,
     label: str,
     name: str,
+    front: Sequence[int] = (),
 ) -> str:
     """Return the scores against a count (parameters, multiply-accumulates), which needs no network to know.
 
@@ -294,10 +295,27 @@ def scatter(
         x_label: What is counted.
         label: Name and scale of the score, and which direction is better.
         name: Name of the chart within the page.
+        front: Positions of the candidates that no other one beats in both, by ascending count; drawn as steps.
     """
     figure = new_figure()
     axes = new_axes(figure, x_label, label)
     many = len(means) > _MOST_VECTORS
+    if len(front):
+        places = np.array(front)
+        axes.plot(
+            counts[places],
+            means[places],
+            drawstyle="steps-post",
+            color=LIGHT["ink"],
+            linewidth=1.1,
+            marker="o",
+            markersize=4.2,
+            markerfacecolor="none",
+            markeredgecolor=LIGHT["ink"],
+            markeredgewidth=1.0,
+            label="Pareto front",
+            zorder=4,
+        )
     axes.scatter(
         counts,
         means,
@@ -327,9 +345,10 @@ def scatter(
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_count(value)))
-    if marked:
+    if marked or len(front):
         add_legend(axes)
-    return to_svg(figure, name, f"Scores of {len(means)} candidates against {x_label}.")
+    said = f" {len(front)} of them are on the Pareto front." if len(front) else ""
+    return to_svg(figure, name, f"Scores of {len(means)} candidates against {x_label}.{said}")
 
 
 def kernel_limit(kernels: Sequence[Float[np.ndarray, "_ _"]]) -> float:

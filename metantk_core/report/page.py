@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
@@ -26,8 +27,9 @@ from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandida
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
 from metantk_core.report.rounds import how_it_went, warnings
 from metantk_core.scores import SCORES
+from metantk_core.search import pareto_front
 
-_TOP, _MOST_ROWS, _MOST_FAILED = 20, 1000, 50
+_TOP, _MOST_ROWS, _MOST_FAILED, _MOST_FRONT = 20, 1000, 50, 30
 _MOST_PIXELS, _MOST_QUERIES, _MOST_EPISODES = 56, 6, 3
 
 
@@ -86,6 +88,7 @@ def render(data: ReportData) -> str:
         failed_reasons=Counter(standing.reason or str(standing.outcome) for standing in failed).most_common(8),
         went=how_it_went(data.history, board),
         score_charts=_score_charts(data),
+        front=_smallest(board),
         kernels=_kernels(data.kernels),
         cells=_cells(data),
         episodes=[_episode(episode, data) for episode in data.episodes[:_MOST_EPISODES]],
@@ -202,9 +205,41 @@ def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
         if len(known):
             moved = {int(old): new for new, old in enumerate(known)}
             shown = [(role, moved[index]) for role, index in marked if index in moved]
-            svg = charts.scatter(values[known], means[known], shown, x_label=words, label=label, name=f"scatter-{name}")
+            front = _front(board, values[known], means[known])
+            svg = charts.scatter(
+                values[known], means[known], shown, x_label=words, label=label, name=f"scatter-{name}", front=front
+            )
             made.append((f"Score against {words}", svg))
     return [(title, Markup(svg)) for title, svg in made]  # noqa: S704
+
+
+def _front(board: Leaderboard, counts: Float[np.ndarray, " n"], means: Float[np.ndarray, " n"]) -> tuple[int, ...]:
+    """Return the positions of the candidates that no other one beats in size and score."""
+    losses = -means if board.direction == "higher" else means
+    return pareto_front([(float(size), float(loss)) for size, loss in zip(counts, losses, strict=True)])
+
+
+def _smallest(board: Leaderboard) -> dict[str, object] | None:
+    """Return the candidates on the Pareto front of score and parameters, the smallest first; equal ones in one row."""
+    sized = [(dict(standing.others).get("params"), standing) for standing in findings.comparable(board)]
+    known = [(size, standing.mean, standing) for size, standing in sized if size is not None]
+    if len(known) < 2:
+        return None
+    sizes, means = (np.array([row[column] for row in known], dtype=np.float64) for column in (0, 1))
+    groups: dict[tuple[float, float], list[Standing]] = {}
+    for index in _front(board, sizes, means):
+        groups.setdefault((float(sizes[index]), float(means[index])), []).append(known[index][2])
+    rows = [
+        {
+            "size": count(size),
+            "score": with_error(group[0].mean, group[0].standard_error),
+            "rank": group[0].rank,
+            "genotype": group[0].genotype,
+            "more": len(group) - 1,
+        }
+        for (size, _), group in groups.items()
+    ]
+    return {"rows": rows[:_MOST_FRONT], "left_out": max(0, len(rows) - _MOST_FRONT), "of": len(known)}
 
 
 def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
@@ -233,13 +268,14 @@ def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
 
 def _cells(data: ReportData) -> list[tuple[str, str, Markup, bool]]:
     """Return role, cell type, drawing and whether something may be faint, for the best and the worst candidate."""
-    wanted: dict[str, TrainedCandidate | CandidateKernel] = {}
+    wanted: dict[str, Genotype] = {}
     for candidate in (*data.trained, *data.kernels):
         if candidate.role in ("best", "worst") or not wanted:
-            wanted.setdefault(candidate.role, candidate)
+            wanted.setdefault(candidate.role, candidate.genotype)
+    if not wanted and findings.scored(data.leaderboard):
+        wanted["best"] = parse_genotype(data.leaderboard.space, data.leaderboard.winner)
     drawings = []
-    for place, (role, candidate) in enumerate(sorted(wanted.items())):
-        genotype = candidate.genotype
+    for place, (role, genotype) in enumerate(sorted(wanted.items())):
         for cell in cell_names(genotype):
             svg = draw_cell_svg(genotype, cell, name=f"cell-{place}-{cell}", standalone=False)
             drawings.append((role, cell, Markup(svg), any(NONE in edge.operations for edge in genotype.edges)))  # noqa: S704

@@ -558,6 +558,39 @@ def test_mean_ranks_over_different_numbers_of_draws_are_neither_compared_nor_dra
     assert "of 4 with as many draws" in page
 
 
+def sized(*rows, direction="lower"):
+    board = leaderboard(scored=len(rows), failed=0, direction=direction)
+    standings = tuple(
+        dataclasses.replace(s, rank=place + 1, mean=mean, others=(("params", float(params)),))
+        for place, (s, (mean, params)) in enumerate(zip(board.standings, rows, strict=True))
+    )
+    return dataclasses.replace(board, standings=standings, winner=standings[0].genotype, spearman=())
+
+
+@pytest.mark.parametrize(
+    ("rows", "direction", "front"),
+    [
+        ([(1.0, 900), (1.5, 500), (1.6, 700), (2.0, 300), (3.0, 300)], "lower", [3, 1, 0]),
+        ([(3.0, 900), (2.0, 1000), (1.5, 500), (1.0, 600)], "higher", [2, 0]),
+    ],
+)
+def test_pareto_front_lists_those_that_no_other_beats_in_size_and_score(rows, direction, front):
+    board = sized(*rows, direction=direction)
+    page = render(report_data(board, trained=(), kernels=(), episodes=()))
+    table = page[page.index('<table class="front">') : page.index('<section id="cells">')]
+    listed = [board.standings[index].genotype.replace("|", "|<wbr>") for index in front]
+    assert re.findall(r'<td class="genotype">(\S*)</td>', table) == listed
+    assert f"{len(front)} of them are on the Pareto front" in page
+
+
+def test_equal_candidates_share_a_row_of_the_pareto_front():
+    board = sized((1.0, 300), (1.0, 300), (2.0, 300), (3.0, 300))
+    page = render(report_data(board, trained=(), kernels=(), episodes=()))
+    table = page[page.index('<table class="front">') : page.index('<section id="cells">')]
+    assert table.count('<td class="genotype">') == 1
+    assert "and 1 with equal numbers" in table
+
+
 def test_ranking_by_size_is_called_so_only_where_the_interval_leaves_zero_out():
     strong = leaderboard(scored=30, spearman=(("params", 0.9),))
     assert "had by counting: it mostly prefers larger" in " ".join(trust_sentences(strong))
