@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from matplotlib.figure import Figure
@@ -32,6 +33,64 @@ _Point = tuple[float, float]
 _WIDTH, _RADIUS = 4.7, 0.26
 # Bends of NAS-Bench-201's edges: neighbours straight, longer ones as arcs on both sides.
 _BENDS_201: Mapping[tuple[int, int], float] = MappingProxyType({(0, 2): -0.52, (1, 3): 0.52, (0, 3): -0.74})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the nodes of a cell are drawn.
+
+    Attributes:
+        places: Centres of the nodes, in the drawing's units, in which a node has the radius 0.26.
+        names: Nodes that have a name, such as the cell's inputs.
+        bends: How far edges bend, by source and target, relative to their length; straight if left out.
+        inputs: Nodes that hold the cell's inputs.
+        outputs: Nodes that make the cell's output.
+        concatenated: Centre of the concatenation of the outputs, if there is one.
+        extent: Left, right, bottom and top end of the drawing.
+    """
+
+    places: Mapping[int, tuple[float, float]]
+    names: Mapping[int, str]
+    bends: Mapping[tuple[int, int], float]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    concatenated: tuple[float, float] | None
+    extent: tuple[float, float, float, float]
+
+    @property
+    def width(self) -> float:
+        """Width of the drawing in its units."""
+        return self.extent[1] - self.extent[0]
+
+    @property
+    def height(self) -> float:
+        """Height of the drawing in its units."""
+        return self.extent[3] - self.extent[2]
+
+    def curve(self, source: int, target: int) -> tuple[_Point, _Point, _Point]:
+        """Return start, control point and end of an edge's quadratic curve."""
+        return _path(self.places[source], self.places[target], self.bends.get((source, target), 0.0))
+
+
+def layout(space: str, edges: Sequence[Edge]) -> Layout:
+    """Return where the nodes are that some edges of one cell type connect.
+
+    Args:
+        space: Name of the search space.
+        edges: At least those into the last node.
+    """
+    last = max(edge.target for edge in edges)
+    if space == "nasbench201":
+        places: dict[int, _Point] = {node: (1.75 * node, 0.0) for node in range(last + 1)}
+        extent = (-0.5, 1.75 * last + 0.5, -1.25, 2.25)
+        return Layout(places, {0: "in", last: "out"}, _BENDS_201, (0,), (last,), None, extent)
+    # Two inputs on the left, nodes in a zigzag, the concatenation on the right.
+    places = {0: (0.0, 1.3), 1: (0.0, -1.3)}
+    places |= {node: (1.9 + 1.75 * (node - 2), 1.05 * (1 if node % 2 == 0 else -1)) for node in range(2, last + 1)}
+    end = (1.9 + 1.75 * (last - 1), 0.0)
+    bends = {(edge.source, edge.target): _bend(places, edge) for edge in edges}
+    names = {0: "c(k−2)", 1: "c(k−1)"}
+    return Layout(places, names, bends, (0, 1), tuple(range(2, last + 1)), end, (-0.5, end[0] + 0.55, -2.0, 2.0))
 
 
 def cell_names(genotype: Genotype) -> tuple[str, ...]:
@@ -79,34 +138,40 @@ def live_edges(edges: Sequence[Edge], *, inputs: Sequence[int], outputs: Sequenc
     return frozenset(edge for edge in carrying if edge.source in fed and edge.target in used)
 
 
+def operation_name(operation: str) -> str:
+    """Return an operation's name for people."""
+    return _NAMES.get(operation, operation)
+
+
+def family_colour(operation: str) -> str:
+    """Return the colour of an operation's family: convolutions, pooling, and what has no weights."""
+    if "conv" in operation:
+        return LIGHT["best"]
+    return LIGHT["random"] if "pool" in operation else LIGHT["muted"]
+
+
 def _edges(genotype: Genotype, cell: str) -> tuple[Edge, ...]:
     return tuple(edge for edge in genotype.edges if edge.cell == cell)
 
 
 def _label(edge: Edge) -> str:
     if len(edge.operations) == 1:
-        return _NAMES.get(edge.operations[0], edge.operations[0])
+        return operation_name(edge.operations[0])
     return f"{len(edge.operations)} operations"
 
 
 def _draw(genotype: Genotype, cell: str) -> Figure:
     edges = _edges(genotype, cell)
-    last = max(edge.target for edge in edges)
-    if genotype.space == "nasbench201":
-        places: dict[int, _Point] = {node: (1.75 * node, 0.0) for node in range(last + 1)}
-        names = {0: "in", last: "out"}
-        bends: Mapping[tuple[int, int], float] = _BENDS_201
-        inputs, outputs, concatenated = [0], [last], None
-        (left, right), (bottom, top) = (-0.5, 1.75 * last + 0.5), (-1.25, 2.25)
-    else:
-        # Two inputs on the left, nodes in a zigzag, the concatenation on the right.
-        places = {0: (0.0, 1.3), 1: (0.0, -1.3)}
-        places |= {node: (1.9 + 1.75 * (node - 2), 1.05 * (1 if node % 2 == 0 else -1)) for node in range(2, last + 1)}
-        names = {0: "c(k−2)", 1: "c(k−1)"}
-        bends = {(edge.source, edge.target): _bend(places, edge) for edge in edges}
-        inputs, outputs, concatenated = [0, 1], list(range(2, last + 1)), (1.9 + 1.75 * (last - 1), 0.0)
-        (left, right), (bottom, top) = (-0.5, concatenated[0] + 0.55), (-2.0, 2.0)
-    alive = live_edges(edges, inputs=inputs, outputs=outputs)
+    found = layout(genotype.space, edges)
+    places, names, bends, concatenated, outputs = (
+        found.places,
+        found.names,
+        found.bends,
+        found.concatenated,
+        found.outputs,
+    )
+    left, right, bottom, top = found.extent
+    alive = live_edges(edges, inputs=found.inputs, outputs=outputs)
     # The axes fill the figure, so that one unit is a known number of points and labels know their extent.
     figure = new_figure(_WIDTH, _WIDTH * (top - bottom) / (right - left))
     figure.set_layout_engine("none")
@@ -253,8 +318,5 @@ def _free_place(
 
 
 def _operation_colour(edge: Edge) -> str:
-    """Return the colour of an operation's family: convolutions, pooling, and what has no weights or several choices."""
-    operation = " ".join(edge.operations) if len(edge.operations) == 1 else ""
-    if "conv" in operation:
-        return LIGHT["best"]
-    return LIGHT["random"] if "pool" in operation else LIGHT["muted"]
+    """Return the colour of an edge's only operation, or of several choices."""
+    return family_colour(edge.operations[0]) if len(edge.operations) == 1 else LIGHT["muted"]

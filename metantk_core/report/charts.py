@@ -149,6 +149,44 @@ def to_png(figure: Figure, *, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+def new_axes(figure: Figure, x_label: str, y_label: str) -> Axes:
+    """Return the axes of a figure in the page's style, with horizontal grid lines."""
+    with mpl.rc_context(_STYLE):
+        axes = figure.add_subplot()
+    axes.set_facecolor("none")
+    axes.set_axisbelow(True)
+    axes.grid(True, axis="y", color=LIGHT["grid"], linewidth=0.7)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(LIGHT["grid"])
+    axes.tick_params(colors=LIGHT["muted"], labelsize=8, length=3)
+    axes.set_xlabel(x_label, color=LIGHT["ink"], fontsize=8.5)
+    axes.set_ylabel("\n".join(textwrap.wrap(y_label, 34)), color=LIGHT["ink"], fontsize=8.5)
+    return axes
+
+
+def add_legend(axes: Axes, *, above: bool = False) -> None:
+    """Add the legend: above the axes, or inside where it covers least."""
+    handles, labels = axes.get_legend_handles_labels()
+    if above:
+        columns = 1 if max(map(len, labels)) > 20 else 2 if len(labels) == 4 else 3
+        axes.legend(
+            handles,
+            labels,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=columns,
+            frameon=False,
+            fontsize=8,
+            labelcolor=LIGHT["ink"],
+            borderaxespad=0.3,
+            handlelength=2.2,
+            columnspacing=1.4,
+        )
+    else:
+        axes.legend(handles, labels, loc="best", frameon=False, fontsize=8, labelcolor=LIGHT["ink"], handlelength=1.4)
+
+
 def colour_variables() -> str:
     """Return the style sheet's colours: light ones, dark ones for those who prefer them, and light ones on paper."""
     return (
@@ -169,7 +207,7 @@ def score_histogram(
         failed: Number of candidates without a score, which can't be shown on the axis and are counted in words.
     """
     figure = new_figure()
-    axes = _axes(figure, label, "candidates")
+    axes = new_axes(figure, label, "candidates")
     axes.hist(values, bins=_bins(values), color=LIGHT["others"], edgecolor=LIGHT["surface"], linewidth=0.6)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     top = axes.get_ylim()[1]
@@ -196,7 +234,7 @@ def score_strip(
         label: Name and scale of the score, and which direction is better.
     """
     figure = new_figure()
-    axes = _axes(figure, "position in the ranking (1 is best)", label)
+    axes = new_axes(figure, "position in the ranking (1 is best)", label)
     position = np.arange(1, len(means) + 1)
     known = np.nan_to_num(errors)
     if len(means) <= 120:
@@ -234,7 +272,7 @@ def score_strip(
     margin = max(0.6, 0.02 * len(means))
     axes.set_xlim(1 - margin, len(means) + margin)
     if marked:
-        _legend(axes)
+        add_legend(axes)
     return to_svg(figure, "strip", f"Scores of {len(means)} candidates in order of rank with their standard errors.")
 
 
@@ -246,6 +284,7 @@ def scatter(
     x_label: str,
     label: str,
     name: str,
+    front: Sequence[int] = (),
 ) -> str:
     """Return the scores against a count (parameters, multiply-accumulates), which needs no network to know.
 
@@ -256,10 +295,27 @@ def scatter(
         x_label: What is counted.
         label: Name and scale of the score, and which direction is better.
         name: Name of the chart within the page.
+        front: Positions of the candidates that no other one beats in both, by ascending count; drawn as steps.
     """
     figure = new_figure()
-    axes = _axes(figure, x_label, label)
+    axes = new_axes(figure, x_label, label)
     many = len(means) > _MOST_VECTORS
+    if len(front):
+        places = np.array(front)
+        axes.plot(
+            counts[places],
+            means[places],
+            drawstyle="steps-post",
+            color=LIGHT["ink"],
+            linewidth=1.1,
+            marker="o",
+            markersize=4.2,
+            markerfacecolor="none",
+            markeredgecolor=LIGHT["ink"],
+            markeredgewidth=1.0,
+            label="Pareto front",
+            zorder=4,
+        )
     axes.scatter(
         counts,
         means,
@@ -289,9 +345,10 @@ def scatter(
     else:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_count(value)))
-    if marked:
-        _legend(axes)
-    return to_svg(figure, name, f"Scores of {len(means)} candidates against {x_label}.")
+    if marked or len(front):
+        add_legend(axes)
+    said = f" {len(front)} of them are on the Pareto front." if len(front) else ""
+    return to_svg(figure, name, f"Scores of {len(means)} candidates against {x_label}.{said}")
 
 
 def kernel_limit(kernels: Sequence[Float[np.ndarray, "_ _"]]) -> float:
@@ -317,7 +374,7 @@ def kernel_heat_map(kernel: Float[np.ndarray, "m m"], *, tasks: int, ways: int, 
     """
     rows = len(kernel)
     figure = new_figure(_WIDTH, 4.1)
-    axes = _axes(figure, "", "")
+    axes = new_axes(figure, "", "")
     axes.grid(False)
     image = axes.imshow(
         scaled_kernel(kernel), cmap=_DIVERGING, norm=Normalize(-limit, limit), interpolation="nearest", aspect="equal"
@@ -366,7 +423,7 @@ def spectrum(kernels: Sequence[tuple[str, Float[np.ndarray, "_ _"]]]) -> str:
         kernels: Roles and symmetric matrices.
     """
     figure = new_figure()
-    axes = _axes(figure, "eigenvalue, largest first", "relative to the largest")
+    axes = new_axes(figure, "eigenvalue, largest first", "relative to the largest")
     lowest = 1.0
     for role, kernel in kernels:
         values = np.linalg.eigvalsh(kernel.astype(np.float64))[::-1]
@@ -392,7 +449,7 @@ def spectrum(kernels: Sequence[tuple[str, Float[np.ndarray, "_ _"]]]) -> str:
     _power_ticks(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     if axes.get_legend_handles_labels()[0]:
-        _legend(axes, above=True)
+        add_legend(axes, above=True)
     return to_svg(figure, "spectrum", "Eigenvalues of the MetaNTK of the compared candidates on a logarithmic scale.")
 
 
@@ -404,7 +461,7 @@ def accuracy_dots(rows: Sequence[tuple[str, float, float]], *, chance: float) ->
         chance: Accuracy of guessing.
     """
     figure = new_figure(_WIDTH, 0.75 + 0.36 * len(rows))
-    axes = _axes(figure, "accuracy on test classes", "")
+    axes = new_axes(figure, "accuracy on test classes", "")
     axes.grid(False, axis="y")
     axes.grid(True, axis="x", color=LIGHT["grid"], linewidth=0.7)
     axes.axvline(chance, color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 2)))
@@ -447,7 +504,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
     """
     last = max((float(curve.iterations.max()) for curve in curves if len(curve.iterations)), default=1.0)
     figure = new_figure()
-    axes = _axes(figure, "iteration", "training loss (query images)")
+    axes = new_axes(figure, "iteration", "training loss (query images)")
     for curve in curves:
         axes.plot(
             curve.iterations,
@@ -461,7 +518,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
         )
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, last * 1.02)
-    _legend(axes, above=True)
+    add_legend(axes, above=True)
     charts = [("Training loss", to_svg(figure, "loss", "Training loss of each network over the iterations."))]
     shares = [
         share
@@ -477,7 +534,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
     low, high = max(0.0, min(shares, default=0.0) - 0.04), min(1.0, max(shares, default=1.0) + 0.04)
     for curve in curves:
         figure = new_figure()
-        axes = _axes(figure, "iteration", "accuracy (query images)")
+        axes = new_axes(figure, "iteration", "accuracy (query images)")
         colour = _colour(curve.role)
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 2)), label="chance")
@@ -508,7 +565,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
         axes.set_xlim(0, last * 1.02)
         axes.set_ylim(low, high)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
-        _legend(axes, above=True)
+        add_legend(axes, above=True)
         charts.append(
             (
                 f"Accuracy, {curve.role}",
@@ -520,42 +577,6 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
 
 def _scheme(selector: str, colours: Mapping[str, str]) -> str:
     return f"{selector} {{ " + " ".join(f"--{key}: {colour};" for key, colour in colours.items()) + " }"
-
-
-def _axes(figure: Figure, x_label: str, y_label: str) -> Axes:
-    with mpl.rc_context(_STYLE):
-        axes = figure.add_subplot()
-    axes.set_facecolor("none")
-    axes.set_axisbelow(True)
-    axes.grid(True, axis="y", color=LIGHT["grid"], linewidth=0.7)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(LIGHT["grid"])
-    axes.tick_params(colors=LIGHT["muted"], labelsize=8, length=3)
-    axes.set_xlabel(x_label, color=LIGHT["ink"], fontsize=8.5)
-    axes.set_ylabel("\n".join(textwrap.wrap(y_label, 34)), color=LIGHT["ink"], fontsize=8.5)
-    return axes
-
-
-def _legend(axes: Axes, *, above: bool = False) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if above:
-        columns = 1 if max(map(len, labels)) > 20 else 2 if len(labels) == 4 else 3
-        axes.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=columns,
-            frameon=False,
-            fontsize=8,
-            labelcolor=LIGHT["ink"],
-            borderaxespad=0.3,
-            handlelength=2.2,
-            columnspacing=1.4,
-        )
-    else:
-        axes.legend(handles, labels, loc="best", frameon=False, fontsize=8, labelcolor=LIGHT["ink"], handlelength=1.4)
 
 
 def _label_lines(axes: Axes, marked: Sequence[tuple[str, float]]) -> None:

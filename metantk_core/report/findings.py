@@ -89,28 +89,64 @@ def failed(leaderboard: Leaderboard) -> tuple[Standing, ...]:
     return tuple(standing for standing in leaderboard.standings if standing.mean is None)
 
 
+def comparable(leaderboard: Leaderboard) -> tuple[Standing, ...]:
+    """Return the standings with means that can be compared with each other, best first.
+
+    Mean ranks of a combination over different numbers of draws can't, as fewer and fewer candidates have more draws:
+    then these are the candidates with the most draws. Means of one score always can.
+    """
+    standings = scored(leaderboard)
+    most = max((standing.draws for standing in standings), default=0)
+    return tuple(s for s in standings if leaderboard.criterion.single or s.draws == most)
+
+
+def different_draws(leaderboard: Leaderboard) -> tuple[int, int] | None:
+    """Return the fewest and the most draws of candidates that have a score, or None if all have equally many."""
+    draws = [standing.draws for standing in scored(leaderboard)]
+    return (min(draws), max(draws)) if draws and min(draws) < max(draws) else None
+
+
 def indistinguishable(leaderboard: Leaderboard) -> int | None:
-    """Return how many candidates' scores differ from the leader's by less than Welch's 95 % interval of the difference.
+    """Return how many candidates' scores differ from the winner's by less than Welch's 95 % interval of the difference.
 
     Draws share initialisations and episodes, so that differences are known better than Welch's interval says: the
-    number leans to the cautious side. None if there is no standard error to judge by.
+    number leans to the cautious side. Only candidates with comparable means count. None if there is no standard error
+    to judge by, or the winner itself has no score.
     """
-    leader, *others = scored(leaderboard) or (None,)
-    if leader is None or not others or leader.standard_error is None or leader.mean is None:
+    winner = leaderboard.best if leaderboard.standings else None
+    others = [standing for standing in comparable(leaderboard) if standing is not winner]
+    if winner is None or not others or winner.standard_error is None or winner.mean is None:
         return None
     close = 0
     for other in others:
         if other.mean is None or other.standard_error is None:
             return None
-        variance = leader.standard_error**2 + other.standard_error**2
+        variance = winner.standard_error**2 + other.standard_error**2
         if variance == 0:
-            close += other.mean == leader.mean
+            close += other.mean == winner.mean
             continue
         freedom = variance**2 / sum(
-            s.standard_error**4 / max(s.draws - 1, 1) for s in (leader, other) if s.standard_error is not None
+            s.standard_error**4 / max(s.draws - 1, 1) for s in (winner, other) if s.standard_error is not None
         )
-        close += abs(other.mean - leader.mean) <= float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+        close += abs(other.mean - winner.mean) <= float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
     return close
+
+
+def leads(leaderboard: Leaderboard) -> bool:
+    """Return whether no candidate is ranked before the one that the search chose."""
+    return not leaderboard.standings or leaderboard.best.rank == 1
+
+
+def place_sentence(leaderboard: Leaderboard) -> str:
+    """Return where the candidate that the search chose is in the ranking by the score that it was searched with."""
+    best, candidates = leaderboard.best, scored(leaderboard)
+    if best.mean is None:
+        return "The search's choice could not be scored in all draws, so it has no place in this ranking."
+    tied = sum(standing.rank == best.rank for standing in candidates) - 1
+    shared = f" (a rank that it shares with {number(tied, 'other')})" if tied else ""
+    return (
+        f"The search's choice is {ordinal(best.rank)} of {len(candidates)} by the score it was searched with{shared}."
+    )
 
 
 def comparison_sentence(winner: str, other: str, difference: Difference) -> str:
@@ -126,33 +162,72 @@ def comparison_sentence(winner: str, other: str, difference: Difference) -> str:
 def trust_sentences(leaderboard: Leaderboard) -> tuple[str, ...]:
     """Return plain sentences on how far the ranking can be trusted, the most important first."""
     sentences: list[str] = []
-    candidates, close = scored(leaderboard), indistinguishable(leaderboard)
+    candidates, close, draws = scored(leaderboard), indistinguishable(leaderboard), different_draws(leaderboard)
     if len(candidates) < 2:
         return ("Fewer than two candidates have a score: there is no ranking to trust or distrust.",)
+    chosen = "the winner" if leads(leaderboard) else "the search's choice"
+    compared = sum(standing.genotype != leaderboard.winner for standing in comparable(leaderboard))
+    with_all = " with as many draws" if draws and not leaderboard.criterion.single else ""
+    if not leads(leaderboard):
+        sentences.append(place_sentence(leaderboard))
     if close is not None and close > 0:
         others = "other candidate" if close == 1 else "other candidates"
         sentences.append(
-            f"By score, the winner is not distinguishable from {close} {others} of {len(candidates) - 1}: "
-            f"{'its' if close == 1 else 'their'} difference to the winner is within the noise of the draws."
+            f"By score, {chosen} is not distinguishable from {close} {others} of {compared}{with_all}: "
+            f"{'its' if close == 1 else 'their'} difference to {chosen} is within the noise of the draws."
         )
     elif close == 0:
         sentences.append(
-            f"The winner's score differs from that of each of the {len(candidates) - 1} others by more than the noise "
-            "of the draws."
+            f"The score of {chosen} differs from that of each of the {compared} others{with_all} by more than the "
+            "noise of the draws."
         )
-    reliability = leaderboard.reliability
+    sentences.append(_reliability_sentence(leaderboard, draws))
+    stays = _stability_sentence(leaderboard)
+    return (*sentences, *([stays] if stays else []), *_association_sentences(leaderboard))
+
+
+def ordinal(place: int) -> str:
+    """Return a place in words for people, such as ``"4th"`` or ``"21st"``."""
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
+def number(value: int, noun: str) -> str:
+    """Return a number of things, such as ``"1 candidate"`` or ``"3 candidates"``."""
+    return f"{value} {noun}{'' if value == 1 else 's'}"
+
+
+def _reliability_sentence(leaderboard: Leaderboard, draws: tuple[int, int] | None) -> str:
+    reliability, candidates = leaderboard.reliability, len(scored(leaderboard))
+    if reliability is None and all(standing.draws == 1 for standing in scored(leaderboard)):
+        return "Each candidate was drawn once: nothing can be said about how reliable this ranking is."
     if reliability is None:
-        sentences.append("Each candidate was drawn once: nothing can be said about how reliable this ranking is.")
-    else:
-        sentences.append(
-            f"Reliability of the scores: {fixed(reliability.icc, 2)} (95 % interval {fixed(reliability.low, 2)} to "
-            f"{fixed(reliability.high, 2)}), which is {_grade(reliability.low, reliability.high)}. It is the share "
-            "of the variation between mean scores that belongs to the architectures and would come back with new draws."
-        )
+        return "All mean scores are equal: this ranking tells no candidates apart."
+    over = ""
+    if draws or reliability.candidates < candidates:
+        over = f" over the first {number(reliability.draws, 'draw')}, which all {reliability.candidates} have"
+    return (
+        f"Reliability of the scores{over}: {fixed(reliability.icc, 2)} (95 % interval {fixed(reliability.low, 2)} to "
+        f"{fixed(reliability.high, 2)}), which is {_grade(reliability.low, reliability.high)}. It is the share "
+        "of the variation between mean scores that belongs to the architectures and would come back with new draws."
+    )
+
+
+def _stability_sentence(leaderboard: Leaderboard) -> str:
+    """Return one sentence on how often resampled draws have the same candidates at the top."""
+    who = "the winner" if leads(leaderboard) else "the first in the ranking"
+    parts = []
     if leaderboard.leader_stability is not None:
-        share = leaderboard.leader_stability
-        sentences.append(f"The winner stays first in {fixed(100 * share, 0)} % of resamplings of the draws.")
-    return (*sentences, *_association_sentences(leaderboard))
+        parts.append(f"{who} stays first in {fixed(100 * leaderboard.leader_stability, 0)} %")
+    parts += [
+        f"the best {size} stay the best {size} in {fixed(100 * share, 0)} %"
+        for size, share in leaderboard.top_stability
+        if size > 1
+    ]
+    if not parts:
+        return ""
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{listed[0].upper()}{listed[1:]} of resamplings of the draws."
 
 
 def _association_sentences(leaderboard: Leaderboard) -> tuple[str, ...]:

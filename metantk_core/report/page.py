@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
@@ -24,9 +25,11 @@ from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
 from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
-from metantk_core.scores import SCORES, ScoreDefinition
+from metantk_core.report.rounds import how_it_went, warnings
+from metantk_core.scores import SCORES
+from metantk_core.search import pareto_front
 
-_TOP, _MOST_ROWS, _MOST_FAILED = 20, 1000, 50
+_TOP, _MOST_ROWS, _MOST_FAILED, _MOST_FRONT = 20, 1000, 50, 30
 _MOST_PIXELS, _MOST_QUERIES, _MOST_EPISODES = 56, 6, 3
 
 
@@ -66,15 +69,16 @@ def render(data: ReportData) -> str:
     ).render(
         data=data,
         style=Markup(charts.colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
-        definition=SCORES[board.criterion.names[0]],
-        better=_better(SCORES[board.score]),
+        better=_better(board),
         summary=_summary(data),
-        trust=findings.trust_sentences(board),
+        trust=(*warnings(data.history), *findings.trust_sentences(board)),
+        leads=findings.leads(board),
+        draws=findings.different_draws(board),
         scored=len(scored),
         failed=len(failed),
         headings=[SCORES[name].scaled_label if name in SCORES else name for name in _columns(board)],
         top=[_row(board, standing, data.trained) for standing in scored[:_TOP]],
-        worst=[_row(board, scored[-1], data.trained)] if len(scored) > _TOP else [],
+        below=_below(board, scored, data.trained),
         rest=[_row(board, standing, data.trained) for standing in scored[_TOP:_MOST_ROWS]]
         if len(scored) > _TOP + 1
         else [],
@@ -82,13 +86,15 @@ def render(data: ReportData) -> str:
         failed_rows=[(standing.genotype, str(standing.outcome), standing.reason) for standing in failed[:_MOST_FAILED]],
         failed_left_out=max(0, len(failed) - _MOST_FAILED),
         failed_reasons=Counter(standing.reason or str(standing.outcome) for standing in failed).most_common(8),
+        went=how_it_went(data.history, board),
         score_charts=_score_charts(data),
+        front=_smallest(board),
         kernels=_kernels(data.kernels),
         cells=_cells(data),
         episodes=[_episode(episode, data) for episode in data.episodes[:_MOST_EPISODES]],
         learning=_learning(data.trained),
         accuracy=_accuracy(data.trained),
-        glossary=[_glossary(name) for name in dict.fromkeys((board.score, *_columns(board)))],
+        glossary=_glossary(board),
         configuration=_pretty(data.configuration),
     )
 
@@ -97,11 +103,13 @@ def _summary(data: ReportData) -> dict[str, object]:
     """Return the numbers and sentences at the top."""
     evaluated = [(trained.role, trained.evaluation) for trained in data.trained if trained.evaluation is not None]
     chance = findings.chance([evaluation for _, evaluation in evaluated])
-    scored = findings.scored(data.leaderboard)
+    board = data.leaderboard
+    winner = board.best if findings.scored(board) else None
     return {
-        "winner": scored[0].genotype if scored else None,
-        "score": with_error(scored[0].mean, scored[0].standard_error) if scored else None,
-        "tied": sum(standing.rank == scored[0].rank for standing in scored) - 1 if scored else 0,
+        "winner": winner.genotype if winner else None,
+        "score": with_error(winner.mean, winner.standard_error) if winner and winner.mean is not None else None,
+        "tied": sum(standing.rank == winner.rank for standing in board.standings) - 1 if winner else 0,
+        "place": findings.place_sentence(board) if winner and not findings.leads(board) else None,
         "accuracies": [
             (role, fixed(100 * evaluation.accuracy, 1), fixed(100 * evaluation.half_width, 1))
             for role, evaluation in evaluated
@@ -126,14 +134,29 @@ def _summary(data: ReportData) -> dict[str, object]:
 
 def _row(board: Leaderboard, standing: Standing, trained: Sequence[TrainedCandidate]) -> dict[str, object]:
     others = dict(standing.others)
+    chosen = standing.genotype == board.winner and not findings.leads(board)
     return {
         "rank": standing.rank,
         "genotype": standing.genotype,
         "score": with_error(standing.mean, standing.standard_error),
         "draws": standing.draws,
         "others": [_other(name, others.get(name)) for name in _columns(board)],
+        "chosen": chosen,
         "roles": [candidate.role for candidate in trained if str(candidate.genotype) == standing.genotype],
     }
+
+
+def _below(
+    board: Leaderboard, scored: Sequence[Standing], trained: Sequence[TrainedCandidate]
+) -> list[tuple[int, dict[str, object]]]:
+    """Return the rows after the first ones that are shown in any case, each with the number left out before it."""
+    last = _TOP - 1
+    rows = []
+    for index in range(_TOP, len(scored)):
+        if index == len(scored) - 1 or scored[index].genotype == board.winner:
+            rows.append((index - last - 1, _row(board, scored[index], trained)))
+            last = index
+    return rows
 
 
 def _columns(board: Leaderboard) -> tuple[str, ...]:
@@ -150,14 +173,16 @@ def _other(name: str, value: float | None) -> str:
 
 def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
     board = data.leaderboard
-    scored = findings.scored(board)
+    scored = findings.comparable(board)
     if not scored:
         return []
-    label = f"{board.label} ({_better(SCORES[board.score])})"
+    label = f"{board.label} ({_better(board)})"
     means = np.array([standing.mean for standing in scored], dtype=np.float64)
     errors = np.array([np.nan if s.standard_error is None else s.standard_error for s in scored], dtype=np.float64)
     place = {standing.genotype: index for index, standing in enumerate(scored)}
     marked = [(t.role, place[str(t.genotype)]) for t in data.trained if str(t.genotype) in place]
+    if not marked and board.winner in place:
+        marked = [("best", place[board.winner])]
     made = [
         (
             "How the scores are distributed",
@@ -165,7 +190,7 @@ def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
                 means,
                 [(role, float(means[index])) for role, index in marked],
                 label=label,
-                failed=len(board.standings) - len(scored),
+                failed=len(findings.failed(board)),
             ),
         ),
         (
@@ -180,9 +205,41 @@ def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
         if len(known):
             moved = {int(old): new for new, old in enumerate(known)}
             shown = [(role, moved[index]) for role, index in marked if index in moved]
-            svg = charts.scatter(values[known], means[known], shown, x_label=words, label=label, name=f"scatter-{name}")
+            front = _front(board, values[known], means[known])
+            svg = charts.scatter(
+                values[known], means[known], shown, x_label=words, label=label, name=f"scatter-{name}", front=front
+            )
             made.append((f"Score against {words}", svg))
     return [(title, Markup(svg)) for title, svg in made]  # noqa: S704
+
+
+def _front(board: Leaderboard, counts: Float[np.ndarray, " n"], means: Float[np.ndarray, " n"]) -> tuple[int, ...]:
+    """Return the positions of the candidates that no other one beats in size and score."""
+    losses = -means if board.direction == "higher" else means
+    return pareto_front([(float(size), float(loss)) for size, loss in zip(counts, losses, strict=True)])
+
+
+def _smallest(board: Leaderboard) -> dict[str, object] | None:
+    """Return the candidates on the Pareto front of score and parameters, the smallest first; equal ones in one row."""
+    sized = [(dict(standing.others).get("params"), standing) for standing in findings.comparable(board)]
+    known = [(size, standing.mean, standing) for size, standing in sized if size is not None]
+    if len(known) < 2:
+        return None
+    sizes, means = (np.array([row[column] for row in known], dtype=np.float64) for column in (0, 1))
+    groups: dict[tuple[float, float], list[Standing]] = {}
+    for index in _front(board, sizes, means):
+        groups.setdefault((float(sizes[index]), float(means[index])), []).append(known[index][2])
+    rows = [
+        {
+            "size": count(size),
+            "score": with_error(group[0].mean, group[0].standard_error),
+            "rank": group[0].rank,
+            "genotype": group[0].genotype,
+            "more": len(group) - 1,
+        }
+        for (size, _), group in groups.items()
+    ]
+    return {"rows": rows[:_MOST_FRONT], "left_out": max(0, len(rows) - _MOST_FRONT), "of": len(known)}
 
 
 def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
@@ -211,13 +268,14 @@ def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
 
 def _cells(data: ReportData) -> list[tuple[str, str, Markup, bool]]:
     """Return role, cell type, drawing and whether something may be faint, for the best and the worst candidate."""
-    wanted: dict[str, TrainedCandidate | CandidateKernel] = {}
+    wanted: dict[str, Genotype] = {}
     for candidate in (*data.trained, *data.kernels):
         if candidate.role in ("best", "worst") or not wanted:
-            wanted.setdefault(candidate.role, candidate)
+            wanted.setdefault(candidate.role, candidate.genotype)
+    if not wanted and findings.scored(data.leaderboard):
+        wanted["best"] = parse_genotype(data.leaderboard.space, data.leaderboard.winner)
     drawings = []
-    for place, (role, candidate) in enumerate(sorted(wanted.items())):
-        genotype = candidate.genotype
+    for place, (role, genotype) in enumerate(sorted(wanted.items())):
         for cell in cell_names(genotype):
             svg = draw_cell_svg(genotype, cell, name=f"cell-{place}-{cell}", standalone=False)
             drawings.append((role, cell, Markup(svg), any(NONE in edge.operations for edge in genotype.edges)))  # noqa: S704
@@ -322,15 +380,28 @@ def _png(image: UInt8[np.ndarray, "h w c"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _glossary(name: str) -> dict[str, str]:
-    definition = SCORES.get(name)
-    return {
-        "name": name,
-        "label": definition.scaled_label if definition else name,
-        "meaning": definition.meaning if definition else "",
-        "better": _better(definition) if definition else "",
-        "source": definition.source if definition else "",
-    }
+def _glossary(board: Leaderboard) -> list[dict[str, str]]:
+    entries = []
+    if not board.criterion.single:
+        meaning = (
+            "Within each draw, candidates are ranked by each score, 1 for the best; the weighted sum of a candidate's "
+            "ranks, divided by the number of candidates, is averaged over draws."
+        )
+        entries.append(
+            {"name": board.score, "label": board.label, "meaning": meaning, "better": _better(board), "source": ""}
+        )
+    for name in dict.fromkeys((*board.criterion.names, *_columns(board))):
+        definition = SCORES.get(name)
+        entries.append(
+            {
+                "name": name,
+                "label": definition.scaled_label if definition else name,
+                "meaning": definition.meaning if definition else "",
+                "better": f"{definition.direction} is better" if definition else "",
+                "source": definition.source if definition else "",
+            }
+        )
+    return entries
 
 
 def _breakable(genotype: str) -> Markup:
@@ -338,8 +409,8 @@ def _breakable(genotype: str) -> Markup:
     return Markup("|<wbr>").join(escape(part) for part in genotype.split("|"))
 
 
-def _better(definition: ScoreDefinition) -> str:
-    return f"{definition.direction} is better"
+def _better(board: Leaderboard) -> str:
+    return f"{board.direction} is better"
 
 
 def _pretty(text: str) -> str:

@@ -17,6 +17,7 @@ from scipy import stats
 from metantk_core.candidates import Edge, Genotype, parse_genotype, space_named
 from metantk_core.candidates.nasbench201 import NASBench201
 from metantk_core.episodes import Episode
+from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, Validation
 from metantk_core.ranking import Leaderboard, Reliability, Standing
 from metantk_core.report import (
@@ -31,8 +32,10 @@ from metantk_core.report import (
 from metantk_core.report.cells import live_edges
 from metantk_core.report.charts import kernel_limit, scaled_kernel
 from metantk_core.report.findings import (
+    comparable,
     comparison_sentence,
     indistinguishable,
+    ordinal,
     paired_difference,
     rank_association,
     trust_sentences,
@@ -271,7 +274,7 @@ def test_same_data_give_the_same_bytes_in_another_process(tmp_path):
 def test_nothing_but_the_report_is_left_in_its_folder_even_if_rendering_fails(tmp_path):
     write_report(report_data(), tmp_path / "report.html")
     before = (tmp_path / "report.html").read_bytes()
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError):
         write_report(report_data(leaderboard(score="no such score")), tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == before
@@ -459,6 +462,133 @@ def test_leader_is_indistinguishable_from_those_within_welchs_interval():
     assert found == close == 2
     sentences = " ".join(trust_sentences(dataclasses.replace(board, standings=standings)))
     assert "not distinguishable from 2 other candidates of 3" in sentences
+
+
+def chosen(board, index):
+    return dataclasses.replace(board, winner=board.standings[index].genotype)
+
+
+def combined(board):
+    return dataclasses.replace(board, score="metantk_cond + 0.5*linear_regions", scale="linear")
+
+
+def raced(board, long=5):
+    standings = tuple(
+        dataclasses.replace(s, draws=12 if place < long else 3) for place, s in enumerate(board.standings)
+    )
+    return dataclasses.replace(board, standings=standings)
+
+
+def test_combination_of_scores_gives_a_whole_report_under_its_own_name():
+    board = combined(leaderboard())
+    page = render(report_data(board))
+    reader = Reader(page)
+    assert [name for name in reader.ids if name in SECTIONS] == SECTIONS
+    assert f"{board.label} ± s.e." in page
+    assert "the weighted sum of a candidate&#39;s ranks" in page
+    for name in ("metantk_cond", "linear_regions"):
+        assert f"<code>{name}</code>" in page
+
+
+def test_choice_of_the_search_that_is_not_first_is_said_and_marked():
+    board = chosen(leaderboard(scored=30), 3)
+    page = render(report_data(board))
+    words = "The search&#39;s choice is 4th of 30 by the score it was searched with."
+    assert page.count(words) == 2  # in the summary, and under how far to trust
+    assert page.count("the search’s choice</span>") == 1
+    assert "search&#39;s choice is not distinguishable from" in page
+    assert "The winner scores" not in page
+    first = render(report_data(leaderboard(scored=30)))
+    assert "search’s choice" not in first
+    assert "search&#39;s choice" not in first
+
+
+def test_choice_far_down_the_ranking_has_a_row_of_its_own_between_gaps():
+    page = render(report_data(chosen(leaderboard(scored=60), 40)))
+    table = page[page.index('<section id="leaderboard">') : page.index("Ranks after the first")]
+    assert re.findall(r"… (\d+) between …", table) == ["20", "18"]
+    assert "the search’s choice</span>" in table
+
+
+def test_choice_that_could_not_be_scored_has_no_place():
+    page = render(report_data(chosen(leaderboard(scored=6, failed=2), 6), trained=(), kernels=()))
+    assert "could not be scored in all draws, so it has no place" in page
+
+
+def test_choice_is_compared_with_all_others_not_the_leader():
+    board = leaderboard(scored=4, failed=0)
+    standings = tuple(
+        dataclasses.replace(s, mean=m) for s, m in zip(board.standings, (1.0, 5.0, 5.1, 9.0), strict=True)
+    )
+    board = dataclasses.replace(board, standings=standings, winner=standings[2].genotype)
+    assert indistinguishable(board) == 1
+    assert "not distinguishable from 1 other candidate of 3" in " ".join(trust_sentences(board))
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (21, "21st"), (112, "112th")]
+)
+def test_places_are_said_as_people_say_them(place, words):
+    assert ordinal(place) == words
+
+
+def test_stability_of_the_best_few_is_one_sentence():
+    board = leaderboard(top_stability=((1, 0.61), (5, 0.4), (10, 0.125)))
+    assert (
+        "The winner stays first in 61 %, the best 5 stay the best 5 in 40 % and the best 10 stay the best 10 in 12 % "
+        "of resamplings of the draws."
+    ) in trust_sentences(board)
+    assert "The first in the ranking stays first in 61 %" in " ".join(trust_sentences(chosen(board, 2)))
+
+
+def test_race_says_over_which_draws_its_reliability_is_and_shows_all_draws():
+    board = raced(leaderboard(reliability=Reliability(0.83, 0.69, 0.92, 0.55, 30, 3)))
+    assert "over the first 3 draws, which all 30 have: 0.83" in " ".join(trust_sentences(board))
+    page = render(report_data(board))
+    assert "Candidates have 3 to 12 draws" in page
+    assert 'class="number">12</td>' in page
+
+
+def test_mean_ranks_over_different_numbers_of_draws_are_neither_compared_nor_drawn_together():
+    board = raced(combined(leaderboard(scored=30)))
+    assert len(comparable(board)) == 5
+    assert len(comparable(raced(leaderboard(scored=30)))) == 30
+    page = render(report_data(board))
+    assert "Histogram of the scores of 5 candidates" in page
+    assert "of 4 with as many draws" in page
+
+
+def sized(*rows, direction="lower"):
+    board = leaderboard(scored=len(rows), failed=0, direction=direction)
+    standings = tuple(
+        dataclasses.replace(s, rank=place + 1, mean=mean, others=(("params", float(params)),))
+        for place, (s, (mean, params)) in enumerate(zip(board.standings, rows, strict=True))
+    )
+    return dataclasses.replace(board, standings=standings, winner=standings[0].genotype, spearman=())
+
+
+@pytest.mark.parametrize(
+    ("rows", "direction", "front"),
+    [
+        ([(1.0, 900), (1.5, 500), (1.6, 700), (2.0, 300), (3.0, 300)], "lower", [3, 1, 0]),
+        ([(3.0, 900), (2.0, 1000), (1.5, 500), (1.0, 600)], "higher", [2, 0]),
+    ],
+)
+def test_pareto_front_lists_those_that_no_other_beats_in_size_and_score(rows, direction, front):
+    board = sized(*rows, direction=direction)
+    page = render(report_data(board, trained=(), kernels=(), episodes=()))
+    table = page[page.index('<table class="front">') : page.index('<section id="cells">')]
+    listed = [board.standings[index].genotype.replace("|", "|<wbr>") for index in front]
+    assert re.findall(r'<td class="genotype">(\S*)</td>', table) == listed
+    assert f"{len(front)} of them are on the Pareto front" in page
+
+
+def test_equal_candidates_share_a_row_of_the_pareto_front():
+    board = sized((1.0, 300), (1.0, 300), (2.0, 300), (3.0, 300))
+    page = render(report_data(board, trained=(), kernels=(), episodes=()))
+    table = page[page.index('<table class="front">') : page.index('<section id="cells">')]
+    assert table.count('<td class="genotype">') == 1
+    assert "and 1 with equal numbers" in table
 
 
 def test_ranking_by_size_is_called_so_only_where_the_interval_leaves_zero_out():
