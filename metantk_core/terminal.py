@@ -20,11 +20,12 @@ from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
-from metantk_core.search import SearchHistory
+from metantk_core.search import SearchHistory, SearchRound
 from metantk_core.workflow import RunResult, num_rounds
 from metantk_core.workspace import Workspace
 
 _SHOWN = 10
+_FIRST_ROUNDS, _LAST_ROUNDS = 3, 12  # of a long search
 _LINES = 12  # finished steps on the screen
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
@@ -70,7 +71,8 @@ def print_records(records: Iterable[ScoreRecord]) -> None:
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:
     """Print the first ranks, the last one, and how far the ranking can be trusted."""
-    from metantk_core.report.findings import trust_sentences  # matplotlib comes with the package
+    # matplotlib comes with the package.
+    from metantk_core.report.findings import different_draws, leads, trust_sentences
 
     console = console or Console()
     console.print(
@@ -79,14 +81,18 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
         soft_wrap=True,
         highlight=False,
     )
-    console.print(f"{'rank':>5}  {'score':<19}{'parameters':>11}{'MACs':>11}  genotype", style="bold", highlight=False)
     scored = [standing for standing in leaderboard.standings if standing.mean is not None]
-    for standing in scored[:_SHOWN]:
-        _print_standing(standing, console)
-    if len(scored) > _SHOWN:
-        if len(scored) > _SHOWN + 1:
-            console.print("    …")
-        _print_standing(scored[-1], console)
+    many = different_draws(leaderboard) is not None
+    heading = f"{'rank':>5}  {'score':<19}{'draws':>7}" if many else f"{'rank':>5}  {'score':<19}"
+    console.print(f"{heading}{'parameters':>11}{'MACs':>11}  genotype", style="bold", highlight=False)
+    chosen = "" if leads(leaderboard) else leaderboard.winner
+    last = -1
+    for place, standing in enumerate(scored):
+        if place < _SHOWN or place == len(scored) - 1 or standing.genotype == chosen:
+            if place > last + 1:
+                console.print("    …")
+            _print_standing(standing, console, draws=many, chosen=standing.genotype == chosen)
+            last = place
     failed = leaderboard.standings[len(scored) :]
     if failed:
         console.print(
@@ -103,16 +109,29 @@ def print_history(history: SearchHistory, console: Console | None = None) -> Non
     """Print the rounds of a search, a line each; nothing for a search of one round."""
     if len(history.rounds) < 2:
         return
+    from metantk_core.report.rounds import warnings  # matplotlib comes with the package
+
     console = console or Console()
-    table = Table(box=None, pad_edge=False)
-    names = list(dict.fromkeys(name for closed in history.rounds for name, _ in closed.measures))
-    for heading in ("round", "", "scored", "draws", *names):
-        table.add_column(heading, justify="left" if heading == "" else "right")
-    for closed in history.rounds:
-        measures = dict(closed.measures)
-        values = (_number(measures[name]) if name in measures else "" for name in names)
-        table.add_row(str(closed.number), closed.title, str(closed.scored), str(closed.draws), *values)
-    console.print(table)
+    console.print("Rounds of the search: candidates × draws, and what came out", style="bold", highlight=False)
+    numbers = len(str(len(history.rounds)))
+    sizes = [f"{closed.scored} × {closed.draws}" for closed in history.rounds]
+    # Titles in line where all are short; a long one takes its own room.
+    width = min(18, max(len(closed.title) for closed in history.rounds))
+    shown = [*range(_FIRST_ROUNDS), *range(len(history.rounds) - _LAST_ROUNDS, len(history.rounds))]
+    for place, closed in enumerate(history.rounds):
+        if len(history.rounds) > _FIRST_ROUNDS + _LAST_ROUNDS and place not in shown:
+            if place == _FIRST_ROUNDS:
+                console.print(f"{'…':>{numbers + 2}}  {len(history.rounds) - len(shown)} more", highlight=False)
+            continue
+        start = f"{closed.number:>{numbers + 2}}  {closed.title:<{width}}  {sizes[place]:<{max(map(len, sizes))}}"
+        came_out = "; ".join(_round_parts(closed))
+        if len(start) + 2 + len(came_out) <= console.width:
+            console.print(f"{start}  {came_out}".rstrip(), highlight=False)
+        else:
+            console.print(start.rstrip(), highlight=False)
+            console.print(f"{'':>{numbers + 4}}{came_out}", soft_wrap=True, highlight=False)
+    for sentence in warnings(history):
+        console.print(f"• {sentence}", highlight=False)
     console.print(f"found: {history.winner}", soft_wrap=True, highlight=False)
     console.print()
 
@@ -238,15 +257,17 @@ class PipelineDisplay:
                 if step.seconds_left is not None
                 else ""
             )
-            bar = ProgressBar(total=step.total, completed=step.done, width=30)
+            bar = ProgressBar(total=step.total, completed=step.done, width=20)
             table.add_row(step.step, bar, f"{step.done}/{step.total}", left, Text(step.detail, style="dim"))
         elapsed = _duration(time.monotonic() - self._started)
         return Group(table, Text(f"{elapsed} so far; {self._ahead(steps)}", style="dim"))
 
     def _ahead(self, steps: Iterable[StepProgress]) -> str:
         finished = sum(step.finished for step in steps)
-        total = 4 + num_rounds(self._config) * self._config.search.shards + 2 * len(self._config.trained_roles)
-        return f"{finished} of {total} steps finished"
+        search = self._config.search
+        total = 4 + num_rounds(self._config) * search.shards + 2 * len(self._config.trained_roles)
+        may_end_early = search.strategy in ("evolve", "race") or search.target_reliability is not None
+        return f"{finished} of {'at most ' if may_end_early else ''}{total} steps finished"
 
     def _print_lines(self, steps: Iterable[StepProgress]) -> None:
         due = time.monotonic() >= self._line_due
@@ -260,8 +281,9 @@ class PipelineDisplay:
                     if step.seconds_left is not None
                     else "started"
                 )
+                width = 18 if num_rounds(self._config) == 1 else 27  # "round 12 of 15, score 1 of 2"
                 self._console.print(
-                    f"  {step.step:<18} {step.done / step.total:4.0%}  {left:<16} {step.detail}", highlight=False
+                    f"  {step.step:<{width}} {step.done / step.total:4.0%}  {left:<16} {step.detail}", highlight=False
                 )
             self._printed[step.step] = step.finished
         if due:
@@ -276,11 +298,41 @@ def _latest(steps: Iterable[StepProgress]) -> list[StepProgress]:
     return [step for step in steps if id(step) not in old]
 
 
-def _print_standing(standing: Standing, console: Console) -> None:
+def _round_parts(closed: SearchRound) -> list[str]:
+    """Return what a line says about a round: what there is of draws, scores, reliability and agreement."""
+    from metantk_core.report.rounds import agreement_of, tied  # matplotlib comes with the package
+
+    parts = []
+    measures = dict(closed.measures)
+    if closed.failed:
+        parts.append(f"{closed.failed} failed")
+    if "still running" in measures:
+        parts.append(f"{measures['still running']:.0f} still running, {measures['draws spent']:.0f} draws so far")
+    if "draws saved" in measures:
+        parts.append(f"{measures['draws saved']:.0f} draws saved")
+    if "best" in measures and "still running" not in measures:
+        parts.append(f"best {measures['best']:.4g}, mean {measures['mean']:.4g}")
+    # Of a race or an evolution, the leaderboard's own says more.
+    if closed.reliability and not {"still running", "candidates"} & set(measures):
+        trusted = closed.reliability[-1][1]  # that of the whole criterion
+        parts.append(f"reliability {trusted.icc:.2f} [{trusted.low:.2f}, {trusted.high:.2f}]")
+    found = agreement_of(closed)
+    if found is not None:
+        parts.append(f"halves agree {found.mean:.0%} (chance {found.chance:.0%})")
+    ties = sum(tied(closed, choice) for choice in closed.choices)
+    if ties:
+        parts.append(f"{ties} ties")
+    return parts
+
+
+def _print_standing(standing: Standing, console: Console, *, draws: bool = False, chosen: bool = False) -> None:
     others = dict(standing.others)
     score = " ".join(_measured(standing.mean, standing.standard_error)) if standing.mean is not None else ""
-    line = f"{standing.rank:>5}  {score:<19}{_count(others.get('params')):>11}{_count(others.get('flops')):>11}  "
-    if len(line) + len(standing.genotype) <= console.width:
+    line = f"{standing.rank:>5}  {score:<19}{f'{standing.draws:>7}' if draws else ''}"
+    line += f"{_count(others.get('params')):>11}{_count(others.get('flops')):>11}  "
+    if chosen:
+        line += "← the search's choice"
+    if not chosen and len(line) + len(standing.genotype) <= console.width:
         console.print(Text(line + standing.genotype))
     else:
         # A genotype of its own line can be copied as a whole.
@@ -291,7 +343,7 @@ def _print_standing(standing: Standing, console: Console) -> None:
 def _measured(mean: float, error: float | None) -> tuple[str, str]:
     """Return a value with as many decimals as its standard error has meaning for."""
     if error is None or error == 0.0:
-        return _number(mean), "" if error is None else "0"
+        return _number(mean), "" if error is None else "± 0"
     decimals = max(0, 1 - int(np.floor(np.log10(error))))
     return f"{mean:.{decimals}f}", f"± {error:.{decimals}f}"
 

@@ -39,11 +39,15 @@ def agreement_chart(rounds: Sequence[Agreement]) -> str:
     figure = new_figure()
     axes = new_axes(figure, "round", "splits whose halves agree")
     for place, found in enumerate(rounds):
-        many = len(found.shares)
-        # Side by side in order of size: no two points hide each other, and nothing is random.
-        x = place + (np.arange(many) - (many - 1) / 2) * min(0.05, 0.62 / max(many, 1))
+        # Equal ones side by side: no two points hide each other, and nothing is random.
+        shares = sorted(found.shares)
+        equal = [shares.count(share) for share in shares]
+        x = [
+            place + (number - shares.index(share) - (many - 1) / 2) * min(0.1, 0.8 / many)
+            for number, (share, many) in enumerate(zip(shares, equal, strict=True))
+        ]
         label = "each choice" if place == 0 else None
-        axes.scatter(x, sorted(found.shares), s=11, color=LIGHT["others"], linewidths=0, label=label, clip_on=False)
+        axes.scatter(x, shares, s=11, color=LIGHT["others"], linewidths=0, label=label, clip_on=False)
     positions = range(len(rounds))
     means = [found.mean for found in rounds]
     axes.plot(positions, means, color=LIGHT["best"], marker="o", markersize=5, linewidth=1.6, label="mean")

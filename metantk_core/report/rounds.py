@@ -341,9 +341,10 @@ def _table(history: SearchHistory, criterion: Criterion) -> dict[str, list]:
         if not name.startswith(left_out)
     ]
     decides = any(closed.choices for closed in history.rounds)
+    ties = any(tied(closed, choice) for closed in history.rounds for choice in closed.choices)
     headings = ["round", "", "scored", "draws", "failed", *taken, *(f"reliability: {name}" for name in names)]
     headings += [f"distinct values: {' · '.join(distinct)}"] if distinct else []
-    headings += ["ties", "halves agree", "chance"] if decides else []
+    headings += [*(["ties"] if ties else []), "halves agree", "chance"] if decides else []
     rows = []
     for closed in history.rounds:
         measures = dict(closed.measures)
@@ -355,7 +356,8 @@ def _table(history: SearchHistory, criterion: Criterion) -> dict[str, list]:
         if decides:
             found = agreement_of(closed)
             shares = (found.mean, found.chance) if found else (None, None)
-            row += [str(sum(tied(closed, choice) for choice in closed.choices)) if closed.choices else "–"]
+            if ties:
+                row += [str(sum(tied(closed, choice) for choice in closed.choices)) if closed.choices else "–"]
             row += ["–" if share is None else f"{fixed(100 * share, 0)} %" for share in shares]
         rows.append(row)
     return {"headings": headings, "rows": rows}
