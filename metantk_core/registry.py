@@ -78,8 +78,14 @@ class ArtifactStore(Protocol):
         """Return what is stored under a key, or none."""
         ...
 
-    def write(self, key: str, data: bytes) -> None:
-        """Store bytes under a key: a reader sees the old ones or the new ones, nothing between."""
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Store bytes under a key: a reader sees the old ones or the new ones, nothing between.
+
+        Args:
+            key: Where.
+            data: The bytes.
+            durable: Whether they must outlive a power failure, and not just this process; a store may ignore it.
+        """
         ...
 
     def exists(self, key: str) -> bool:

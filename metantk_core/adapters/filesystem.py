@@ -60,15 +60,15 @@ class FilesystemStore:
                 f"Can't read {self._path(key)}: {error.strerror}; check who may read that folder."
             ) from error
 
-    def write(self, key: str, data: bytes) -> None:
-        """Store bytes under a key, as a whole and flushed to disk.
+    def write(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        """Store bytes under a key, as a whole and, unless told otherwise, flushed to disk, which takes milliseconds.
 
         Raises:
             InputError: The folder can't be written, or a key stands where a folder is needed.
         """
         path = self._path(key)
         try:
-            write_atomically(path, data)
+            write_atomically(path, data, durable=durable)
         except OSError as error:
             raise InputError(
                 f"Can't write to {path.parent}: {error.strerror}; give a folder that you may write to, with space left."

@@ -6,11 +6,11 @@ its output is positive. ReLUs are seen where the forward pass computes them, be 
 Axes: n images · c h w one image · u units of all ReLUs.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -18,6 +18,8 @@ from metantk_core.kernels import outputs_with_relus, watched
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
+_MANY = 8  # a pass that almost all images are done with is left when this share of them remains
+_BYTES = 8  # of an image's code that are looked at together
 
 
 class CodeKernel:
@@ -90,6 +92,9 @@ def naswot(kernel: Float64[Tensor, "n n"]) -> Score:
 def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Score:
     r"""Return the number of different codes among images: :math:`\sum_i 1 / \#\{j : code_j = code_i\}`.
 
+    Most images have a code of their own after a few ReLUs, and no further ReLU takes it away from them. So the pass is
+    left when few images still share theirs, and only those are looked at to the end.
+
     Source: Xiong et al., ICML 2020; Chen, Gong, Wang, ICLR 2021 (TE-NAS).
 
     Args:
@@ -97,22 +102,74 @@ def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Scor
         images: Images on the network's device, in its precision.
 
     Returns:
-        From 1 to n; ``NON_FINITE`` if the network's outputs are.
+        From 1 to n; ``NON_FINITE`` if the network's outputs are, for an image that was looked at to the end.
     """
-    parts: list[UInt8[np.ndarray, "n _"]] = []
-
-    def keep(output: Tensor) -> None:
-        parts.append(_packed((output > 0).flatten(1)))
-
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), watched(keep):
-        outputs = network(images)
+    regions = _Regions(len(images), few=len(images) // _MANY)
+    try:
+        outputs = _forward(network, images, regions.look)
+        decided = 0
+    except _FewLeft:
+        left = np.flatnonzero(regions.alike)
+        decided = len(images) - len(left)
+        rest = images[torch.from_numpy(left).to(images.device)] if len(left) else images[:1]
+        regions = _Regions(len(rest), few=None)
+        outputs = _forward(network, rest, regions.look)
+        decided -= not len(left)  # the one that stands for all is counted already
     if not bool(outputs.isfinite().all()):
         return Score(None, Outcome.NON_FINITE, "logits on the images that count linear regions are not finite")
-    if not parts:
-        return Score(1.0)  # no ReLU: linear everywhere
-    codes = np.concatenate(parts, axis=1)
-    return Score(float(len({code.tobytes() for code in codes})))
+    return Score(float(decided + regions.count()))
 
 
-def _packed(on: Bool[Tensor, "n u"]) -> UInt8[np.ndarray, "n _"]:
-    return np.packbits(on.cpu().numpy(), axis=1)
+def _forward(network: nn.Module, images: Float[Tensor, "n c h w"], look: Callable[[Tensor], None]) -> Tensor:
+    """Return the outputs of one forward pass without gradients, whose ReLUs ``look`` sees."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), watched(look):
+        return network(images)
+
+
+class _FewLeft(Exception):  # noqa: N818 - no error
+    """Almost all images have a code of their own."""
+
+
+class _Regions:
+    """Which images have the same code in all ReLUs so far.
+
+    Args:
+        images: Number n of images.
+        few: A ReLU that leaves so many images that share their code, or fewer, raises ``_FewLeft``, unless there were
+            numbers that are not finite; None looks at all ReLUs.
+    """
+
+    def __init__(self, images: int, few: int | None) -> None:
+        self.alike = np.ones(images, dtype=bool)
+        self._few = few
+        self._groups = np.zeros(images, dtype=np.int32)  # of the images that share their code
+        self._unseen: list[UInt8[np.ndarray, "n _"]] = []
+        self._finite = True
+
+    def look(self, output: Tensor) -> None:
+        """Take the code of one more ReLU into account."""
+        self._unseen.append(np.packbits((output > 0).flatten(1).cpu().numpy(), axis=1))
+        if self._few is None:
+            return
+        self._finite = self._finite and bool(output.isfinite().all())
+        if sum(code.shape[1] for code in self._unseen) >= _BYTES:
+            self._tell_apart()
+            if self._finite and int(self.alike.sum()) <= self._few:
+                raise _FewLeft
+
+    def count(self) -> int:
+        """Return the number of different codes."""
+        self._tell_apart()
+        return int((~self.alike).sum()) + len(np.unique(self._groups))
+
+    def _tell_apart(self) -> None:
+        if not self._unseen or not len(self._groups):
+            return
+        codes = np.concatenate([self._groups[:, None].view(np.uint8), *(code[self.alike] for code in self._unseen)], 1)
+        self._unseen.clear()
+        _, groups, sizes = np.unique(
+            codes.view(np.dtype((np.void, codes.shape[1]))).ravel(), return_inverse=True, return_counts=True
+        )
+        shared = sizes[groups] > 1
+        self._groups = groups[shared].astype(np.int32)
+        self.alike[self.alike] = shared

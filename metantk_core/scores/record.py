@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import ClassVar
 
@@ -96,7 +96,8 @@ class ScoreRecord:
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line break; every float comes back exactly."""
-        return json.dumps(asdict(self), allow_nan=False)
+        # As ``dataclasses.asdict``, but several times as fast.
+        return json.dumps(_RECORD.dump_python(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> "ScoreRecord":

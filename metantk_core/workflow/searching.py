@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import torch
 
@@ -170,7 +171,9 @@ def close_round(config: RunConfig, state: SearchState, dataset: ImageDataset, po
     """
     if state.finished:
         return state
-    following = advance(_limited_setting(config, ports), state, _Records(config, dataset, ports.store).of)
+    # Strategies ask for the same records more than once.
+    found = cache(_Records(config, dataset, ports.store).of)
+    following = advance(_limited_setting(config, ports), state, found)
     ports.tracker.log_metrics(_search_run(config, ports), round_metrics(following.rounds[-1]))
     return following
 
@@ -304,7 +307,9 @@ class _Records:
     def read(self, job: Job) -> tuple[ScoreRecord, ...]:
         """Return what is stored about a job, which may have fewer or more draws; nothing if nothing is."""
         data = self.store.read(self._key(job))
-        return () if data is None else read_records(data.decode())
+        # A power failure may have cut a file that had not reached the disk.
+        whole = data is not None and data.endswith(b"\n") and b"\0" not in data
+        return read_records(data.decode()) if data is not None and whole else ()
 
     def of(self, job: Job) -> tuple[ScoreRecord, ...]:
         """Return the records of a job with exactly its draws.
@@ -327,13 +332,17 @@ class _Records:
         return range(max((len(record.draws) for record in found), default=0), job.draws if drawn else 1)
 
     def write(self, job: Job, records: Iterable[ScoreRecord]) -> None:
-        """Store the records of a job."""
-        self.store.write(self._key(job), write_records(records).encode())
+        """Store the records of a job, without waiting for the disk: all that a power failure costs is scoring again."""
+        self.store.write(self._key(job), write_records(records).encode(), durable=False)
 
     def _key(self, job: Job) -> str:
         genotype = parse_genotype(self.config.search.space, job.genotype).key
         stream = f"-{digest(job.stream)}" if job.stream else ""
-        return f"scores/{_score_digest(self.config, self.dataset)}/{genotype}{stream}.jsonl"
+        return f"scores/{self._digest}/{genotype}{stream}.jsonl"
+
+    @cached_property
+    def _digest(self) -> str:
+        return _score_digest(self.config, self.dataset)
 
 
 def _setting(config: RunConfig) -> Setting:
