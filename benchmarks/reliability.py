@@ -223,26 +223,25 @@ class Study:
 
 
 STUDIES: tuple[Study, ...] = (
-    Study("sample nasbench201", 16, 16, 24, 12, (*LADDER, "codes", "regions"), cells=1),
     Study("prune-edges", 16, 16, 14, 16),
+    Study("prune-last", 16, 16, 12, 16),
+    Study("prune-first", 16, 16, 14, 12),
+    Study("prune-later", 16, 16, 12, 12),
     Study("sample nasbench201", 8, 16, 24, 12, cells=1),
     Study("sample nasbench201", 8, 32, 24, 12, cells=1),
     Study("sample nasbench201", 16, 32, 24, 12, cells=1),
     Study("sample darts_fewshot", 8, 16, 24, 12),
-    Study("prune-last", 16, 16, 12, 16),
-    Study("prune-first", 16, 16, 14, 16),
-    Study("prune-later", 16, 16, 12, 16),
-    Study("sample darts_fewshot", 16, 16, 24, 8, (*LADDER, "codes", "regions")),
-    Study("prune-last", 8, 16, 12, 8, (*LADDER, "codes", "regions")),
     Study("sample darts_fewshot", 16, 32, 24, 8),
-    Study("sample nasbench201", 48, 32, 24, 8, cells=1),
-    Study("prune-first", 8, 16, 14, 16, ("base", "codes", "regions")),
-    Study("prune-first", 48, 16, 7, 6),
-    Study("sample darts_fewshot", 48, 32, 12, 6),
+    Study("prune-first", 8, 16, 14, 8, ("base", "codes", "regions")),
+    Study("prune-last", 8, 16, 12, 8, (*LADDER, "codes", "regions")),
+    Study("sample nasbench201", 48, 32, 24, 4, cells=1),
+    Study("prune-first", 16, 32, 14, 4),
+    Study("prune-first", 48, 16, 7, 4),
+    Study("sample darts_fewshot", 48, 32, 12, 4),
+    Study("sample nasbench201", 16, 16, 24, 8, (*LADDER, "codes", "regions"), cells=1),
+    Study("sample darts_fewshot", 16, 16, 24, 8, (*LADDER, "codes", "regions")),
+    Study("prune-first", 16, 16, 14, 4, data="noise"),
     Study("sample darts_fewshot", 8, 32, 24, 8),
-    Study("prune-edges", 48, 32, 14, 4),
-    Study("prune-first", 16, 16, 14, 8, data="noise"),
-    Study("prune-first", 16, 32, 14, 8),
 )
 QUICK: tuple[Study, ...] = (
     Study("sample nasbench201", 8, 16, 6, 3, (*LADDER, "codes", "regions"), cells=1),
@@ -538,6 +537,18 @@ class Results:
         """What was compared."""
         return STRATEGIES[self.study.strategy](self.study.count)
 
+    @property
+    def name(self) -> str:
+        """First cells of the study's row in a table."""
+        study = self.study
+        noise = "" if study.data == "glyphs" else ", white noise"
+        return f"{study.strategy}{noise} | {study.channels} | {study.size}"
+
+    @property
+    def networks(self) -> int:
+        """Number of networks that the whole comparison has to score."""
+        return self.comparison.whole + (self.comparison.base is not None)
+
     def values(self, part: str, score: str) -> Float64[np.ndarray, "m k"] | None:
         """Return the values of all networks that never failed by draws; None if that was not measured."""
         if any(score not in record["values"].get(part, {}) for record in self.records):
@@ -582,23 +593,22 @@ def reliability_table(results: Sequence[Results], score: str) -> list[str]:
     """Return how reliable one score is everywhere, and what trust costs."""
     lines = [
         "| strategy | C | pixels | candidates × draws | failed | ICC(C,1) (95 %) | within an edge | draws for 0.8 "
-        "| seconds a draw | CPU hours, whole comparison |",
+        "| seconds a draw | CPU time, whole comparison |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         found, table = result.found("base", score), result.candidates("base", score)
         if found is None or table is None:
             continue
-        study, seconds, whole = result.study, result.seconds("base"), result.comparison.whole
+        seconds = result.seconds("base")
         inside = result.found("base", score, within=True) if result.comparison.base else None
-        least = f"{_count(_draws(found.low))} … " if found.low <= 0 else ""
-        draws = f"{_count(found.draws)} (at least {_count(_draws(found.high))})" if least else _count(found.draws)
-        price = (whole + (result.comparison.base is not None)) * seconds * found.draws / 3600
+        draws = _count(found.draws) if found.low > 0 else f"at least {_count(_draws(found.high))}"
+        needed = found.draws if found.low > 0 else _draws(found.high)
+        least = "" if found.low > 0 else "at least "
         lines.append(
-            f"| {study.strategy}{'' if study.data == 'glyphs' else ', white noise'} | {study.channels} | {study.size} "
-            f"| {table.shape[0]} × {table.shape[1]} | {result.failed(score)} | {_interval(found)} "
+            f"| {result.name} | {table.shape[0]} × {table.shape[1]} | {result.failed(score)} | {_interval(found)} "
             f"| {'' if inside is None else _interval(inside)} | {draws} | {seconds:.2f} "
-            f"| {_hours(price)} |"
+            f"| {least}{_time(result.networks * seconds * needed)} |"
         )
     return lines
 
@@ -610,15 +620,37 @@ def score_table(results: Sequence[Results], scores: Sequence[str]) -> list[str]:
         f"|---|---|---|{'---|' * len(scores)}",
     ]
     for result in results:
-        study = result.study
+        found = [result.found(_part(score), score) for score in scores]
+        if any(found):
+            cells = ["" if one is None else _interval(one) for one in found]
+            lines.append(f"| {result.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def price_table(results: Sequence[Results], scores: Sequence[str]) -> list[str]:
+    """Return the draws that make the mean of each score trustworthy, and the CPU time of the whole comparison."""
+    lines = [
+        f"| strategy | C | pixels | {' | '.join(f'`{score}`' for score in scores)} |",
+        f"|---|---|---|{'---|' * len(scores)}",
+    ]
+    for result in results:
         cells = []
         for score in scores:
-            part = {"naswot": "codes", "linear_regions": "regions"}.get(definition(score), "base")
-            found = result.found(part, score)
-            cells.append("" if found is None else f"{found.single:.2f} ({found.low:.2f} … {found.high:.2f})")
-        noise = "" if study.data == "glyphs" else ", white noise"
-        lines.append(f"| {study.strategy}{noise} | {study.channels} | {study.size} | {' | '.join(cells)} |")
+            found = result.found(_part(score), score)
+            cells.append("")
+            if found is not None:
+                # Nobody takes half a draw, and all of them where an interval reaches zero.
+                draws = max(1, math.ceil(found.draws - 1e-9)) if found.low > 0 else max(2.0, _draws(found.high))
+                least = "" if found.low > 0 else "≥ "
+                price = _time(result.networks * result.seconds(_part(score)) * draws) if math.isfinite(draws) else ""
+                cells[-1] = f"{least}{math.ceil(draws):,}: {price}" if math.isfinite(draws) else "∞"
+        if any(cells):
+            lines.append(f"| {result.name} | {' | '.join(cells)} |")
     return lines
+
+
+def _part(score: str) -> str:
+    return {"naswot": "codes", "linear_regions": "regions"}.get(definition(score), "base")
 
 
 def effect_table(results: Sequence[Results], score: str) -> list[str]:
@@ -639,11 +671,8 @@ def effect_table(results: Sequence[Results], score: str) -> list[str]:
         most = change.noise * math.sqrt(max(change.high, 0.0) / (1 - change.high))
         paired = math.hypot(change.noise, change.common)
         afresh = math.sqrt(raw.noise**2 + raw.common**2 + float(whole[0].var(ddof=1)))
-        study = result.study
-        noise = "" if study.data == "glyphs" else ", white noise"
         lines.append(
-            f"| {study.strategy}{noise} | {study.channels} | {study.size} "
-            f"| {_percent(change.signal)} ({_percent(most)}) "
+            f"| {result.name} | {_percent(change.signal)} ({_percent(most)}) "
             f"| {_percent(change.noise)} | {_percent(paired)} | {_percent(afresh)} |"
         )
     return lines
@@ -652,9 +681,9 @@ def effect_table(results: Sequence[Results], score: str) -> list[str]:
 def noise_table(results: Sequence[Results], scores: Sequence[str]) -> list[str]:
     """Return which share of the noise is there again when only weights, only heads or only episodes change."""
     lines = [
-        "| strategy | score | noise of one draw, SD | other weights | other head | other episodes "
-        "| opposite weights: r |",
-        "|---|---|---|---|---|---|---|",
+        "| strategy | score | noise, SD | other weights | other head | other episodes "
+        "| opposite weights: r | also other episodes: r |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     parts = ("base", "other tasks", "third tasks", "other weights", "other head", "negated")
     for result in results:
@@ -670,10 +699,13 @@ def noise_table(results: Sequence[Results], scores: Sequence[str]) -> list[str]:
                 np.mean([_half_difference(tables[one], tables[other]) for one, other in chosen]) / size
                 for chosen in pairs.values()
             ]
-            together = float(np.corrcoef(residuals[0].ravel(), residuals[5].ravel())[0, 1])
+            same, second, third = (
+                float(np.corrcoef(residuals[part].ravel(), residuals[5].ravel())[0, 1]) for part in (0, 1, 2)
+            )
             lines.append(
                 f"| {result.study.strategy}, C = {result.study.channels} | `{score}` | {math.sqrt(size):.3f} "
-                f"| {' | '.join(f'{100 * share:.0f} %' for share in shares)} | {together:+.2f} |"
+                f"| {' | '.join(f'{100 * share:.0f} %' for share in shares)} | {same:+.2f} "
+                f"| {(second + third) / 2:+.2f} |"
             )
     return lines
 
@@ -698,9 +730,9 @@ def ladder_table(result: Results, scores: Sequence[str]) -> list[str]:
         steps.append((title, price, [(found, 0.0) for found in (result.found(part, score) for score in scores)]))
     pairs = []
     for score in scores:
-        own, opposite = result.candidates("base", score), result.candidates("negated", score)
+        own, opposite = result.candidates("other tasks", score), result.candidates("negated", score)
         pairs.append((analyse((own + opposite) / 2) if own is not None and opposite is not None else None, 0.0))
-    steps.append(("opposite weights, mean of the pair", 2 * seconds, pairs))
+    steps.append(("weights and their opposite, other episodes: mean of both", 2 * seconds, pairs))
     afresh: list[tuple[Found | None, float]] = []
     for score in scores:
         whole, found = result.values("base", score), result.found("base", score)
@@ -748,11 +780,14 @@ def _interval(found: Found) -> str:
 def _count(number: float) -> str:
     if math.isinf(number):
         return "∞"
-    return f"{math.ceil(number):,}" if number >= 10 else f"{number:.1f}"
+    return f"{math.ceil(number):,}" if number >= 10 else f"{number:.1f}" if number >= 1 else f"{number:.2f}"
 
 
-def _hours(number: float) -> str:
-    return "∞" if math.isinf(number) else f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+def _time(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}" if seconds < 10 * length else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _percent(number: float) -> str:
@@ -770,13 +805,14 @@ OTHERS = (
     "linear_regions",
     "linear_regions of 2 x 2",
 )
+PRICED = ("metantk_cond", "metantk_logdet", "metantk_cond_anil", "ntk_cond", "spectral_entropy", "naswot")
 
 
 def report(results: Sequence[Results]) -> str:
     """Return all tables as Markdown."""
     lines: list[str] = []
-    for score in MAIN[:2]:
-        lines += [f"Reliability of `{score}`:", "", *reliability_table(results, score), ""]
+    lines += ["Reliability of `metantk_cond`:", "", *reliability_table(results, MAIN[0]), ""]
+    lines += ["Draws for 0.8 and CPU time of the whole comparison:", "", *price_table(results, PRICED), ""]
     lines += ["ICC(C,1) of scores:", "", *score_table(results, MAIN), "", *score_table(results, OTHERS), ""]
     lines += ["Removals, `metantk_cond`: the change against the supernet:", "", *effect_table(results, MAIN[0]), ""]
     ladders = [result for result in results if set(LADDER) <= set(result.study.passes)]
@@ -804,6 +840,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = sorted((r for r in records if r["study"] == study.key), key=lambda record: record["draw"])
         if len(own) > 1:
             results.append(Results(study, tuple(own)))
+    order = list(STRATEGIES)
+    results.sort(key=lambda r: (order.index(r.study.strategy), r.study.data, r.study.channels, r.study.size))
     print(report(results))
 
 
