@@ -3,8 +3,8 @@
 Axes: n images of the batch · k logits · p one parameter tensor, flattened.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,9 +106,22 @@ def directions(logits: Float[Tensor, " k"], outputs: Outputs) -> Float[Tensor, "
     return torch.ones_like(logits)[None] if outputs == "sum" else torch.diag(torch.ones_like(logits))
 
 
-def exact_arithmetic() -> AbstractContextManager:
-    """Return a context without TF32, which would move condition numbers as much as the choice of an operation does."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Give a context in which float32 products are products of float32, whatever the rest of the process has chosen.
+
+    TF32 and bfloat16 move condition numbers as much as the choice of an operation does.
+    """
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in products]
+    for backend in products:
+        backend.fp32_precision = "ieee"
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        for backend, precision in zip(products, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def groups_within(limit: int, chosen: Mapping[str, Tensor], images: int) -> list[tuple[str, ...]]:

@@ -418,6 +418,24 @@ def test_frozen_parameters_count_and_stay_frozen_whatever_happens():
     assert [name for name, value in network.named_parameters() if value.requires_grad] == ["head.bias"]
 
 
+def test_products_are_exact_also_where_the_process_has_chosen_fast_ones():
+    network = build(
+        space_named("nasbench201").supernet(),
+        NetworkConfig(channels=16, cells=1),
+        in_channels=2,
+        ways=3,
+        variant="scoring",
+    )
+    x = draw(4, 2, 16, 16, dtype=torch.float32)
+    exact = tangent_and_last_layer_kernel(network, x)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 products, where the processor has them
+    try:
+        assert torch.equal(tangent_and_last_layer_kernel(network, x).ntk, exact.ntk)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_numbers_that_overflow_are_seen():
     network = refill(ODD["in place"], torch.float32)
     x = draw(3, 2, 5, 6, dtype=torch.float32)
