@@ -286,7 +286,7 @@ def _backward(
     """Return one of the gradients of a convolution: of its input (0) or of its weight (1)."""
     mask = [number == wanted for number in range(3)]
     stride, padding, dilation = list(settings.stride), list(settings.padding), list(settings.dilation)
-    results = torch.ops.aten.convolution_backward(
+    results = torch.ops.aten.convolution_backward.default(
         g, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, mask
     )
     return results[wanted]
