@@ -1,7 +1,9 @@
 """Speed and memory of the kernel engine beside an ordinary pass: settings enter, a table of ratios leaves.
 
-Run as ``python benchmarks/kernel.py [--quick] [--json FILE] [--threads N]``. Every ratio is of medians of alternating
-runs within one process; memory is the peak of a process of its own above what it held before the pass.
+Run as ``python benchmarks/kernel.py [--quick] [--json FILE] [--threads N] [--profile]``. Every ratio is of medians of
+alternating runs within one process: of wall times, or with one thread of processor times, which other programs on the
+machine disturb less. Memory is the peak of a process of its own above what it held before the pass. ``--profile``
+prints where the time of one pass of the engine goes instead.
 
 "Ordinary" is one forward and one backward pass of the summed logits, with ``Tensor.backward``, of the same network.
 "Per-sample" is what libraries for per-sample gradients do: hooks keep the input of every layer, gradients of all images
@@ -17,17 +19,21 @@ import statistics
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from metantk_core.candidates import parse_genotype, space_named
+from metantk_core.kernels import engine as engine_module
 from metantk_core.kernels import tangent_and_last_layer_kernel
+from metantk_core.kernels.layer_grams import Convolution
 from metantk_core.networks import NetworkConfig, build, initialise
 
 IMAGES, SIZE, WAYS = 30, 32, 5
@@ -122,16 +128,85 @@ def images_of() -> Tensor:
 
 
 def seconds(case: str, ways: list[str], repeats: int) -> dict[str, list[float]]:
-    """Return the wall times of each way, run in turns after one run each that does not count."""
+    """Return the times of each way, run in turns after one run each that does not count."""
     network, images = network_of(case), images_of()
+    clock = process_time if torch.get_num_threads() == 1 else perf_counter
     times: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(repeats + 1):
         for way in ways:
-            start = perf_counter()
+            start = clock()
             WAYS_TO_RUN[way](network, images)
             if repeat:
-                times[way].append(perf_counter() - start)
+                times[way].append(clock() - start)
     return times
+
+
+#: What the engine does with a convolution, by the name of the function that does it.
+PARTS = {"convolution": "forward", "input_gradient": "input gradient", "convolution_gram": "Gram matrix"}
+#: The other costs of a pass, by the names under which the profiler knows them.
+OTHERS = {
+    "group normalisation": ("aten::native_group_norm", "aten::native_group_norm_backward"),
+    "ReLU": ("aten::relu", "aten::threshold_backward"),
+    "pooling": ("_AveragePool", "_AveragePoolBackward", "_MaximumPool", "_MaximumPoolBackward"),
+    "pixels that strided layers see": ("_Pixels", "_PixelsBackward"),
+    "sums of activations and of gradients": ("aten::add",),
+}
+
+
+@contextmanager
+def named_parts() -> Iterator[None]:
+    """Let the profiler see which kind of layer each part of the engine works for."""
+
+    def named(part: str, work: Callable) -> Callable:
+        def run(*arguments: Any) -> Any:
+            settings = next(value for value in arguments if isinstance(value, Convolution))
+            kind = f"{'dense' if settings.groups == 1 else 'depthwise'} {' x '.join(map(str, settings.kernel))}"
+            dilated = "" if set(settings.dilation) == {1} else ", dilated"
+            with record_function(f"{part}|{kind}{dilated}"):
+                return work(*arguments)
+
+        return run
+
+    before = {name: getattr(engine_module, name) for name in PARTS}
+    for name, work in before.items():
+        setattr(engine_module, name, named(PARTS[name], work))
+    try:
+        yield
+    finally:
+        for name, work in before.items():
+            setattr(engine_module, name, work)
+
+
+def print_profile(case: str, repeats: int) -> Mapping[str, float]:
+    """Print and return the share of each part in the time of one pass of the engine."""
+    network, images = network_of(case), images_of()
+    engine(network, images)
+    with named_parts(), profile(activities=[ProfilerActivity.CPU]) as found:
+        start = perf_counter()
+        for _ in range(repeats):
+            engine(network, images)
+        whole = perf_counter() - start
+    share = {event.key: event.cpu_time_total / 1e6 / whole for event in found.key_averages()}
+    parts = {key: value for key, value in share.items() if "|" in key}
+    others = {label: sum(share.get(key, 0) for key in keys) for label, keys in OTHERS.items()}
+    others["everything else"] = 1 - sum(parts.values()) - sum(others.values())
+    kinds = sorted({key.split("|")[1] for key in parts})
+    print(f"\n{case}, share of one pass ({whole / repeats:.2f} s under the profiler)")
+    print(f"| convolutions | {' | '.join(PARTS.values())} |\n|---|{'---|' * len(PARTS)}")
+    for kind in [*kinds, "all"]:
+        cells = [
+            sum(
+                value
+                for key, value in parts.items()
+                if key == f"{part}|{kind}" or (kind == "all" and key.startswith(part))
+            )
+            for part in PARTS.values()
+        ]
+        print(f"| {kind} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
+    print("\n| the rest | share |\n|---|---|")
+    for label, value in others.items():
+        print(f"| {label} | {value:.1%} |", flush=True)
+    return parts | others
 
 
 def peak_megabytes(case: str, way: str, threads: int) -> float:
@@ -175,6 +250,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this one; repeatable")
+    parser.add_argument("--no-vmap", action="store_true", help="leave out vmap(grad), which takes longest")
+    parser.add_argument("--profile", action="store_true", help="where the time of the engine's pass goes")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "WAY"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -182,9 +259,16 @@ def main() -> None:
         print_peak(*given.peak)
         return
     cases = given.case or (QUICK if given.quick else CASES)
-    ways = ["ordinary", "engine", "per-sample"] if given.quick else list(WAYS_TO_RUN)
+    if given.profile:
+        shares = {case: print_profile(case, given.repeats) for case in cases}
+        if given.json:
+            with open(given.json, "w") as file:
+                json.dump({"torch": torch.__version__, "threads": given.threads, "shares": shares}, file, indent=2)
+        return
+    ways = ["ordinary", "engine", "per-sample"] if given.quick or given.no_vmap else list(WAYS_TO_RUN)
     results = {}
-    setting = f"{given.threads} threads, {IMAGES} images of {SIZE} x {SIZE}, medians of {given.repeats}"
+    clock = "processor time of one thread" if given.threads == 1 else f"wall time of {given.threads} threads"
+    setting = f"{clock}, {IMAGES} images of {SIZE} x {SIZE}, medians of {given.repeats}"
     print(f"torch {torch.__version__}, {setting}")
     print(
         "| network | ordinary | engine ÷ ordinary | per-sample ÷ engine | vmap ÷ engine | memory: engine ÷ ordinary |"

@@ -13,7 +13,8 @@ Axes: n images of the batch · c h w one image · k logits · d combinations of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from metantk_core.kernels.layer_grams import (
@@ -70,22 +70,21 @@ def kernels_by_layer(
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU of the forward pass.
     """
-    values, leaves = _leaves(network, parameters)
     images = images.detach()  # a tensor of its own: what layers leave behind on activations goes when the pass ends
-    with exact_arithmetic(), torch.enable_grad():
+    with exact_arithmetic(), torch.enable_grad(), _leaves(network, parameters) as leaves:
         takeover = _TakeOver(leaves, images, on_relu)
         with takeover, watched(on_relu):
-            logits = functional_call(network, values, (images,)).flatten(1)
+            logits = network(images).flatten(1)
         totals = logits.detach().sum(1).double()
         wanted = directions(logits[0].detach(), outputs)
         left = _differentiate(logits, wanted, takeover.anchor, leaves)
         del logits
         left |= {name for name, uses in takeover.uses.items() if uses > 1}
         if not getattr(network, "images_first", False):
-            left |= _with_other_layout(network, values, leaves, takeover, images)
+            left |= _with_other_layout(network, leaves, takeover, images)
         grams = {name: matrix for name, matrix in takeover.grams.items() if name not in left}
         rest = {name: value for name, value in leaves.items() if name in left}
-        grams |= _image_by_image(network, values, rest, wanted, images)
+        grams |= _image_by_image(network, rest, wanted, images)
     ntk = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
     nngp, head = torch.zeros_like(ntk), head_names(network)
     for name, matrix in grams.items():
@@ -103,16 +102,29 @@ def outputs_with_relus(network: nn.Module, images: Float[Tensor, "n c h w"], on_
         images: As for the kernel.
         on_relu: Sees the output of each ReLU.
     """
-    values, leaves = _leaves(network, "weights")
     images = images.detach()
-    with exact_arithmetic(), torch.no_grad(), _TakeOver(leaves, images, on_relu), watched(on_relu):
-        return functional_call(network, values, (images,))
+    with (
+        exact_arithmetic(),
+        torch.no_grad(),
+        _leaves(network, "weights") as leaves,
+        _TakeOver(leaves, images, on_relu),
+        watched(on_relu),
+    ):
+        return network(images)
 
 
-def _leaves(network: nn.Module, choice: ParameterChoice) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return all parameters, of which only the chosen ones require gradients, and the chosen ones."""
-    values = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return values, {name: values[name].requires_grad_() for name in parameter_names(network, choice)}
+@contextmanager
+def _leaves(network: nn.Module, choice: ParameterChoice) -> Iterator[dict[str, Tensor]]:
+    """Let the chosen parameters, and no others, require gradients as long as the context lasts; they are its value."""
+    chosen = set(parameter_names(network, choice))
+    before = [(name, parameter, parameter.requires_grad) for name, parameter in network.named_parameters()]
+    try:
+        for name, parameter, _ in before:
+            parameter.requires_grad_(name in chosen)
+        yield {name: parameter for name, parameter, _ in before if name in chosen}
+    finally:
+        for _, parameter, required in before:
+            parameter.requires_grad_(required)
 
 
 class _TakeOver(TorchFunctionMode):
@@ -288,7 +300,6 @@ def _differentiate(
 
 def _with_other_layout(
     network: nn.Module,
-    values: dict[str, Tensor],
     leaves: Mapping[str, Tensor],
     batched: _TakeOver,
     images: Float[Tensor, "n c h w"],
@@ -297,13 +308,12 @@ def _with_other_layout(
     number = 1 if len(images) > 1 else 2
     probe = _TakeOver(leaves, images[:1].expand(number, -1, -1, -1))
     with torch.no_grad(), probe:
-        functional_call(network, values, (images[:1].expand(number, -1, -1, -1),))
+        network(images[:1].expand(number, -1, -1, -1))
     return {name for name, layout in batched.layouts.items() if probe.layouts.get(name) != layout}
 
 
 def _image_by_image(
     network: nn.Module,
-    values: dict[str, Tensor],
     leaves: Mapping[str, Tensor],
     wanted: Float[Tensor, "d k"],
     images: Float[Tensor, "n c h w"],
@@ -314,7 +324,7 @@ def _image_by_image(
         for direction in wanted:
             rows = {name: images.new_zeros(len(images), leaves[name].numel()) for name in names}
             for number in range(len(images)):
-                logits = functional_call(network, values, (images[number : number + 1],)).flatten()
+                logits = network(images[number : number + 1]).flatten()
                 gradients = torch.autograd.grad(logits, [leaves[n] for n in names], direction, allow_unused=True)
                 for name, gradient in zip(names, gradients, strict=True):
                     if gradient is not None:

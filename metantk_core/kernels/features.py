@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels.parameters import ParameterChoice
+from metantk_core.kernels.parameters import ParameterChoice, exact_arithmetic
 from metantk_core.kernels.tangent import IMAGES_AT_ONCE
 
 
@@ -39,7 +39,7 @@ def last_layer_kernel(
     """
     head = cast(nn.Linear, network.get_submodule("head"))
     features_of = cast(Callable[[Tensor], Tensor], network.features)
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+    with torch.no_grad(), exact_arithmetic():
         features = torch.cat([features_of(part) for part in images.split(images_at_once)]).double().cpu()
     kernel = features @ features.mT
     if parameters == "weights+biases" and head.bias is not None:

@@ -15,6 +15,7 @@ p positions (flattened pixels) · _ anything.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,7 @@ class Convolution:
         return self.groups == 1 and self.unit_stride and set(self.kernel) == {1} and set(self.padding) == {0}
 
 
+@lru_cache
 def without_unseen_pixels(size: tuple[int, ...], settings: Convolution) -> tuple[tuple[slice, ...], Convolution] | None:
     """Return the pixels that a convolution looks at and its settings on these alone; None if it looks at all of them.
 
@@ -156,7 +158,7 @@ def convolution(
         settings: Of the layer.
     """
     if settings.pointwise:
-        outputs = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        outputs = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2)).view(len(x), -1, *x.shape[2:])
         return outputs if bias is None else outputs.add_(bias[(slice(None), *(None,) * (x.dim() - 2))])
     axes = len(settings.stride)
     return torch.convolution(
@@ -179,7 +181,7 @@ def input_gradient(
         settings: Of the layer.
     """
     if settings.pointwise:
-        return torch.bmm(weight.flatten(1).mT.expand(len(g), -1, -1), g.flatten(2)).unflatten(2, g.shape[2:])
+        return torch.bmm(weight.flatten(1).mT.expand(len(g), -1, -1), g.flatten(2)).view(x.shape)
     depthwise = settings.groups == x.shape[1] == g.shape[1]
     reach = [step * (size - 1) for step, size in zip(settings.dilation, settings.kernel, strict=True)]
     padding = [far - near for far, near in zip(reach, settings.padding, strict=True)]
@@ -209,7 +211,7 @@ def product_gram(g: Float[Tensor, "n d p"], u: Float[Tensor, "n k p"]) -> Float[
     buffer = g.new_zeros(filled, block * entries)
     for part in g.split(block, dim=1):
         gradients = buffer[:, : part.shape[1] * entries]
-        torch.bmm(part, u.mT, out=gradients[:images].unflatten(1, (part.shape[1], entries)))
+        torch.bmm(part, u.mT, out=gradients[:images].view(images, -1, entries))
         total.addmm_(gradients, gradients.mT)
     return total[:images, :images]
 
@@ -284,7 +286,7 @@ def _backward(
     """Return one of the gradients of a convolution: of its input (0) or of its weight (1)."""
     mask = [number == wanted for number in range(3)]
     stride, padding, dilation = list(settings.stride), list(settings.padding), list(settings.dilation)
-    results = torch.ops.aten.convolution_backward(
+    results = torch.ops.aten.convolution_backward.default(
         g, x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, mask
     )
     return results[wanted]

@@ -3,8 +3,8 @@
 Axes: n images of the batch · k logits · p one parameter tensor, flattened.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,8 +65,9 @@ def parameter_names(network: nn.Module, choice: ParameterChoice) -> tuple[str, .
         network: Any module.
         choice: Weights, with or without biases.
     """
-    wanted: set[str] = set()
-    for prefix, module in network.named_modules():
+    wanted: set[int] = set()  # by identity: a parameter that modules share has one name, perhaps another module's
+    for module in network.modules():
+        own = module._parameters
         weights: Iterable[str] = ()
         biases: Iterable[str] = ()
         if isinstance(module, _LAYERS):
@@ -74,13 +75,14 @@ def parameter_names(network: nn.Module, choice: ParameterChoice) -> tuple[str, .
         elif isinstance(module, nn.MultiheadAttention):
             weights, biases = _ATTENTION
         elif isinstance(module, ParametrizationList) or not _comes_from_torch(module):
-            own = module.named_parameters(recurse=False)
-            weights = [name for name, value in own if sum(length > 1 for length in value.shape) > 1]
-        kinds = (*weights, *biases) if choice == "weights+biases" else tuple(weights)
-        wanted.update(f"{prefix}.{kind}" if prefix else kind for kind in kinds)
-    # A parameter that modules share has one name in the list, perhaps not the one under which it is wanted.
-    shared = {id(value) for name, value in network.named_parameters(remove_duplicate=False) if name in wanted}
-    return tuple(name for name, value in network.named_parameters() if id(value) in shared)
+            weights = [name for name, value in own.items() if value is not None and _is_a_matrix(value)]
+        kinds = (*weights, *biases) if choice == "weights+biases" else weights
+        wanted.update(id(own[kind]) for kind in kinds if own.get(kind) is not None)
+    return tuple(name for name, value in network.named_parameters() if id(value) in wanted)
+
+
+def _is_a_matrix(value: Tensor) -> bool:
+    return sum(length > 1 for length in value.shape) > 1
 
 
 def _comes_from_torch(module: nn.Module) -> bool:
@@ -89,7 +91,8 @@ def _comes_from_torch(module: nn.Module) -> bool:
 
 def head_names(network: nn.Module) -> frozenset[str] | None:
     """Return the names of the parameters of the last layer, ``network.head``; None if the network has none."""
-    inside = {id(value) for name, value in network.named_parameters(remove_duplicate=False) if name.startswith("head.")}
+    head = getattr(network, "head", None)
+    inside = {id(value) for value in head.parameters()} if isinstance(head, nn.Module) else None
     return frozenset(name for name, value in network.named_parameters() if id(value) in inside) if inside else None
 
 
@@ -103,9 +106,22 @@ def directions(logits: Float[Tensor, " k"], outputs: Outputs) -> Float[Tensor, "
     return torch.ones_like(logits)[None] if outputs == "sum" else torch.diag(torch.ones_like(logits))
 
 
-def exact_arithmetic() -> AbstractContextManager:
-    """Return a context without TF32, which would move condition numbers as much as the choice of an operation does."""
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+@contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Give a context in which float32 products are products of float32, whatever the rest of the process has chosen.
+
+    TF32 and bfloat16 move condition numbers as much as the choice of an operation does.
+    """
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in products]
+    for backend in products:
+        backend.fp32_precision = "ieee"
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        for backend, precision in zip(products, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def groups_within(limit: int, chosen: Mapping[str, Tensor], images: int) -> list[tuple[str, ...]]:

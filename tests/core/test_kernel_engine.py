@@ -323,9 +323,9 @@ def test_only_what_cannot_be_taken_over_is_differentiated_image_by_image(monkeyp
     seen = []
     original = engine_module._image_by_image
 
-    def spy(network, values, leaves, *others):
+    def spy(network, leaves, *others):
         seen.append(set(leaves))
-        return original(network, values, leaves, *others)
+        return original(network, leaves, *others)
 
     monkeypatch.setattr(engine_module, "_image_by_image", spy)
     x = draw(4, 2, 5, 6)
@@ -404,6 +404,36 @@ def test_engine_leaves_the_network_as_it_was():
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
     with torch.no_grad():
         tangent_and_last_layer_kernel(network, draw(3, 2, 5, 6))
+
+
+def test_frozen_parameters_count_and_stay_frozen_whatever_happens():
+    network = refill(ODD["layer used twice"])
+    x = draw(3, 2, 5, 6)
+    free = tangent_and_last_layer_kernel(network, x)
+    network.requires_grad_(False)
+    network.get_parameter("head.bias").requires_grad_()
+    assert torch.equal(tangent_and_last_layer_kernel(network, x).ntk, free.ntk)
+    with pytest.raises(RuntimeError):
+        tangent_and_last_layer_kernel(network, x[:, :1])  # a channel too few
+    assert [name for name, value in network.named_parameters() if value.requires_grad] == ["head.bias"]
+
+
+def test_products_are_exact_also_where_the_process_has_chosen_fast_ones():
+    network = build(
+        space_named("nasbench201").supernet(),
+        NetworkConfig(channels=16, cells=1),
+        in_channels=2,
+        ways=3,
+        variant="scoring",
+    )
+    x = draw(4, 2, 16, 16, dtype=torch.float32)
+    exact = tangent_and_last_layer_kernel(network, x)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 products, where the processor has them
+    try:
+        assert torch.equal(tangent_and_last_layer_kernel(network, x).ntk, exact.ntk)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_numbers_that_overflow_are_seen():
