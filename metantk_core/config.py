@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
@@ -54,6 +55,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
                 f"rank_by names {', '.join(missing)}, which is not among scoring.scores "
                 f"({', '.join(self.scoring.scores)}); add it there or rank by one of these"
             )
+        for place, network in (("scoring", self.scoring.network), ("training", self.training.network)):
+            kinds = {edge.cell for edge in space_named(self.search.space).supernet().edges}
+            if len(kinds) > 1 and network.cells < 3:
+                raise ValueError(
+                    f"{place}.network.cells is {network.cells}, but a network of {self.search.space} has both kinds of "
+                    "cells from 3 on; with fewer, half of what is searched is not in the network"
+                )
         if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
             raise ValueError("trained_roles must name 'best', and each role once")
         if self.training.episode.ways != self.evaluation.episode.ways:

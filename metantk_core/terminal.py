@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from metantk_core.adapters.addresses import shown
-from metantk_core.adapters.progress import StepProgress, read_progress
+from metantk_core.adapters.progress import StepProgress, duration, read_progress
 from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
-from metantk_core.search import SearchHistory, SearchRound
+from metantk_core.search import SearchHistory, SearchRound, tied
 from metantk_core.workflow import RunResult, num_rounds
 from metantk_core.workspace import Workspace
 
@@ -253,13 +253,13 @@ class PipelineDisplay:
             left = (
                 "done"
                 if step.finished
-                else f"{_duration(step.seconds_left)} left"
+                else f"{duration(step.seconds_left)} left"
                 if step.seconds_left is not None
                 else ""
             )
             bar = ProgressBar(total=step.total, completed=step.done, width=20)
             table.add_row(step.step, bar, f"{step.done}/{step.total}", left, Text(step.detail, style="dim"))
-        elapsed = _duration(time.monotonic() - self._started)
+        elapsed = duration(time.monotonic() - self._started)
         return Group(table, Text(f"{elapsed} so far; {self._ahead(steps)}", style="dim"))
 
     def _ahead(self, steps: Iterable[StepProgress]) -> str:
@@ -277,7 +277,7 @@ class PipelineDisplay:
                 left = (
                     "done"
                     if step.finished
-                    else f"about {_duration(step.seconds_left)} left"
+                    else f"about {duration(step.seconds_left)} left"
                     if step.seconds_left is not None
                     else "started"
                 )
@@ -300,7 +300,7 @@ def _latest(steps: Iterable[StepProgress]) -> list[StepProgress]:
 
 def _round_parts(closed: SearchRound) -> list[str]:
     """Return what a line says about a round: what there is of draws, scores, reliability and agreement."""
-    from metantk_core.report.rounds import agreement_of, tied  # matplotlib comes with the package
+    from metantk_core.report.rounds import agreement_of  # matplotlib comes with the package
 
     parts = []
     measures = dict(closed.measures)
@@ -359,11 +359,6 @@ def _count(value: float | None) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes else f"{rest} s"
 
 
 def _program() -> list[str]:

@@ -133,15 +133,16 @@ def _line(state: StepProgress) -> str:
     left = state.seconds_left
     words = [f"{state.step}: {state.done}/{state.total} ({state.done / max(state.total, 1):.0%})"]
     if state.finished:
-        words.append(f"done in {_duration(state.updated_at - state.started_at)}")
+        words.append(f"done in {duration(state.updated_at - state.started_at)}")
     elif left is not None:
-        words.append(f"about {_duration(left)} left")
+        words.append(f"about {duration(left)} left")
     if state.detail:
         words.append(state.detail)
     return ", ".join(words)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds for people, as in "40 s", "3 min 05 s" or "2 h 10 min"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -20,7 +20,7 @@ from metantk_core.report.round_charts import (
 )
 from metantk_core.report.thinning import draw_round, grouped, removed
 from metantk_core.scores import SCORES
-from metantk_core.search import Choice, Removal, SearchHistory, SearchRound
+from metantk_core.search import Choice, Removal, SearchHistory, SearchRound, tied
 
 ALL_SCORES = "all together"
 
@@ -101,21 +101,6 @@ def blind_cells(history: SearchHistory) -> tuple[str, ...]:
         for choice in closed.choices:
             decided[choice.cell] = decided.get(choice.cell, False) or not tied(closed, choice)
     return tuple(cell for cell, by_score in decided.items() if not by_score)
-
-
-def tied(closed: SearchRound, choice: Choice) -> bool:
-    """Return whether the order of names made a choice: something that stayed was exactly as good as what went."""
-    group = [
-        removal
-        for removal in closed.removals
-        if (removal.cell, removal.target) == (choice.cell, choice.target) and choice.source in (None, removal.source)
-    ]
-    gone = {_merit(removal) for removal in group if removal.removed}
-    return any(_merit(removal) in gone for removal in group if not removal.removed)
-
-
-def _merit(removal: Removal) -> tuple[float, float | None]:
-    return removal.total, removal.changes[0][1] if removal.changes else None
 
 
 def agreement_of(closed: SearchRound) -> Agreement | None:

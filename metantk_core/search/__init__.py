@@ -2,7 +2,7 @@
 
 from metantk_core.search.config import EvolveConfig, PruneConfig, RaceConfig, SearchConfig, Strategy
 from metantk_core.search.constraints import ConstraintsConfig, pareto_front
-from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound
+from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound, tied
 from metantk_core.search.sampling import candidates
 from metantk_core.search.state import Allowed, Found, Job, SearchState, Setting
 from metantk_core.search.strategies import advance, most_rounds, start
@@ -28,4 +28,5 @@ __all__ = [
     "most_rounds",
     "pareto_front",
     "start",
+    "tied",
 ]

@@ -106,6 +106,26 @@ class SearchRound:
     choices: tuple[Choice, ...] = ()
 
 
+def tied(closed: SearchRound, choice: Choice) -> bool:
+    """Return whether the order of names made a choice: something that stayed was exactly as good as what went.
+
+    Args:
+        closed: A pruning round.
+        choice: One of its choices.
+    """
+    group = [
+        removal
+        for removal in closed.removals
+        if (removal.cell, removal.target) == (choice.cell, choice.target) and choice.source in (None, removal.source)
+    ]
+    gone = {_merit(removal) for removal in group if removal.removed}
+    return any(_merit(removal) in gone for removal in group if not removal.removed)
+
+
+def _merit(removal: Removal) -> tuple[float, float | None]:
+    return removal.total, removal.changes[0][1] if removal.changes else None
+
+
 @dataclass(frozen=True)
 class SearchHistory:
     """A whole search.

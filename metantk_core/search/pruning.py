@@ -21,7 +21,7 @@ from metantk_core.candidates.darts_family import DEGREE
 from metantk_core.errors import InputError
 from metantk_core.ranking import Criterion, Reliability, halves, reliability, resamples
 from metantk_core.scores import SCORES, ScoreRecord
-from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound
+from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound, tied
 from metantk_core.search.rounds import compared_round
 from metantk_core.search.sampling import sample
 from metantk_core.search.state import Found, Job, SearchState, Setting
@@ -226,14 +226,10 @@ def _decide(
     good = [m for m, reason in enumerate(table.reasons) if not reason]
     trusted = _reliabilities(setting, table, good)
     measures: list[tuple[str, float]] = [("operations left", float(len(list(pruned.operations()))))]
-    agreements = [choice.agreement for choice in choices if choice.agreement is not None]
-    if agreements:
-        measures.append(("agreement of halves", float(np.mean(agreements))))
-        measures.append(("agreement by chance", float(np.mean([choice.chance for choice in choices]))))
     for name, value in trusted:
         measures.append((f"reliability {name}", value.icc))
     phase = "edges" if supernet.decided else "operations"
-    return pruned, SearchRound(
+    closed = SearchRound(
         number=state.next_round,
         title=f"prune {phase}",
         scored=len(removals),
@@ -247,6 +243,14 @@ def _decide(
         removals=listed,
         choices=choices,
     )
+    # What the order of names decided, all draws agree on: it says nothing about them.
+    told = [choice for choice in choices if choice.agreement is not None and not tied(closed, choice)]
+    if told:
+        agreement = float(np.mean([choice.agreement for choice in told if choice.agreement is not None]))
+        chance = float(np.mean([choice.chance for choice in told]))
+        halves_agree = [("agreement of halves", agreement), ("agreement by chance", chance)]
+        closed = replace(closed, measures=(*closed.measures, *halves_agree))
+    return pruned, closed
 
 
 def _ranks(setting: Setting, means: Float64[np.ndarray, "s m"]) -> Float64[np.ndarray, "s m"]:

@@ -9,9 +9,9 @@ from test_report import Reader, report_data
 from metantk_core.candidates import parse_genotype
 from metantk_core.report import render
 from metantk_core.report.cells import operation_name
-from metantk_core.report.rounds import agreement_of, blind_cells, how_it_went, sentences, tied, warnings
+from metantk_core.report.rounds import agreement_of, blind_cells, how_it_went, sentences, warnings
 from metantk_core.report.thinning import draw_round, grouped, removed
-from metantk_core.search import SearchHistory
+from metantk_core.search import SearchHistory, tied
 
 BOTH = "metantk_cond + linear_regions"
 
