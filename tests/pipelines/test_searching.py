@@ -29,7 +29,12 @@ SETTINGS = {
     "race": ["search.num_candidates=9", "search.race.first=2", "scoring.num_inits=4", "scoring.network.channels=2"],
 }
 CRITERION = ["scoring.scores=[metantk_cond, linear_regions, params]", "rank_by={metantk_cond: 1, linear_regions: 1}"]
-FEWER_IMAGES = ["scoring.linear_regions.images=64"]
+FEWER_IMAGES = [
+    "scoring.linear_regions.images=64",
+    "scoring.image_size=8",
+    "scoring.tasks=2",
+    "scoring.episode={ways: 3, shots: 1, queries: 1}",
+]
 
 
 def configured(strategy: str, *more: str) -> RunConfig:
