@@ -7,7 +7,7 @@ A study compares candidates as a search does: removals from a supernet (in the f
 in the last one) or decided architectures. Of large comparisons a fixed random part is taken, of removals all those of
 some edges; the intraclass correlation is defined on parts as well, and is that of the whole up to their choice. All
 candidates of a draw share weights by name, heads and episodes, so that whatever else could have been drawn (everything
-afresh for each candidate, as published) is known from the same numbers. Seconds are those of one thread's processor.
+afresh for each candidate) is known from the same numbers. Seconds are those of one thread's processor.
 
 Axes: m candidates (the supernet first, where there is one) · k draws · n images.
 """
@@ -240,8 +240,8 @@ STUDIES: tuple[Study, ...] = (
     Study("sample darts_fewshot", 48, 32, 12, 4),
     Study("sample nasbench201", 16, 16, 24, 8, (*LADDER, "codes", "regions"), cells=1),
     Study("sample darts_fewshot", 16, 16, 24, 8, (*LADDER, "codes", "regions")),
-    Study("prune-first", 16, 16, 14, 4, data="noise"),
-    Study("sample darts_fewshot", 8, 32, 24, 8),
+    Study("prune-first", 16, 16, 14, 3, data="noise"),
+    Study("sample darts_fewshot", 8, 32, 24, 6),
 )
 QUICK: tuple[Study, ...] = (
     Study("sample nasbench201", 8, 16, 6, 3, (*LADDER, "codes", "regions"), cells=1),
@@ -720,7 +720,7 @@ def ladder_table(result: Results, scores: Sequence[str]) -> list[str]:
     seconds = result.seconds("base")
     steps: list[tuple[str, float, list[tuple[Found | None, float]]]] = []
     for title, part, price in (
-        ("shared draws", "base", seconds),
+        ("shared draws, logarithms", "base", seconds),
         ("6 tasks", "6 tasks", result.seconds("6 tasks")),
         ("9 tasks", "9 tasks", result.seconds("9 tasks")),
         ("head integrated out (trace)", "trace", result.seconds("trace")),
@@ -743,6 +743,14 @@ def ladder_table(result: Results, scores: Sequence[str]) -> list[str]:
                 own += float(whole[0].var(ddof=1))
         afresh.append((found, own))
     steps.insert(0, ("everything drawn afresh", seconds * (2 if result.comparison.base else 1), afresh))
+    raw: list[tuple[Found | None, float]] = []
+    for score in scores:
+        whole = result.values("base", score)
+        if whole is None or SCORES[score].scale == "linear":
+            raw.append((None, 0.0))
+        else:
+            raw.append((analyse(np.exp(whole[1:] - whole[0]) if result.comparison.base else np.exp(whole)), 0.0))
+    steps.insert(1, ("shared draws, values or ratios instead of logarithms", seconds, raw))
     for title, price, columns in steps:
         cells = []
         for found, extra in columns:
