@@ -1,5 +1,7 @@
 """What is fast against what is plain: the pruning search beside a loop that scores every network from nothing."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,9 @@ from benchmarks.search import (
 from metantk_core.candidates import SPACES, Genotype
 from metantk_core.candidates import spaces as registry
 from metantk_core.candidates.darts_family import DartsFamily
-from metantk_core.networks import NetworkConfig, build, initialise
+from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise, restricted
 from metantk_core.scores import Scorer
-from metantk_core.scores.activations import linear_regions
+from metantk_core.scores.activations import Reuse, linear_regions
 
 # Two cell types, both phases (operations, then edges), and few candidates: 20, then 6.
 FAMILY = DartsFamily("darts_fewshot", ("conv_3x3", "max_pool_3x3"), nodes=2)
@@ -75,6 +77,46 @@ def test_regions_are_the_same_when_the_pass_ends_early_as_by_comparing_all_pairs
     for genotype in (SPACES[space].supernet(), *(SPACES[space].sample(rng) for _ in range(4))):
         network = narrow_network(genotype)
         assert linear_regions(network, noise).value == regions_by_products(network, noise)
+
+
+@pytest.mark.parametrize("limit", [10**4, 10**6, 10**9], ids=["little", "some", "all"])
+def test_results_of_other_candidates_are_only_taken_where_nothing_differs(limit):
+    space = SPACES["darts_fewshot"]
+    supernet = narrow_network(space.supernet())
+    assert isinstance(supernet, FewShotNetwork)
+    noise = torch.randn(300, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    genotypes = [space.supernet(), *space.prunings(space.supernet())[::40], space.sample(np.random.default_rng(0))]
+    reuse, counts = Reuse(limit), []
+    for purpose in ("first", "second"):  # other weights, in the same tensors
+        initialise(supernet, SEED, purpose)
+        for genotype in genotypes:
+            alone = build(genotype, NetworkConfig(channels=1, cells=3), in_channels=1, ways=5, variant="scoring")
+            initialise(alone, SEED, purpose)
+            counts.append(linear_regions(restricted(supernet, genotype), noise, reuse).value)
+            assert counts[-1] == regions_by_products(alone, noise)
+    assert len(set(counts)) > 1
+
+
+def test_operators_run_once_for_the_same_tensors_and_the_memory_is_bounded():
+    calls = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return 2 * x
+
+    reuse, x = Reuse(10_000), torch.ones(100)
+    assert reuse.once("double", double, (x,)) is reuse.once("double", double, (x,))
+    assert len(calls) == 1
+    first = weakref.ref(reuse.once("double", double, (x,)))
+    x += 1
+    assert reuse.once("double", double, (x,)).tolist() == [4.0] * 100
+    for _ in range(1000):
+        reuse.once("double", double, (torch.ones(100),))
+    assert first() is None
+    kept = reuse.once("double", double, (x,))
+    before = len(calls)
+    assert reuse.once("double", double, (x,)) is kept
+    assert len(calls) == before
 
 
 def test_condition_number_of_a_known_meta_ntk():
