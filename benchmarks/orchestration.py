@@ -3,7 +3,9 @@
 Run as ``python benchmarks/orchestration.py [--quick] [--json FILE] [--shards K]``. The search over all 15,625
 candidates goes through the functions that the pipeline's steps call, with a store in a folder and MLflow on SQLite, but
 candidates are scored by a stub that returns their records at once: all that is left is planning, records on disk,
-closing the round, ranking, and MLflow. The budget is 2 % of what the kernels take at 0.5 s a candidate.
+closing the round, ranking, and MLflow. The budget is 2 % of what the kernels take at 0.5 s a candidate; it is compared
+with the seconds of the processor in this process, because the kernels' 0.5 s are such too and a busy machine hardly
+changes them, and wall time, in which waiting for the disk shows, stands beside them.
 
 Beside it: what the scorer itself does for a candidate before and after its kernels.
 """
@@ -15,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import TypeVar
 from unittest.mock import patch
 
@@ -60,17 +62,18 @@ class Stub:
 
 
 class Stopwatch:
-    """Seconds by what was done, in the order in which it was."""
+    """Seconds of the processor and of the wall clock by what was done, in the order in which it was."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
         """Add the time that passes inside."""
-        begin = perf_counter()
+        begin, wall = process_time(), perf_counter()
         yield
-        self.seconds[what] = self.seconds.get(what, 0.0) + perf_counter() - begin
+        before = self.seconds.get(what, (0.0, 0.0))
+        self.seconds[what] = before[0] + process_time() - begin, before[1] + perf_counter() - wall
 
 
 def config_of(quick: bool) -> RunConfig:
@@ -89,8 +92,10 @@ def config_of(quick: bool) -> RunConfig:
     )
 
 
-def enumerate_cells(config: RunConfig, dataset: ImageDataset, folder: Path, shards: int) -> dict[str, float]:
-    """Return the seconds of each part of a search with the stub."""
+def enumerate_cells(
+    config: RunConfig, dataset: ImageDataset, folder: Path, shards: int
+) -> dict[str, tuple[float, float]]:
+    """Return the seconds (processor, wall) of each part of a search with the stub."""
     watch = Stopwatch()
     with watch("connect to MLflow and open the run"):
         tracker = wiring.tracker(f"sqlite:///{folder}/mlflow.db")
@@ -113,8 +118,8 @@ def enumerate_cells(config: RunConfig, dataset: ImageDataset, folder: Path, shar
         state = SearchState.from_json(state.to_json())
     with watch("finish: read, rank, log"):
         result = finish_search(config, state, dataset, ports)
-    total = sum(watch.seconds.values())
-    parts = dict(watch.seconds) | {"all": total}
+    processor, wall = (sum(times) for times in zip(*watch.seconds.values(), strict=True))
+    parts = {**watch.seconds, "all": (processor, wall)}
     # Parts of the above, on their own; and a rerun of a finished search, which only reads.
     records = [record for job in state.board for record in _records(config, ports, job.genotype)]
     again = Stopwatch()
@@ -192,10 +197,10 @@ def main() -> None:
         parts = scorer_parts(config, dataset, 5 if given.quick else 20)
     kernels = number * SECONDS_A_CANDIDATE
     print(f"{number:,} candidates in {given.shards} shards; kernels at {SECONDS_A_CANDIDATE} s: {kernels:,.0f} s")
-    print("| outside the kernels | seconds | share of the kernels |\n|---|---|---|")
-    for what, spent in seconds.items():
-        print(f"| {what} | {spent:.2f} | {spent / kernels:.2%} |")
-    met = seconds["all"] / kernels < MOST_SHARE and seconds["(rank)"] < MOST_SECONDS_TO_RANK
+    print("| outside the kernels | seconds of the processor | share of the kernels | wall |\n|---|---|---|---|")
+    for what, (processor, wall) in seconds.items():
+        print(f"| {what} | {processor:.2f} | {processor / kernels:.2%} | {wall:.2f} |")
+    met = seconds["all"][0] / kernels < MOST_SHARE and seconds["(rank)"][0] < MOST_SECONDS_TO_RANK
     print(f"under {MOST_SHARE:.0%} in all, and ranked in under {MOST_SECONDS_TO_RANK:g} s: {'yes' if met else 'NO'}")
     print("\n| scorer, NAS-Bench-201, C = 16, 1 cell a stage, 16 x 16 | ms |\n|---|---|")
     for what, spent in parts.items():

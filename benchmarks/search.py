@@ -1,10 +1,10 @@
 """The pruning search beside a straightforward loop: settings enter, the same winner and a table of times leave.
 
-Run as ``python -m benchmarks.search [--quick] [--wide] [--json FILE] [--threads N]``. The straightforward loop does
-what the published search does: for every candidate and repeat it builds the supernet and the pruned network afresh,
-gives both their weights, keeps the gradients of all images by all weights (hooks, unfold and ``einsum``), takes the
-condition number by the formulas, and counts linear regions by comparing all pairs of codes in matrix products. Both get
-the same random numbers: weights, episodes and noise of the same purposes.
+Run as ``python -m benchmarks.search [--quick] [--part PART] [--json FILE] [--threads N]``. The straightforward loop
+does what the published search does: for every candidate and repeat it builds the supernet and the pruned network
+afresh, gives both their weights, keeps the gradients of all images by all weights (hooks, unfold and ``einsum``), takes
+the condition number by the formulas, and counts linear regions by comparing all pairs of codes in matrix products. Both
+get the same random numbers: weights, episodes and noise of the same purposes.
 
 Two things are measured. A small search is run from end to end by both: same removals in every round, same winner. At
 the larger size the straightforward loop would take hours, so some candidates of every round, drawn at random along one
@@ -35,7 +35,7 @@ from metantk_core.candidates import Genotype, SearchSpace, parse_genotype, space
 from metantk_core.candidates.darts_family import CELLS, DEGREE
 from metantk_core.datasets import DataConfig, ImageDataset
 from metantk_core.episodes import EpisodeSource
-from metantk_core.kernels import batch
+from metantk_core.kernels import batch, watched
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
 from metantk_core.networks.cells import DartsCell
 from metantk_core.ranking import Criterion
@@ -48,6 +48,7 @@ SPACE = "darts_fewshot"
 SCORES = ("metantk_cond", "linear_regions")
 PARTS: tuple[str, ...] = ("networks", "kernel", "linear regions")
 LEAST_RATIO = 6.0
+DRAWS = 3
 #: Largest relative difference of condition numbers in float32 that is documented (facts about precision).
 PRECISION = 1e-3
 
@@ -151,12 +152,8 @@ def condition_of_meta_ntk(ntk: Tensor, config: ScoringConfig) -> float:
 def regions_by_products(network: nn.Module, images: Tensor) -> float:
     """Return the number of linear regions from the number of units in which each pair of images differs."""
     signs: list[Tensor] = []
-    relus = [module for module in network.modules() if isinstance(module, nn.ReLU)]
-    handles = [relu.register_forward_hook(lambda *seen: signs.append((seen[2] > 0).flatten(1))) for relu in relus]
-    with torch.no_grad():
+    with torch.no_grad(), watched(lambda output: signs.append((output > 0).flatten(1))):
         network(images)
-    for handle in handles:
-        handle.remove()
     codes = torch.cat(signs, dim=1).float()
     differing = codes @ (1 - codes).mT
     alike = (differing + differing.mT == 0).sum(dim=1)
@@ -421,74 +418,78 @@ def _before_removals(supernet: Genotype, network: nn.Module, images: Tensor) -> 
     return statistics.fmean(shares)
 
 
-def wide_search(cells: int, source: EpisodeSource, path: Sequence[Genotype], seed: int, draws: int) -> dict[str, float]:
+def wide_search(cells: int, path: Sequence[Genotype], seed: int) -> dict[str, float]:
     """Return hours of the whole search at the published width, from the scores of the supernets of some rounds."""
-    config = scoring_of(48, cells, 32, draws)
-    scorer = Scorer(path[0], source, config, seed)
+    config = scoring_of(48, cells, 32, DRAWS)
+    scorer = Scorer(path[0], source_of(config), config, seed)
     times: dict[int, float] = {}
     for number in (0, 3, len(path) - 1):
         seconds = dict.fromkeys(PARTS, 0.0)
         scorer.draw(path[number], 0)
         our_score(scorer, path[number], 0, seconds)
-        times[len(list(path[number].operations()))] = sum(seconds.values())
-        print(f"(C = 48, {cells} cells, round {number + 1}: {seconds['kernel']:.1f} s a kernel)", flush=True)
-    space = space_named(path[0].space)
-    known = sorted(times)
-    total = 0.0
+        size = len(list(path[number].operations()))
+        times[size] = sum(seconds.values())
+        print(
+            f"C = 48, {cells} cells, 32 x 32, supernet of {size} operations: {seconds['kernel']:.1f} s a kernel, "
+            f"{seconds['linear regions']:.2f} s linear regions",
+            flush=True,
+        )
+    space, known, total = space_named(path[0].space), sorted(times), 0.0
     for supernet in path:
         size = len(list(supernet.operations()))
         total += (len(space.prunings(supernet)) + 1) * float(np.interp(size, known, [times[n] for n in known]))
-    return {"seconds of the first supernet": times[known[-1]], "hours": draws * total / 3600}
+    hours = DRAWS * total / 3600
+    print(f"C = 48, {cells} cells: {hours:.1f} hours of one processor for the whole search")
+    return {"seconds of the first supernet": times[known[-1]], "hours": hours}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small search and few candidates, under a minute")
-    parser.add_argument("--wide", action="store_true", help="also kernels at C = 48 and 32 x 32: minutes, and 4 GB")
+    parser.add_argument("--part", action="append", choices=["same", "rounds", "wide"], help="default: same, rounds")
     parser.add_argument("--json", metavar="FILE", help="write all figures there")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--candidates", type=int, default=2, help="measured in each round")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    draws = 3
+    parts = given.part or ["same", "rounds"]
     results: dict[str, object] = {"torch": torch.__version__, "threads": given.threads}
     print(f"torch {torch.__version__}, {given.threads} threads, seconds of the processor")
-
-    space = space_named("nasbench201" if given.quick else SPACE)
-    small = scoring_of(4, 1 if given.quick else 3, 8, 1, noise=300)
-    results["same search"] = same = same_search(space, source_of(small), small, given.seed)
-    print_same(space, small, same)
-
-    config = scoring_of(4 if given.quick else 8, 3 if given.quick else 5, 8 if given.quick else 16, draws)
-    source = source_of(config)
-    number = 1 if given.quick else given.candidates
+    if "same" in parts:
+        space, config = (
+            (space_named("nasbench201"), scoring_of(2, 1, 8, 1, noise=100))
+            if given.quick
+            else (space_named(SPACE), scoring_of(2, 3, 8, 1, noise=100))
+        )
+        results["same search"] = same = same_search(space, source_of(config), config, given.seed)
+        print_same(space, config, same)
     path = random_path(space_named(SPACE), given.seed)
-    if given.quick:
-        path = path[::5]
-    print(f"\n{SPACE}, {_described(config)}: {number} of the candidates of each round")
-    print("| round | candidates | straightforward, s a candidate and repeat | ours | ratio |\n|---|---|---|---|---|")
-    rounds = measured_rounds(path, source, config, given.seed, number)
-    whole = whole_search(rounds, draws)
-    first = first_networks(space_named(SPACE), source, config, given.seed)
-    whole["ours"]["networks"] += draws * first
-    results["rounds"], results["whole"] = [vars(done) for done in rounds], whole
-    print_whole(rounds, whole, draws, first)
-    reusable = reusable_share(path[0], source, config, given.seed)
-    results["reusable"] = reusable
-    print(f"\nof the first supernet's forward pass, before what a removal changes: {_shares(reusable)}")
-    if given.wide:
-        results["wide"] = wide = {
-            cells: wide_search(cells, source_of(scoring_of(48, cells, 32, draws)), path, given.seed, draws)
-            for cells in (5, 8)
-        }
-        for cells, found in wide.items():
-            print(f"C = 48, {cells} cells, 32 x 32: {found['hours']:.1f} hours of one processor for the whole search")
+    if "rounds" in parts:
+        config = scoring_of(4, 3, 8, DRAWS) if given.quick else scoring_of(8, 5, 16, DRAWS)
+        results |= rounds_of(
+            path[::5] if given.quick else path, config, given.seed, 1 if given.quick else given.candidates
+        )
+    if "wide" in parts:
+        results["wide"] = {cells: wide_search(cells, path, given.seed) for cells in (5, 8)}
     if given.json:
         Path(given.json).write_text(json.dumps(results, indent=2))
-    if not same["same winner"]:
-        raise SystemExit("the two searches found different winners")
+
+
+def rounds_of(path: Sequence[Genotype], config: ScoringConfig, seed: int, candidates: int) -> dict[str, object]:
+    """Measure and print the larger search."""
+    source = source_of(config)
+    print(f"\n{SPACE}, {_described(config)}: at most {candidates} of the candidates of each round")
+    print("| round | candidates | straightforward, s a candidate and repeat | ours | ratio |\n|---|---|---|---|---|")
+    rounds = measured_rounds(path, source, config, seed, candidates)
+    whole = whole_search(rounds, DRAWS)
+    first = first_networks(space_named(SPACE), source, config, seed)
+    whole["ours"]["networks"] += DRAWS * first
+    print_whole(rounds, whole, DRAWS, first)
+    reusable = reusable_share(path[0], source, config, seed)
+    print(f"of the first supernet's forward pass, before what a removal changes: {_shares(reusable)}")
+    return {"rounds": [vars(done) for done in rounds], "whole": whole, "reusable": reusable}
 
 
 def _described(config: ScoringConfig) -> str:

@@ -6,19 +6,37 @@ its output is positive. ReLUs are seen where the forward pass computes them, be 
 Axes: n images · c h w one image · u units of all ReLUs.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from metantk_core.kernels import outputs_with_relus, watched
+from metantk_core.kernels import outputs_with_relus
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
 _MANY = 8  # a pass that almost all images are done with is left when this share of them remains
+_RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+_PURE = frozenset(
+    {
+        torch.ops.aten.relu.default,
+        torch.ops.aten.convolution.default,
+        torch.ops.aten.native_group_norm.default,
+        torch.ops.aten.avg_pool2d.default,
+        torch.ops.aten.max_pool2d_with_indices.default,
+        torch.ops.aten.constant_pad_nd.default,
+        torch.ops.aten.cat.default,
+        torch.ops.aten.add.Tensor,
+        torch.ops.aten.div.Tensor,
+        torch.ops.aten.mul.Tensor,
+    }
+)
 _BYTES = 8  # of an image's code that are looked at together
 
 
@@ -89,7 +107,7 @@ def naswot(kernel: Float64[Tensor, "n n"]) -> Score:
     return Score(float(spectrum.log().sum()))
 
 
-def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Score:
+def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"], reuse: "Reuse | None" = None) -> Score:
     r"""Return the number of different codes among images: :math:`\sum_i 1 / \#\{j : code_j = code_i\}`.
 
     Most images have a code of their own after a few ReLUs, and no further ReLU takes it away from them. So the pass is
@@ -100,30 +118,118 @@ def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Scor
     Args:
         network: Does not mix images.
         images: Images on the network's device, in its precision.
+        reuse: Results of networks that share modules with this one, on the same tensor of images; takes up new ones.
 
     Returns:
         From 1 to n; ``NON_FINITE`` if the network's outputs are, for an image that was looked at to the end.
     """
+    reuse = Reuse(0) if reuse is None else reuse
     regions = _Regions(len(images), few=len(images) // _MANY)
     try:
-        outputs = _forward(network, images, regions.look)
+        outputs = _forward(network, images, regions.look, reuse)
         decided = 0
     except _FewLeft:
         left = np.flatnonzero(regions.alike)
         decided = len(images) - len(left)
-        rest = images[torch.from_numpy(left).to(images.device)] if len(left) else images[:1]
+        rest = reuse.once(tuple(left), lambda given: given[left if len(left) else [0]], (images,))
         regions = _Regions(len(rest), few=None)
-        outputs = _forward(network, rest, regions.look)
+        outputs = _forward(network, rest, regions.look, reuse)
         decided -= not len(left)  # the one that stands for all is counted already
     if not bool(outputs.isfinite().all()):
         return Score(None, Outcome.NON_FINITE, "logits on the images that count linear regions are not finite")
     return Score(float(decided + regions.count()))
 
 
-def _forward(network: nn.Module, images: Float[Tensor, "n c h w"], look: Callable[[Tensor], None]) -> Tensor:
+def _forward(
+    network: nn.Module, images: Float[Tensor, "n c h w"], look: Callable[[Tensor], None], reuse: "Reuse"
+) -> Tensor:
     """Return the outputs of one forward pass without gradients, whose ReLUs ``look`` sees."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False), watched(look):
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), exact, _Pass(look, reuse):
         return network(images)
+
+
+class Reuse:
+    """What was made of the same tensors before: activations that come before the first difference of two networks.
+
+    Tensors are known by identity and version, and those of kept results are kept alive.
+
+    Args:
+        limit: Bytes that are kept. When there is more, what was not given again since the last time is forgotten; 0
+            keeps nothing.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._kept: dict[object, _Kept] = {}
+
+    def once(self, name: object, make: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """Return what a function makes of arguments, made now or before.
+
+        Args:
+            name: Name of the function.
+            make: Depends on nothing but its arguments, which it does not change.
+            args: Tensors, sequences of tensors, or values that can be compared.
+
+        Returns:
+            A tensor, or several as a tuple.
+        """
+        if not self._limit:
+            return make(*args)
+        key = name, _identity(args)
+        kept = self._kept.get(key)
+        if kept is not None and _identity(kept.result) == kept.identity:
+            kept.again = True
+            return kept.result
+        result = make(*args)
+        kept = self._kept[key] = _Kept(result, _identity(result), args)
+        self._bytes += kept.bytes
+        if self._bytes > self._limit:
+            self._forget_some()
+        return result
+
+    def _forget_some(self) -> None:
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.again}
+        self._bytes = sum(kept.bytes for kept in self._kept.values())
+        if self._bytes > self._limit / 2:
+            self._kept, self._bytes = {}, 0
+        for kept in self._kept.values():
+            kept.again = False
+
+
+@dataclass
+class _Kept:
+    result: Any
+    identity: Any
+    args: Sequence[Any]  # held, so that no other tensor gets the identity of one of them
+    again: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.result if isinstance(self.result, tuple) else (self.result,)))
+
+
+def _identity(value: Any) -> Any:
+    """Return what tells a value from others."""
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    return tuple(map(_identity, value)) if isinstance(value, tuple | list) else (type(value), value)
+
+
+class _Pass(TorchDispatchMode):
+    """Shows the output of every ReLU and gives results again."""
+
+    def __init__(self, look: Callable[[Tensor], None], reuse: Reuse) -> None:
+        super().__init__()
+        self._look, self._reuse = look, reuse
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        pure = func in _PURE and not kwargs
+        result = self._reuse.once(func, func, args) if pure else func(*args, **(kwargs or {}))
+        if func in _RELUS:
+            self._look(result)
+        return result
 
 
 class _FewLeft(Exception):  # noqa: N818 - no error

@@ -9,7 +9,7 @@ Axes: n images of the batch · tq query images of all tasks.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from time import perf_counter
 from types import MappingProxyType
@@ -45,7 +45,7 @@ from metantk_core.networks import (
     initialise,
     restricted,
 )
-from metantk_core.scores.activations import CodeKernel, code_kernel, linear_regions, naswot
+from metantk_core.scores.activations import CodeKernel, Reuse, code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
     label_gradient_alignment,
@@ -71,6 +71,7 @@ _Duration = Annotated[
 
 
 _KEPT_BYTES = 2**30  # of weights of initialised networks
+_REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
 _KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
 _PADDING = 4
 _ATTEMPTS = 100  # to draw an episode that shares no image with the others of its batch
@@ -192,6 +193,7 @@ class Draw:
     image_shape: tuple[int, int, int]
     regions_network: FewShotNetwork | None
     stream: str = ""
+    reuse: Reuse = field(default_factory=lambda: Reuse(0))
 
     @property
     def images(self) -> Float[Tensor, "n c h w"]:
@@ -367,6 +369,7 @@ class Scorer:
         self._networks: dict[int, _Networks] = {}
         self._spare: _Networks | None = None
         self._episodes: dict[int, tuple[Episode, ...]] = {}
+        self._reuse = Reuse(_REUSED_BYTES)
 
     @cached_property
     def _costs(self) -> CostTable:
@@ -416,8 +419,19 @@ class Scorer:
         regions = None if networks.regions is None else restricted(networks.regions, genotype)
         episodes = self._episodes_of(repeat, stream)
         source = self._source
+        # Weights that only one candidate has leave nothing to reuse.
+        reuse = Reuse(0) if stream else self._reuse
         return Draw(
-            network, episodes, self._config, self._seed, repeat, self._device, source.image_shape, regions, stream
+            network,
+            episodes,
+            self._config,
+            self._seed,
+            repeat,
+            self._device,
+            source.image_shape,
+            regions,
+            stream,
+            reuse,
         )
 
     def _shared_networks(self, repeat: int) -> "_Networks":
@@ -717,8 +731,12 @@ def _linear_regions(draw: Draw) -> Score:
     config = draw.config.linear_regions
     size = (config.images, 1, config.image_size, config.image_size)
     own = (draw.stream,) if draw.stream else ()
-    noise = torch.randn(size, generator=generator(draw.seed, "score", "linear regions", *own, draw.repeat))
-    return linear_regions(draw.regions_network, noise.to(draw.device))
+
+    def noise(*purpose: str | int) -> Float[Tensor, "m 1 h w"]:
+        return torch.randn(size, generator=generator(draw.seed, *purpose)).to(draw.device)
+
+    images = draw.reuse.once("noise", noise, ("score", "linear regions", *own, draw.repeat))
+    return linear_regions(draw.regions_network, images, draw.reuse)
 
 
 def _checked(name: str, value: Score | float) -> Score:

@@ -132,6 +132,22 @@ def test_more_draws_are_added_to_those_that_are_there(tmp_path):
     assert grown == searched_in(1, many, tmp_path / "fresh")
 
 
+def test_records_that_a_power_failure_cut_are_scored_again(tmp_path):
+    config = configured("race", "search.strategy=sample", "search.num_candidates=4")
+    whole = searched_in(1, config, tmp_path)
+    lost, cut, blank, kept = sorted(records(tmp_path))
+    texts = {path: path.read_bytes() for path in (lost, cut, blank, kept)}
+    lost.write_bytes(b"")
+    cut.write_bytes(texts[cut][:-30])
+    blank.write_bytes(bytes(len(texts[blank])))
+    before = records(tmp_path)
+    assert searched_in(1, config, tmp_path) == whole
+    assert {path for path, time in records(tmp_path).items() if time != before[path]} == {lost, cut, blank}
+    for path, text in texts.items():
+        old, new = workflow.read_records(text.decode()), workflow.read_records(path.read_text())
+        assert [record.draws for record in new] == [record.draws for record in old]
+
+
 def test_round_is_not_closed_before_all_of_it_is_scored(tmp_path):
     config = configured("race")
     with open_run(config, Workspace(tmp_path)) as (dataset, ports):
