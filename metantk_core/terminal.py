@@ -33,13 +33,12 @@ _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal 
 def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     """Print the recipes, a line each."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "data", "search space", "strategy", "candidates", "draws", "meta-training"):
+    for heading in ("recipe", "search space", "strategy", "candidates", "draws", "meta-training"):
         table.add_column(heading)
     for name, config in recipes.items():
-        training = f"{config.training.algorithm.upper()}, {config.training.iterations} iterations"
+        training = f"{config.training.algorithm.upper()} × {config.training.iterations:,}"
         table.add_row(
             name,
-            config.data.source,
             config.search.space,
             config.search.strategy,
             str(config.search.num_candidates),
