@@ -125,7 +125,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             "glyphs-race",
             data={"source": "glyphs", "image_size": 32},
             search={"space": "nasbench201", "strategy": "race", "num_candidates": 128, "shards": 1},
-            scoring={"num_inits": 12, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            scoring={"num_inits": 20, "image_size": 32, "network": {"channels": 8, "cells": 1}},
             training={"network": {"channels": 8, "cells": 1}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),

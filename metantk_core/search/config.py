@@ -53,7 +53,8 @@ class EvolveConfig(BaseModel, frozen=True, extra="forbid"):
 class RaceConfig(BaseModel, frozen=True, extra="forbid"):
     """Successive elimination: only candidates that may still be the best get more draws."""
 
-    first: int = Field(default=3, ge=2, description="Draws of all candidates; scoring.num_inits is the most of any.")
+    # Intervals of fewer draws are so wide (Student's t) that hardly anybody can be dropped.
+    first: int = Field(default=5, ge=2, description="Draws of all candidates; scoring.num_inits is the most of any.")
     growth: float = Field(default=2.0, gt=1, allow_inf_nan=False, description="Each round has so many times the draws.")
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1, description="Confidence that no candidate as good as the best is dropped."
