@@ -307,9 +307,11 @@ class _Records:
     def read(self, job: Job) -> tuple[ScoreRecord, ...]:
         """Return what is stored about a job, which may have fewer or more draws; nothing if nothing is."""
         data = self.store.read(self._key(job))
-        # A power failure may have cut a file that had not reached the disk.
-        whole = data is not None and data.endswith(b"\n") and b"\0" not in data
-        return read_records(data.decode()) if data is not None and whole else ()
+        # A power failure may have cut a file that had not reached the disk, anywhere.
+        if data is None or not data.endswith(b"\n") or b"\0" in data:
+            return ()
+        records = read_records(data.decode())
+        return records if tuple(record.score for record in records) == self.config.scoring.scores else ()
 
     def of(self, job: Job) -> tuple[ScoreRecord, ...]:
         """Return the records of a job with exactly its draws.

@@ -169,3 +169,15 @@ def test_latency_is_measured_once_a_run_and_decides_the_same_in_every_step(tmp_p
     impossible = configured("race", "search.constraints.max_latency=1e-9")
     with pytest.raises(InputError, match=r"within search\.constraints"):
         searched_in(1, impossible, tmp_path)
+
+
+def test_record_that_a_power_failure_cut_is_scored_again(tmp_path):
+    config = configured("race", "search.strategy=sample", "search.num_candidates=3")
+    whole = searched_in(1, config, tmp_path)
+    paths = sorted(tmp_path.glob("scores/*/*.jsonl"))
+    lines = paths[0].read_bytes().splitlines(keepends=True)
+    paths[0].write_bytes(lines[0])  # two of three scores lost
+    paths[1].write_bytes(paths[1].read_bytes()[:-7])
+    paths[2].write_bytes(b"\0" * 100)
+    assert searched_in(1, config, tmp_path) == whole
+    assert paths[0].read_bytes().count(b"\n") == len(lines) == 3
