@@ -23,6 +23,7 @@ from metantk_core.scores.record import Outcome, Score
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
 _MANY = 8  # a pass that almost all images are done with is left when this share of them remains
 _RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
+# What a forward pass is made of, as far as results depend on arguments alone and nothing is changed in place.
 _PURE = frozenset(
     {
         torch.ops.aten.relu.default,
