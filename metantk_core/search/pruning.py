@@ -25,6 +25,7 @@ from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRo
 from metantk_core.search.rounds import compared_round
 from metantk_core.search.sampling import sample
 from metantk_core.search.state import Found, Job, SearchState, Setting
+from metantk_core.seeding import digest
 
 RANK_SUM = "rank sum"
 _DIGITS = 3  # that the published code rounds changes to before it ranks them
@@ -108,12 +109,13 @@ def _planned(setting: Setting, state: SearchState) -> SearchState:
     pairs = [(state.compared, str(removal.left)) for removal in removals]
     return replace(
         state,
-        plan=tuple(Job(text, draws, _stream(state, left)) for compared, left in pairs for text in (compared, left)),
+        plan=tuple(Job(text, draws, _stream(left)) for compared, left in pairs for text in (compared, left)),
     )
 
 
-def _stream(state: SearchState, left: str) -> str:
-    return f"round {state.next_round}: {left}"
+def _stream(left: str) -> str:
+    """Return the name of a removal's own random numbers; no two rounds look at the same remainder."""
+    return digest(left)
 
 
 def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
@@ -160,7 +162,7 @@ def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal],
     base = None if own else found(Job(state.compared, draws))
     for number, removal in enumerate(removals):
         text = str(removal.left)
-        stream = _stream(state, text) if own else ""
+        stream = _stream(text) if own else ""
         before = found(Job(state.compared, draws, stream)) if base is None else base
         problem = _reason(before, setting.criterion)
         if problem and not own:

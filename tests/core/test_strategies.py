@@ -246,7 +246,11 @@ def test_rounds_are_drawn_on_until_they_are_reliable_or_the_budget_is_used_up():
     state, _ = run(easy, scorer("nasbench201", noise=50.0))
     assert [closed.draws for closed in state.rounds] == [3, 6, 12]
     assert state.board[0].draws == 12
-    hard = of("prune", "nasbench201", target_reliability=0.9, max_inits=6)
+
+
+@pytest.mark.parametrize("draws", ["shared", "own"])
+def test_pruning_rounds_are_drawn_on_too_and_nothing_is_removed_before(draws):
+    hard = of("prune", "nasbench201", target_reliability=0.9, max_inits=6, prune={"draws": draws})
     state, _ = run(hard, scorer("nasbench201", noise=0.3))
     again = [closed.title for closed in state.rounds if closed.title.endswith("draw on")]
     assert again
