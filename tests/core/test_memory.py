@@ -18,10 +18,11 @@ def noise() -> EpisodeSource:
 
 def test_measurement_sees_tensors_and_memory():
     before = measured(0)
-    kept = [torch.ones(1000, 1000) for _ in range(10)]  # 40 MB
+    # So large that no memory which earlier tests left behind is used again: 200 MB each.
+    kept = [torch.ones(50_000_000) for _ in range(2)]
     after = measured(0)
-    assert after.tensors - before.tensors == 10
-    assert after.resident - before.resident > 35
+    assert after.tensors - before.tensors == 2
+    assert after.resident - before.resident > 350
     del kept
 
 
