@@ -380,19 +380,20 @@ class Scorer:
             ways=self._config.episode.ways,
         )
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "") -> tuple[ScoreRecord, ...]:
+    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
         """Return one record per score, in the order of the configuration.
 
         Args:
             genotype: The supernet, or a part of it.
-            repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, stream and number.
-            stream: Name of random numbers of its own, for weights and episodes; empty for those shared by all.
+            repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
+            stream: Name of other random numbers than the usual ones, for weights and episodes.
+            weights: Name that sets the weights apart from others of the stream.
         """
         draws: dict[str, list[Score]] = {name: [] for name in self._config.scores}
         seconds = dict.fromkeys(self._config.scores, 0.0)
         for repeat in repeats if self._drawn else ():
             start = perf_counter()
-            draw = self.draw(genotype, repeat, stream)
+            draw = self.draw(genotype, repeat, stream, weights)
             _share(seconds, self._drawn, start)
             for names in _sharing(self._drawn):
                 start = perf_counter()
@@ -407,20 +408,20 @@ class Scorer:
             _share(seconds, self._counted, start)
         text = str(genotype)
         return tuple(
-            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream)
+            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream, weights)
             for name in self._config.scores
         )
 
-    def draw(self, genotype: Genotype, repeat: int, stream: str = "") -> "Draw":
+    def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> "Draw":
         """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`."""
-        own = (stream, genotype.key) if stream else ()
-        networks = self._spare_networks(genotype, repeat, own) if stream else self._shared_networks(repeat)
+        own = tuple(filter(None, (stream, weights)))
+        networks = self._spare_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
         network = restricted(networks.network, genotype)
         regions = None if networks.regions is None else restricted(networks.regions, genotype)
         episodes = self._episodes_of(repeat, stream)
         source = self._source
         # Weights that only one candidate has leave nothing to reuse.
-        reuse = Reuse(0) if stream else self._reuse
+        reuse = Reuse(0) if own else self._reuse
         return Draw(
             network,
             episodes,

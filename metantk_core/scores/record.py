@@ -56,7 +56,8 @@ class ScoreRecord:
         score: Name of the score, a key of ``SCORES``.
         draws: One score per initialisation; a single one if the score does not depend on the initialisation.
         seed: Seed of the run.
-        stream: Name of the random numbers that the draws are from; empty for those that all candidates share.
+        stream: Name of the random numbers that the draws are from; empty for the usual ones.
+        weights: Name that sets the weights apart from others of the stream; empty for those shared by all.
         seconds: Wall time that this score took. Scores that share a pass share its time, so that sums over records are
             the time spent.
     """
@@ -70,6 +71,7 @@ class ScoreRecord:
     seed: int
     seconds: float
     stream: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if not self.draws:
@@ -88,7 +90,8 @@ class ScoreRecord:
             ValueError: The other record is of another candidate, score, seed or stream.
         """
         mine, others = (
-            (record.space, record.genotype, record.score, record.seed, record.stream) for record in (self, more)
+            (record.space, record.genotype, record.score, record.seed, record.stream, record.weights)
+            for record in (self, more)
         )
         if mine != others:
             raise ValueError(f"records of different things can't be joined: {mine} and {others}")

@@ -28,6 +28,8 @@ from metantk_core.search.state import Found, Job, SearchState, Setting
 from metantk_core.seeding import digest
 
 RANK_SUM = "rank sum"
+#: Random numbers of the last round: those that the search has chosen by would flatter its choice.
+COMPARISON = "comparison"
 _DIGITS = 3  # that the published code rounds changes to before it ranks them
 
 
@@ -101,7 +103,7 @@ def _planned(setting: Setting, state: SearchState) -> SearchState:
         controls = sample(
             setting.config.space, setting.seed, setting.config.num_candidates, setting.allowed, [supernet]
         )
-        return replace(state, plan=tuple(Job(str(genotype), draws) for genotype in (supernet, *controls)))
+        return replace(state, plan=tuple(Job(str(genotype), draws, COMPARISON) for genotype in (supernet, *controls)))
     if setting.config.prune.draws == "shared":
         return replace(
             state, plan=tuple(Job(text, draws) for text in (state.compared, *(str(r.left) for r in removals)))
@@ -109,13 +111,14 @@ def _planned(setting: Setting, state: SearchState) -> SearchState:
     pairs = [(state.compared, str(removal.left)) for removal in removals]
     return replace(
         state,
-        plan=tuple(Job(text, draws, _stream(left)) for compared, left in pairs for text in (compared, left)),
+        plan=tuple(job for compared, left in pairs for job in _pair(compared, left, draws)),
     )
 
 
-def _stream(left: str) -> str:
-    """Return the name of a removal's own random numbers; no two rounds look at the same remainder."""
-    return digest(left)
+def _pair(compared: str, left: str, draws: int) -> tuple[Job, Job]:
+    """Return the jobs of a supernet and a remainder that see episodes of their own, each with weights of its own."""
+    # No two rounds look at the same remainder.
+    return Job(compared, draws, digest(left), "supernet"), Job(left, draws, digest(left), "candidate")
 
 
 def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
@@ -162,15 +165,16 @@ def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal],
     base = None if own else found(Job(state.compared, draws))
     for number, removal in enumerate(removals):
         text = str(removal.left)
-        stream = _stream(text) if own else ""
-        before = found(Job(state.compared, draws, stream)) if base is None else base
+        jobs = _pair(state.compared, text, draws) if own else (None, Job(text, draws))
+        before = base if jobs[0] is None else found(jobs[0])
+        assert before is not None
         problem = _reason(before, setting.criterion)
         if problem and not own:
             raise InputError(
                 f"The supernet itself can't be scored ({problem}); pruning compares with it: change the scores, the "
                 "width or the data."
             )
-        after = found(Job(text, draws, stream))
+        after = found(jobs[1])
         problem = problem or _reason(after, setting.criterion)
         reasons.append(problem)
         if not problem:

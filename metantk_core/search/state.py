@@ -22,7 +22,8 @@ class Job:
     Attributes:
         genotype: Text form of a candidate or a supernet.
         draws: Draws 0 to ``draws - 1`` are wanted.
-        stream: Name of random numbers of its own; empty for those that all share.
+        stream: Name of other random numbers than those that the whole search shares, for weights and episodes.
+        weights: Name that sets the weights apart from those of other jobs of the stream, on the same episodes.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -30,6 +31,7 @@ class Job:
     genotype: str
     draws: int
     stream: str = ""
+    weights: str = ""
 
 
 #: Gives the records of a job that was scored, one a score, each with exactly the job's draws.

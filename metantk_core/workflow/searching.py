@@ -153,7 +153,7 @@ def score_shard(
                 training_network=config.training.network,
                 device=ports.device,
             )
-            more = scorer.score(parse_genotype(config.search.space, job.genotype), missing, job.stream)
+            more = scorer.score(parse_genotype(config.search.space, job.genotype), missing, job.stream, job.weights)
             found = _joined(found, more) if found else more
             stored.write(job, found)
         records += [record.first(job.draws) for record in found]
@@ -339,8 +339,9 @@ class _Records:
 
     def _key(self, job: Job) -> str:
         genotype = parse_genotype(self.config.search.space, job.genotype).key
-        stream = f"-{digest(job.stream)}" if job.stream else ""
-        return f"scores/{self._digest}/{genotype}{stream}.jsonl"
+        names = (job.stream, job.weights)
+        apart = f"-{digest(names)}" if any(names) else ""
+        return f"scores/{self._digest}/{genotype}{apart}.jsonl"
 
     @cached_property
     def _digest(self) -> str:

@@ -114,6 +114,18 @@ def test_stream_has_random_numbers_of_its_own_whatever_was_scored_before():
     assert not torch.equal(one.images, other.images)
 
 
+def test_weights_can_be_set_apart_on_the_same_episodes():
+    candidate, scorer = genotypes("nasbench201")[0], Scorer(genotypes("nasbench201")[0], source(), CONFIG, 0)
+    drawn = {}
+    for weights in ("", "supernet", "candidate"):
+        draw = scorer.draw(candidate, 0, "mine", weights)
+        drawn[weights] = draw.images, draw.network.get_parameter("head.weight").clone()
+    images, heads = zip(*drawn.values(), strict=True)
+    assert torch.equal(images[0], images[1])
+    assert torch.equal(images[1], images[2])
+    assert len({tuple(head.flatten().tolist()) for head in heads}) == 3
+
+
 def test_redrawing_the_head_alone_keeps_all_other_weights():
     config = CONFIG.model_copy(update={"redraw": "head"})
     candidate = genotypes("darts_fewshot")[0]

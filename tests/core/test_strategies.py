@@ -57,7 +57,7 @@ def scorer(space: str, noise: float = 0.0, shared: float = 0.0, broken: Callable
         cond, regions = [], []
         for draw in range(job.draws):
             common = shared * numpy_generator(3, "common", draw).normal()
-            own = noise * numpy_generator(3, "own", genotype.key, job.stream, draw).normal(size=2)
+            own = noise * numpy_generator(3, "own", genotype.key, job.stream, job.weights, draw).normal(size=2)
             cond.append(Score(math.exp(-worth(genotype) + common + own[0] + 2)))
             regions.append(Score(1000 + 100 * (worth(genotype) + common + own[1])))
         values = {"metantk_cond": tuple(cond), "linear_regions": tuple(regions)}
@@ -94,6 +94,14 @@ def test_pruning_looks_at_as_many_removals_as_the_paper_says(space, removals):
     assert sum(len(closed.removals) for closed in state.rounds) == removals
     # One supernet a round, and at the end the winner beside 20 random ones.
     assert len(scored) == removals + (len(state.rounds) - 1) + 21
+
+
+def test_choice_is_compared_by_random_numbers_that_it_was_not_chosen_by():
+    state, scored = run(of("prune", "nasbench201"), scorer("nasbench201", noise=0.1))
+    last = scored[-21:]
+    assert {job.stream for job in scored[:-21]} == {""}
+    assert {(job.stream, job.weights) for job in last} == {("comparison", "")}
+    assert list(state.board) == last
 
 
 @pytest.mark.parametrize("space", ["nasbench201", "darts_fewshot", "darts"])
@@ -185,7 +193,8 @@ def test_published_design_scores_the_supernet_again_for_each_candidate_with_draw
     searched = scored[:-21]
     assert len(searched) == 2 * 500
     assert len({job.stream for job in searched}) == 500
-    assert all(job.stream for job in searched)
+    # On the same episodes, with other weights.
+    assert [job.weights for job in searched] == 500 * ["supernet", "candidate"]
     # Dense ranks leave no gaps.
     ranks = {dict(removal.ranks)["metantk_cond"] for removal in state.rounds[0].removals}
     assert ranks == set(range(1, len(ranks) + 1))
@@ -299,9 +308,14 @@ def test_race_finds_the_same_winner_with_fewer_draws():
     assert len(state.board) == 60
 
 
-def test_race_drops_nobody_who_can_not_be_told_from_the_best():
-    state, _ = run(of("race", "nasbench201", draws=6), scorer("nasbench201", noise=20.0))
-    assert all(job.draws == 6 for job in state.board)
+def test_race_of_equals_keeps_everybody_to_the_end():
+    def found(job: Job) -> tuple[ScoreRecord, ...]:
+        draws = tuple(Score(2.0 + draw) for draw in range(job.draws))
+        return (ScoreRecord("nasbench201", job.genotype, "metantk_cond", draws, 0, 0.0),)
+
+    state, _ = run(of("race", "nasbench201", draws=12), found)
+    assert [closed.draws for closed in state.rounds] == [5, 10, 12]
+    assert all(job.draws == 12 for job in state.board)
 
 
 # All of them
