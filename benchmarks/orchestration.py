@@ -48,7 +48,7 @@ class Stub:
     def __init__(self, supernet: Genotype, source: object, config: ScoringConfig, seed: int, **others: object) -> None:
         self._names, self._seed = config.scores, seed
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "") -> tuple[ScoreRecord, ...]:
+    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
         """Return records as the scorer would, one a score."""
         values = numpy_generator(self._seed, genotype.key).lognormal(2, 1, len(repeats))
         draws = tuple(Score(float(value)) for value in values)
