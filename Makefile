@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RECIPE ?= glyphs
 ARGS ?=
 
-.PHONY: help setup run test quick-test check format ui clean
+.PHONY: help setup run test long-test quick-test check format ui clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,8 +38,11 @@ $(VENV)/.test-ready: $(VENV)/.ready
 run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)
 	@$(BIN)/metantk run $(RECIPE) $(ARGS)
 
-test: $(VENV)/.test-ready ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test-ready ## Run the tests, but for the few that take minutes each
+	@$(BIN)/python -m pytest -m "not minutes" $(ARGS)
+
+long-test: $(VENV)/.test-ready ## Run those that take minutes each
+	@$(BIN)/python -m pytest -m minutes $(ARGS)
 
 quick-test: $(VENV)/.test-ready ## Run the tests that take no more than seconds
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -27,6 +27,7 @@ def test_measurement_sees_tensors_and_memory():
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_memory_does_not_grow_with_the_number_of_candidates():
     # The networks of 200 candidates have more than 10,000 tensors, their graphs more than 100 MB of activations.
     config = SETTINGS.model_copy(update={"scores": ("metantk_cond", "naswot", "grad_norm", "synflow", "params")})

@@ -35,6 +35,7 @@ def small_space(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_search_removes_what_a_straightforward_loop_removes_with_the_same_random_numbers(small_space):
     source = source_of(CONFIG)
     plain, conditions = straightforward_search(small_space, Straightforward(source, CONFIG, SEED))

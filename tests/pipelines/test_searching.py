@@ -61,7 +61,9 @@ def records(root: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", SETTINGS)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=pytest.mark.minutes if name == "prune" else ()) for name in SETTINGS]
+)
 def test_one_three_and_eight_shards_find_the_same_byte_for_byte(strategy, tmp_path):
     config = configured(strategy)
     one, three, eight = (searched_in(shards, config, tmp_path / str(shards)) for shards in (1, 3, 8))
@@ -69,6 +71,7 @@ def test_one_three_and_eight_shards_find_the_same_byte_for_byte(strategy, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_killed_search_repeats_no_more_than_the_candidate_in_flight(tmp_path):
     config = configured("prune")
     uninterrupted = searched_in(1, config, tmp_path / "whole")
