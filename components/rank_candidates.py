@@ -35,15 +35,12 @@ def rank_candidates(
     from pathlib import Path
 
     from metantk_core import datasets, workflow, workspace
-    from metantk_core.ranking import render_markdown
     from metantk_core.search import SearchState
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
         ended = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
         result = workflow.finish_search(run_config, ended, datasets.load(Path(dataset.path)), ports)
-        Path(leaderboard.path).write_text(result.leaderboard.to_json(), encoding="utf-8")
+        result.write(leaderboard=Path(leaderboard.path), history=Path(history.path), table=Path(table.path))
         leaderboard.metadata["digest"] = result.leaderboard.digest
-        Path(history.path).write_text(result.history.to_json(), encoding="utf-8")
-        Path(table.path).write_text(render_markdown(result.leaderboard), encoding="utf-8")
         for metric in workflow.ranking_metrics(result.leaderboard):
             summary.log_metric(metric.name, metric.value)

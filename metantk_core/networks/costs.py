@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.candidates.costs import Costs
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, first_complaint
 from metantk_core.networks.build import FewShotNetwork, NetworkConfig, build
 from metantk_core.networks.cells import Nodes
 from metantk_core.networks.counts import count_parameters, macs_by_module
@@ -84,11 +84,8 @@ class LatencyTable:
         try:
             return _TABLE.validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
             raise InputError(
-                f"Expected a latency table in JSON, but {place + ': ' if place else ''}{first['msg']}: measure it "
-                "again."
+                f"Expected a latency table in JSON, but {first_complaint(error)}: measure it again."
             ) from error
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core import seeding
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, first_complaint
 from metantk_core.ranking.consistency import Reliability
 from metantk_core.ranking.criterion import Criterion
 from metantk_core.scores.definitions import Direction, Scale
@@ -128,11 +128,9 @@ class Leaderboard:
         try:
             return _LEADERBOARD.validate_json(text, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
             raise InputError(
                 "Expected a leaderboard as JSON, but got something else "
-                f"({place + ': ' if place else ''}{first['msg']}); rank the records again."
+                f"({first_complaint(error)}); rank the records again."
             ) from error
 
     def _plain(self) -> dict[str, object]:

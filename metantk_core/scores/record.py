@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, first_complaint
 
 
 class Outcome(StrEnum):
@@ -112,12 +112,10 @@ class ScoreRecord:
         try:
             return _RECORD.validate_json(line, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
             shown = line if len(line) <= 80 else f"{line[:77]}..."
             raise InputError(
                 f"Expected a score record, one JSON object a line, but got {shown!r} "
-                f"({place + ': ' if place else ''}{first['msg']}); score this shard again."
+                f"({first_complaint(error)}); score this shard again."
             ) from error
 
 

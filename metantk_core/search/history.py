@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core import seeding
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, first_complaint
 from metantk_core.ranking import Reliability
 
 
@@ -163,10 +163,9 @@ class SearchHistory:
         try:
             return _HISTORY.validate_json(text, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
             raise InputError(
                 "Expected the history of a search as JSON, but got something else "
-                f"({'.'.join(map(str, first['loc']))}: {first['msg']}); search again."
+                f"({first_complaint(error)}); search again."
             ) from error
 
 

@@ -58,11 +58,11 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
         InputError: The supernet, or every removal of the round, could not be scored; or the limits leave nothing.
     """
     supernet = parse_genotype(setting.config.space, state.supernet)
-    if not _removals(setting, supernet):
+    removals = _removals(setting, supernet)
+    if not removals:
         closed = compared_round(setting, state, found, state.plan, "compare with random candidates")
         history = replace(state.history, winner=state.supernet, rounds=(*state.rounds, closed))
         return replace(state, history=history, plan=(), board=state.plan)
-    removals = _removals(setting, supernet)
     draws = state.plan[0].draws
     table = _changes(setting, state, removals, draws, found)
     pruned, closed = _decide(setting, state, supernet, removals, table)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core.candidates import Genotype, SearchSpace, space_named
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, first_complaint
 from metantk_core.ranking import Criterion
 from metantk_core.scores import ScoreRecord
 from metantk_core.search.config import SearchConfig
@@ -118,10 +118,9 @@ class SearchState:
         try:
             return _STATE.validate_json(text, strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
             raise InputError(
                 "Expected the state of a search as JSON, but got something else "
-                f"({'.'.join(map(str, first['loc']))}: {first['msg']}); start the search again."
+                f"({first_complaint(error)}); start the search again."
             ) from error
 
 

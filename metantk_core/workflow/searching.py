@@ -3,19 +3,21 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 
 import torch
 
 from metantk_core import __version__
-from metantk_core.candidates import Genotype, parse_genotype, shard, space_named
+from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
-from metantk_core.networks import LatencyTable, What, cost_table, measure_latency
+from metantk_core.networks import LatencyTable, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, rank, render_markdown
 from metantk_core.registry import ArtifactStore, MetricPoint
 from metantk_core.scores import SCORES, Scorer, ScoreRecord, score_candidate, score_model
 from metantk_core.search import Job, SearchHistory, SearchRound, SearchState, Setting, advance, most_rounds, start
+from metantk_core.search.constraints import admits
 from metantk_core.seeding import digest
 from metantk_core.workflow.data import score_source
 from metantk_core.workflow.ports import Ports
@@ -71,6 +73,12 @@ class SearchResult:
 
     leaderboard: Leaderboard
     history: SearchHistory
+
+    def write(self, *, leaderboard: Path, history: Path, table: Path) -> None:
+        """Write the leaderboard and the history as JSON, and the leaderboard for people as Markdown."""
+        leaderboard.write_text(self.leaderboard.to_json(), encoding="utf-8")
+        history.write_text(self.history.to_json(), encoding="utf-8")
+        table.write_text(render_markdown(self.leaderboard), encoding="utf-8")
 
 
 def search(config: RunConfig, dataset: ImageDataset, ports: Ports) -> SearchResult:
@@ -363,20 +371,20 @@ def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
         image_shape=config.data.image_shape,
         ways=config.training.episode.ways,
     )
-    wanted: list[tuple[What, float]] = []
-    if limits.max_params is not None:
-        wanted.append(("params", limits.max_params))
-    if limits.max_macs is not None:
-        wanted.append(("macs", limits.max_macs))
-    if limits.max_latency is not None:
+    timed = limits.max_latency is not None
+    if timed:
         measured = ports.store.read(_latency_key(config))
         if measured is None:
             raise InputError("Expected this run's latency table, but it is not there; start the search again.")
         table = table.with_latency(LatencyTable.from_json(measured.decode()))
-        wanted.append(("latency", limits.max_latency))
 
     def allowed(genotype: Genotype) -> bool:
-        return all(table.cheapest(genotype, what) <= most for what, most in wanted)
+        least = Costs(
+            params=int(table.cheapest(genotype, "params")),
+            macs=int(table.cheapest(genotype, "macs")),
+            latency=float(table.cheapest(genotype, "latency")) if timed else None,
+        )
+        return admits(least, limits)
 
     return replace(_setting(config), allowed=allowed)
 
