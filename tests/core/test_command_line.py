@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from metantk_core.__main__ import app
+from metantk_core.command_line import app
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]

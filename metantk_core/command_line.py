@@ -1,0 +1,321 @@
+"""The command line: arguments enter, a sentence or JSON on the terminal leaves; what is computed is in ``workflow``."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metantk_core import __version__
+from metantk_core.config import Role, RunConfig, load_config
+from metantk_core.errors import InputError
+from metantk_core.recipes import RECIPES
+
+app = typer.Typer(
+    name="metantk",
+    help="Training-free architecture search for few-shot learning: rank architectures at initialisation, "
+    "meta-train the best, say how far to trust it.",
+    epilog="Start with: metantk run smoke",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+Recipe = Annotated[str, typer.Argument(help="A recipe (see `metantk recipes`) or a YAML or JSON file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, as in search.num_candidates=200; repeatable."),
+]
+Seed = Annotated[int | None, typer.Option(help="Replace the recipe's seed.")]
+WorkspaceRoot = Annotated[
+    Path,
+    typer.Option(
+        "--workspace", envvar="METANTK_WORKSPACE", help="Folder for results, finished work and MLflow's database."
+    ),
+]
+TrackingUri = Annotated[
+    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the workspace.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output; progress goes to standard error.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"metantk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(epilog="Examples: metantk recipes  ·  metantk recipes --show glyphs > mine.json")
+def recipes(
+    show: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="Print a recipe (or a file, completed) as JSON.")
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+) -> None:
+    """List the recipes, or print all settings of one."""
+    from metantk_core import terminal
+
+    if show is None:
+        terminal.print_recipes(RECIPES)
+    else:
+        _print_json(json.loads(_config(show, overrides, seed).to_json()))
+
+
+@app.command(
+    epilog="Examples: "
+    "metantk score '|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|'"
+    '  ·  metantk score "Genotype(normal=[...], ...)" glyphs-darts --set scoring.num_inits=10'
+    "  ·  metantk score --model my_package.my_module:make_network smoke"
+)
+def score(
+    genotype: Annotated[
+        str | None,
+        typer.Argument(help="An architecture in the text form of the recipe's search space; left out with --model."),
+    ] = None,
+    recipe: Recipe = "glyphs",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Score a torch module of your own instead: what factory(in_channels, ways), or factory(), returns.",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Score one architecture, or a network of your own, at random initialisation, every draw shown."""
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    if model is not None:
+        if genotype is not None and recipe != "glyphs":
+            raise InputError("expected an architecture or --model, not both")
+        # Without an architecture, the first argument is the recipe.
+        config = _config(genotype or recipe, overrides, seed)
+        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config))
+    elif genotype is None:
+        raise InputError("expected an architecture in the recipe's search space, or --model package.module:factory")
+    else:
+        config = _config(recipe, overrides, seed)
+        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
+    if as_json:
+        _print_json([json.loads(record.to_json()) for record in records])
+    else:
+        terminal.print_records(records)
+
+
+@app.command(
+    epilog="Examples: metantk search glyphs  ·  "
+    "metantk search glyphs --set search.num_candidates=200  ·  metantk search glyphs-prune  ·  "
+    "metantk search glyphs --set search.strategy=race"
+)
+def search(
+    recipe: Recipe = "glyphs",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Search in this process by the recipe's strategy; what is already scored is not scored again."""
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    config = _config(recipe, overrides, seed)
+    place = spaces.Workspace(workspace, tracking_uri)
+    with spaces.open_run(config, place) as (dataset, ports):
+        found = workflow.search(config, dataset, ports)
+    if as_json:
+        _print_json(
+            {
+                "run": config.run_id,
+                "digest": found.leaderboard.digest,
+                "winner": found.leaderboard.winner,
+                "leaderboard": json.loads(found.leaderboard.to_json()),
+                "history": json.loads(found.history.to_json()),
+            }
+        )
+    else:
+        terminal.print_history(found.history)
+        terminal.print_leaderboard(found.leaderboard)
+        terminal.print_next(place, config)
+
+
+@app.command(
+    epilog="Examples: metantk train glyphs  ·  metantk train glyphs --role worst --set training.iterations=2000"
+)
+def train(
+    recipe: Recipe = "glyphs",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    config = _config(recipe, overrides, seed)
+    place = spaces.Workspace(workspace, tracking_uri)
+    with spaces.open_run(config, place) as (dataset, ports):
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+    if as_json:
+        _print_json(
+            {
+                "run": config.run_id,
+                "role": role,
+                "genotype": model.genotype,
+                "best_iteration": model.best_iteration,
+                "history": [asdict(point) for point in model.history],
+            }
+        )
+    else:
+        terminal.print_training(role, model)
+        terminal.print_next(place, config)
+
+
+@app.command(
+    epilog="Examples: metantk evaluate glyphs  ·  metantk evaluate glyphs --role random --set evaluation.episodes=2000"
+)
+def evaluate(
+    recipe: Recipe = "glyphs",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done)."""
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    config = _config(recipe, overrides, seed)
+    place = spaces.Workspace(workspace, tracking_uri)
+    with spaces.open_run(config, place) as (dataset, ports):
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+        evaluation = workflow.evaluate(config, role, model, dataset, ports)
+    if as_json:
+        _print_json({"run": config.run_id, "role": role, **json.loads(evaluation.to_json())})
+    else:
+        terminal.print_evaluations({role: evaluation})
+        terminal.print_next(place, config)
+
+
+@app.command(
+    epilog="Examples: metantk run  ·  metantk run smoke  ·  metantk run mine.yaml --set search.shards=4 --seed 1"
+)
+def run(
+    recipe: Recipe = "glyphs",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+    from pipelines import local
+
+    config = _config(recipe, overrides, seed)
+    place = spaces.Workspace(workspace, tracking_uri)
+    place.prepare(config)
+    folder = place.folder(config)
+    locally = local.LocalRun(folder, place.store_uri, place.tracking_uri, place.datasets)
+    with terminal.PipelineDisplay(config, locally.progress) as display:
+        code = local.run_locally(config, locally, display.refresh)
+    if code != 0:
+        spaces.raise_step_failure(locally.progress, locally.log)
+    result = workflow.read_result(config, place.store())
+    if as_json:
+        _print_json(result.as_values())
+    else:
+        terminal.print_result(result, place, config)
+
+
+@app.command(
+    name="compile",
+    epilog="Examples: metantk compile glyphs -o pipeline.yaml  ·  "
+    "metantk compile glyphs --accelerator nvidia.com/gpu --cpu 4 --memory 16G",
+)
+def compile_pipeline(
+    recipe: Recipe = "glyphs",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The pipeline package.")] = Path("pipeline.yaml"),
+    image: Annotated[
+        str | None, typer.Option(help="Image that holds metantk_core; default: the one of this release.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="Accelerator of the computing steps, such as nvidia.com/gpu.")] = "",
+    accelerators: Annotated[int, typer.Option(min=1, help="Accelerators a step.")] = 1,
+    cpu: Annotated[str, typer.Option(help="CPU request of the computing steps, such as 4.")] = "",
+    memory: Annotated[str, typer.Option(help="Memory request of the computing steps, such as 16G.")] = "",
+    retries: Annotated[int, typer.Option(min=0, help="Repetitions of a step whose pod died.")] = 3,
+    store: Annotated[
+        str, typer.Option(help="Folder, the same in all pods, that keeps finished work between attempts.")
+    ] = "",
+    tracking_uri: Annotated[str, typer.Option("--tracking-uri", help="MLflow as the cluster sees it.")] = "",
+    overrides: Overrides = None,
+    seed: Seed = None,
+) -> None:
+    """Compile the pipeline to YAML for a Kubeflow cluster."""
+    from metantk_core import wiring
+    from pipelines import search_and_meta_train
+
+    config = _config(recipe, overrides, seed)
+    wiring.refuse_credentials(tracking_uri)
+    wiring.refuse_credentials(store)
+    resources = search_and_meta_train.Resources(
+        image=image or search_and_meta_train.IMAGE,
+        accelerator=accelerator,
+        accelerators=accelerators,
+        cpu=cpu,
+        memory=memory,
+        retries=retries,
+    )
+    search_and_meta_train.write(config, output, resources, store=store, tracking_uri=tracking_uri)
+    typer.echo(
+        f"Wrote {output}: upload it in the Kubeflow UI, "
+        "or submit it with kfp.Client().create_run_from_pipeline_package."
+    )
+
+
+@app.command(epilog="Examples: metantk ui  ·  metantk ui --port 5050")
+def ui(
+    workspace: WorkspaceRoot = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the runs of the workspace."""
+    from metantk_core import terminal
+    from metantk_core import workspace as spaces
+
+    place = spaces.Workspace(workspace)
+    command, environment = place.ui_command(port)
+    terminal.print_ui(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
+    os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server replaces this process
+
+
+def _config(recipe: str, overrides: list[str] | None, seed: int | None) -> RunConfig:
+    return load_config(recipe, RECIPES, overrides or (), seed=seed)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
