@@ -44,10 +44,11 @@ AsJson = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"metantk {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
