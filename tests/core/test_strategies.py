@@ -220,7 +220,7 @@ def test_published_design_scores_the_supernet_again_for_each_candidate_with_draw
         )
         for before, record in zip((kernel, regions), after, strict=True):
             pairs = zip(record.draws, before.draws, strict=True)
-            changes = [round((a.value - b.value) / b.value, 3) for a, b in pairs]
+            changes = [round(((a.value or 0) - (b.value or 0)) / (b.value or 1), 3) for a, b in pairs]
             assert dict(removal.changes)[record.score] == pytest.approx(np.mean(changes), abs=1e-9)
 
 
