@@ -161,19 +161,23 @@ def linear_regions_of_batches(
         From 1 to the number of images; ``NON_FINITE`` if some output of the network is.
     """
     reuse = Reuse(0) if reuse is None else reuse
-    codes: list[UInt8[np.ndarray, "n _"]] = []
+    different: set[bytes] = set()
     for images in batches:
-        seen = [np.zeros((len(images), 0), dtype=np.uint8)]
-        outputs = _forward(network, images, lambda output, seen=seen: seen.append(_packed(output)), reuse)
+        codes = [torch.zeros(len(images), 0, dtype=torch.uint8)]
+
+        def look(output: Tensor, codes: list[Tensor] = codes) -> None:
+            codes.append(reuse.once("packed", _packed, (output,)))
+
+        outputs = _forward(network, images, look, reuse)
         if not bool(outputs.isfinite().all()):
             return _NOT_FINITE
-        codes.append(np.concatenate(seen, axis=1))
-    return Score(float(len(set(map(bytes, np.concatenate(codes))))))
+        different.update(map(bytes, torch.cat(codes, dim=1).numpy()))
+    return Score(float(len(different)))
 
 
-def _packed(output: Float[Tensor, "n ..."]) -> UInt8[np.ndarray, "n _"]:
-    """Return which units of a ReLU are on, 8 in a byte."""
-    return np.packbits((output > 0).flatten(1).cpu().numpy(), axis=1)
+def _packed(output: Float[Tensor, "n ..."]) -> UInt8[Tensor, "n _"]:
+    """Return which units of a ReLU are on, 8 in a byte, on the CPU."""
+    return torch.from_numpy(np.packbits((output > 0).flatten(1).cpu().numpy(), axis=1))
 
 
 def _forward(
@@ -290,7 +294,7 @@ class _Regions:
 
     def look(self, output: Tensor) -> None:
         """Take the code of one more ReLU into account."""
-        self._unseen.append(_packed(output))
+        self._unseen.append(_packed(output).numpy())
         if self._few is None:
             return
         self._finite = self._finite and bool(output.isfinite().all())
