@@ -12,7 +12,7 @@ from benchmarks.search import source_of
 from metantk_core.candidates import SPACES, Genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, LabelledImages
-from metantk_core.episodes import EpisodeConfig, EpisodeSource, resize
+from metantk_core.episodes import EpisodeSource, resize
 from metantk_core.networks import build_thin, initialise, restricted
 from metantk_core.recipes import RECIPES
 from metantk_core.scores import LinearRegionsConfig, Scorer, ScoringConfig
@@ -100,7 +100,7 @@ class Plain:
             self.norm(self.conv(self.relu(x), f"body.cells.{number}.preprocess_{i}.conv"))
             for i, x in enumerate((before, previous))
         ]
-        for target in DARTS.targets:
+        for target in (2, 3, 4):
             total: Array | float = 0.0
             for edge in (edge for edge in genotype.cell(kind) if edge.target == target):
                 place = f"body.cells.{number}.nodes.edges.{edge.source}-{target}"
@@ -177,14 +177,14 @@ def moments(pixels: Array) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def made(kind: str) -> EpisodeSource:
-    """Return 1,000 images: letters, white noise, or large smooth blobs in colour."""
+    """Return images: letters, white noise, or smooth blobs."""
     if kind == "letters":
         return source_of(ScoringConfig())
     rng = np.random.default_rng(0)
     side = {"noise": 32, "smooth": 8}[kind]
     pixels = rng.integers(0, 256, (3000, 1, side, side)).astype(np.float32)
     large = resize(torch.from_numpy(pixels), 32).round().numpy().astype(np.uint8)
-    return EpisodeSource(images(large), EpisodeConfig(), *moments(large))
+    return EpisodeSource(images(large), ScoringConfig().episode, *moments(large))
 
 
 # Quoted by people who recomputed it: 820, 2,150 and 2,988 of 3,000.
@@ -204,7 +204,9 @@ def test_only_noise_saturates_the_count_of_the_supernet(kind, low, high):
 def test_part_of_a_thin_supernet_counts_what_a_thin_network_of_its_own_counts(space, limit):
     known = space_named(space)
     supernet = build_thin(known.supernet(), ways=3)
-    batches = torch.randn(60, 1, 3, 3, generator=torch.Generator().manual_seed(0)).round(decimals=0).split(20)
+    patches = torch.randint(0, 2, (120, 1, 3, 3), generator=torch.Generator().manual_seed(0)).float()
+    patches[:, :, 1:] = 0  # 8 different ones, so that codes are shared
+    batches = patches.split(40)
     reuse, counts = Reuse(limit), []
     for purpose in ("first", "second"):  # other weights, in the same tensors
         initialise(supernet, SEED, purpose)
@@ -213,7 +215,7 @@ def test_part_of_a_thin_supernet_counts_what_a_thin_network_of_its_own_counts(sp
             initialise(alone, SEED, purpose)
             counts.append(linear_regions_of_batches(restricted(supernet, genotype), batches, reuse).value)
             assert counts[-1] == linear_regions_of_batches(alone, batches).value
-    assert len(set(counts)) > 1
+    assert all(1 < count <= 24 for count in counts)
 
 
 def test_other_patches_of_a_batch_change_what_a_patch_counts_for():
