@@ -82,7 +82,14 @@ def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
     mean, std = dataset.mean, dataset.std
     if config.scoring.normalisation == "cifar10":
         mean, std = (moments if len(mean) == 3 else (sum(moments) / 3,) for moments in (_CIFAR10_MEAN, _CIFAR10_STD))
-    return EpisodeSource(dataset.train, config.scoring.episode, mean, std, image_size=config.scoring.image_size)
+    return EpisodeSource(
+        dataset.train,
+        config.scoring.episode,
+        mean,
+        std,
+        image_size=config.scoring.image_size,
+        own_moments=(dataset.mean, dataset.std),
+    )
 
 
 def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
