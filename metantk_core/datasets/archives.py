@@ -110,6 +110,9 @@ class _Array:
         at_once = max(1, _PIECE // dtype.itemsize)
         for start in range(0, count, at_once):
             data = _read_exactly(self.elements, min(at_once, count - start) * dtype.itemsize)
+            codes = np.dtype(np.uint32).newbyteorder(dtype.byteorder)
+            if dtype.kind == "U" and np.frombuffer(data, codes).max() > 0x10FFFF:
+                raise ValueError("its strings hold numbers that are no characters")
             yield np.frombuffer(data, dtype)
         self.end()
 

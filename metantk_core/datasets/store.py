@@ -2,9 +2,8 @@
 
 A prepared directory holds ``{split}_images.npy`` (uint8 ``[n, c, h, w]``), ``{split}_labels.npy``,
 ``{split}_checksums.npy`` (uint8 ``[n, 16]``) and ``dataset.json``. All of it is sealed: ``dataset.json`` has its own
-checksum and the digest of the data set, which covers class names, labels and the checksums of the images; those cover
-the pixels. So whatever was changed afterwards is noticed: pixels when `prepare` finds the directory and again when an
-image is used, everything else by `load`, which reads no pixels.
+checksum and those of labels and checksums, which cover the pixels. So whatever was changed later is noticed: pixels
+when `prepare` finds the directory and again when an image is used, everything else by `load`, which reads no pixels.
 
 Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns, ``b`` bytes.
 """
@@ -81,6 +80,8 @@ class _Summary(BaseModel, frozen=True, extra="forbid", strict=True):
     class_names: dict[Split, list[str]]
     mean: list[FiniteFloat]
     std: list[FiniteFloat]
+    image_shape: list[int]
+    arrays: dict[str, str]  # SHA-256 of the elements of the small files
     digest: str
     fingerprint: str
     config: dict[str, Any]
@@ -257,6 +258,7 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
     # Sums of integers are exact in any order, so the moments are the same to the last bit wherever they are taken.
     moments = np.zeros((2, config.channels), np.int64)
     parts: list[_Part] = []
+    arrays: dict[str, str] = {}
     for name in SPLITS:
         split = splits[name]
         checksums = np.empty((len(split.labels), CHECKSUM_BYTES), np.uint8)
@@ -272,8 +274,10 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
                 if done % 64 == 0 or done == total:
                     progress(done, total, f"images of {name}")
         for array, values in (("labels", split.labels.astype("<i8")), ("checksums", checksums)):
-            with _array_file(directory / f"{name}_{array}.npy", values.dtype, values.shape) as write:
+            file = f"{name}_{array}.npy"
+            with _array_file(directory / file, values.dtype, values.shape) as write:
                 write(values)
+            arrays[file] = hashlib.sha256(values.tobytes()).hexdigest()
         parts.append(_Part(name, split.class_names, shapes[name], split.labels, checksums))
     pixels = len(splits["train"].labels) * config.image_size**2
     mean = moments[0] / pixels / 255
@@ -286,6 +290,8 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
         class_names={name: list(splits[name].class_names) for name in SPLITS},
         mean=mean.tolist(),
         std=std.tolist(),
+        image_shape=list(config.image_shape),
+        arrays=arrays,
         digest=_content_digest(parts),
         fingerprint=source.fingerprint,
         config=config.model_dump(mode="json"),
@@ -385,33 +391,33 @@ def _open(directory: Path, summary: _Summary) -> ImageDataset:
         _DamagedError: An array is not the one that was stored.
     """
     splits: dict[Split, LabelledImages] = {}
-    parts: list[_Part] = []
     for split in SPLITS:
-        files = {array: directory / f"{split}_{array}.npy" for array in _ARRAYS}
+        labels = _read_array(directory, f"{split}_labels.npy", np.dtype("<i8"), summary)
+        checksums = _read_array(directory, f"{split}_checksums.npy", np.dtype(np.uint8), summary)
+        file = directory / f"{split}_images.npy"
+        header = _array_header(file, np.dtype(np.uint8))
+        if header.shape != (len(labels), *summary.image_shape):
+            raise _DamagedError(f"'{file}' is damaged (shape {list(header.shape)}).")
+        images = np.memmap(file, np.uint8, mode="r", offset=header.length, shape=header.shape)
         names = tuple(summary.class_names[split])
-        labels = _read_array(files["labels"], np.dtype("<i8"))
-        checksums = _read_array(files["checksums"], np.dtype(np.uint8))
-        header = _array_header(files["images"], np.dtype(np.uint8))
-        if len(header.shape) != 4 or labels.shape != header.shape[:1]:
-            raise _DamagedError(f"'{files['images']}' is damaged (shape {list(header.shape)}).")
-        images = np.memmap(files["images"], np.uint8, mode="r", offset=header.length, shape=header.shape)
-        parts.append(_Part(split, names, header.shape, labels, checksums))
         splits[split] = LabelledImages(images, labels.astype(np.int64), names, split, summary.name, checksums)
-    if _content_digest(parts) != summary.digest:
-        raise _DamagedError(f"An array of labels or checksums in '{directory}' was changed after it was written.")
     return ImageDataset(
         **splits, name=summary.name, mean=tuple(summary.mean), std=tuple(summary.std), digest=summary.digest
     )
 
 
-def _read_array(file: Path, dtype: np.dtype) -> np.ndarray:
+def _read_array(directory: Path, name: str, dtype: np.dtype, summary: _Summary) -> np.ndarray:
+    file = directory / name
     header = _array_header(file, dtype)
     try:
         with open_regular(file) as stream:
             stream.seek(header.length)
-            return np.frombuffer(stream.read(header.size), dtype).reshape(header.shape)
-    except (OSError, ValueError) as error:
-        raise _DamagedError(f"'{file}' is damaged ({reason(error)}).") from error
+            data = stream.read(header.size)
+    except OSError as error:
+        raise _DamagedError(f"'{file}' can't be read ({reason(error)}).") from error
+    if hashlib.sha256(data).hexdigest() != summary.arrays.get(name):
+        raise _DamagedError(f"'{file}' was changed after it was written.")
+    return np.frombuffer(data, dtype).reshape(header.shape)
 
 
 def _array_header(file: Path, dtype: np.dtype) -> Header:
