@@ -14,8 +14,9 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def read(source: Source) -> dict[Split, tuple[tuple[str, ...], list[int], np.nda
     return found
 
 
-def outcome(reader, path: Path):
+def outcome(reader: Callable[[Path, int, Literal[3]], Source], path: Path) -> Any:
     """Return what a source gives, or the sentence that refuses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -86,7 +87,7 @@ def archives(tmp_path) -> Path:
 def write_archives(root: Path) -> Path:
     root.mkdir(parents=True)
     for offset, split in enumerate(SPLITS):
-        np.savez(root / f"{split}.npz", **arrays(offset))
+        np.savez(root / f"{split}.npz", **arrays(offset))  # pyright: ignore[reportArgumentType]
     return root
 
 
@@ -390,7 +391,7 @@ def check_any_tree(base: Path, tree: list[tuple[str, bytes, bytes, str]]) -> Non
             os.makedirs(place, exist_ok=True)
             entry = os.path.join(place, file)
             if what == "image":
-                shutil.copy(root / "val" / "a1" / "1.png", entry)
+                shutil.copy(root / "val" / "a1" / "1.png", os.fsdecode(entry))
             elif what in ("text", "empty"):
                 Path(os.fsdecode(entry)).write_bytes(b"text" if what == "text" else b"")
             elif what == "folder":
