@@ -130,7 +130,7 @@ class EpisodeSource:
         )
 
     def _take(self, rows: Int64[np.ndarray, " n"]) -> Float32[Tensor, "n c h w"]:
-        pixels = torch.from_numpy(np.array(self.images.images[rows]))
+        pixels = torch.from_numpy(self.images.take(rows))
         return resize(normalise(pixels, self.mean, self.std), self.image_size)
 
 

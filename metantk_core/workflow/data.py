@@ -9,6 +9,7 @@ from metantk_core import datasets
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
+from metantk_core.errors import InputError
 from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
@@ -42,7 +43,7 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
     else:
         kept = dataset_folder(cache, config)
         datasets.prepare(config.data, kept, progress=progress)
-        shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
+        _hand_over(kept, directory)
         dataset = datasets.load(directory)
     admit_dataset(config, dataset, ports)
     return dataset
@@ -98,11 +99,23 @@ def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> Ep
     return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    """Link a file, or copy it where the file system can't: prepared datasets are large and never change."""
+def _hand_over(kept: Path, directory: Path) -> None:
+    """Put the files of a prepared dataset into another folder: linked, or copied where the file system can't link.
+
+    Raises:
+        InputError: They can't be written there.
+    """
     try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:
-        shutil.copy2(source, target)
+        directory.mkdir(parents=True, exist_ok=True)
+        for source in sorted(kept.iterdir()):
+            target = directory / source.name
+            target.unlink(missing_ok=True)  # what an earlier attempt left may be half a copy
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copy2(source, target)
+    except OSError as error:
+        raise InputError(
+            f"Can't put the prepared dataset from '{kept}' into '{directory}' ({error.strerror}); both folders must be "
+            "there, with space left in the second."
+        ) from error
