@@ -9,6 +9,7 @@ from metantk_core import datasets
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
+from metantk_core.errors import InputError
 from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
@@ -52,8 +53,14 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
     """Check that a dataset gives all episodes that a run asks for, and note it as the run's input in the tracker.
 
     Raises:
-        InputError: It has too few classes or images.
+        InputError: It has too few classes or images, or is not the one that the run is about.
     """
+    if config.dataset_digest not in (None, dataset.digest):
+        raise InputError(
+            f"Expected the images with the digest {config.dataset_digest}, but those in "
+            f"{config.data.path or config.data.source} have {dataset.digest}; put the old ones back, or leave "
+            "dataset_digest out for a run on these."
+        )
     score_source(config, dataset)
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
