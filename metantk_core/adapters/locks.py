@@ -36,15 +36,15 @@ def waiting(path: Path, purpose: str, *, patience: float = 60.0) -> Iterator[Non
         told, nap = False, 0.02
         while not _taken(file, path):
             waited = time.monotonic() - began
+            if waited >= min(_SECONDS_OF_SILENCE, patience / 2) and not told:
+                told = True
+                sys.stderr.write(f"Waiting for {purpose}: {_holder(path)} holds {path} ...\n")
+                sys.stderr.flush()
             if waited > patience:
                 raise InputError(
                     f"Expected to get at {purpose} within {patience:.0f} seconds, but {_holder(path)} holds {path}; "
                     "end it, or wait for it and run the same command again."
                 )
-            if waited >= min(_SECONDS_OF_SILENCE, patience) and not told:
-                told = True
-                sys.stderr.write(f"Waiting for {purpose}: {_holder(path)} holds {path} ...\n")
-                sys.stderr.flush()
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP)
         _sign(file)

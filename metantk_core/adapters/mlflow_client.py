@@ -131,8 +131,9 @@ class _Translating(MlflowClient):
 def _reason(error: Exception) -> str:
     if isinstance(error, OverdueError):
         return f"no whole answer within {_SECONDS_TO_AN_ANSWER:.0f} seconds"
-    if isinstance(error, DBAPIError):
-        error = cast(Exception, error.orig)
+    behind = error.__cause__ if isinstance(error, MlflowException) else error
+    if isinstance(behind, DBAPIError):
+        error = cast(Exception, behind.orig)
     # After this MLflow quotes what the server sent: pages of HTML, and who knows what else.
     text = str(error).partition("Response body:")[0]
     lines = text.strip().splitlines()

@@ -1,7 +1,7 @@
 """MLflow's SQLite database as a file: a path enters; a database with this MLflow's tables stands there afterwards.
 
-Whatever changes tables works on a copy beside the database, which is renamed when it is whole: a process that is killed
-at any moment leaves the old database or the new one. The caller holds the database's lock.
+Whatever changes tables works on a file beside the database, which takes its place when it is whole: a process that is
+killed at any moment leaves the old database or the new one. The caller holds the database's lock.
 """
 
 import os
@@ -54,7 +54,11 @@ def bring_up_to_date(database: Path) -> None:
     for left in database.parent.glob(f"{_UNFINISHED}{database.name}*"):
         left.unlink(missing_ok=True)  # of a process that was killed: whoever holds the lock is alone
     if not database.exists() or database.stat().st_size == 0:
-        _replace(database, keep=False)
+        for suffix in _JOURNALS:
+            # Of a process that was killed before it had written anything else: it would be played back into our file.
+            database.with_name(database.name + suffix).unlink(missing_ok=True)
+        with _made_beside(database, copied=False) as made:
+            os.replace(made, database)
         return
     with closing(sqlite3.connect(database)) as connection:
         tables = _tables(connection)
@@ -67,7 +71,13 @@ def bring_up_to_date(database: Path) -> None:
                 f"here: its tables have the revision {revision}; install that MLflow, or choose another folder."
             )
         keep = _holds_anything(connection, tables)
-    _replace(database, keep=keep)
+    with (
+        _made_beside(database, copied=keep) as made,
+        closing(sqlite3.connect(made)) as source,
+        closing(sqlite3.connect(database, timeout=20.0)) as target,
+    ):
+        # One transaction. A file of another identity would leave those behind who have this one open.
+        source.backup(target)
 
 
 def follow(database: Path) -> None:
@@ -100,32 +110,31 @@ def follow(database: Path) -> None:
         )
 
 
-def _replace(database: Path, *, keep: bool) -> None:
-    unfinished = database.with_name(f"{_UNFINISHED}{database.name}")
+@contextmanager
+def _made_beside(database: Path, *, copied: bool) -> Iterator[Path]:
+    """Give a whole database in a file beside one, made of a copy of it or from nothing; removed afterwards."""
+    made = database.with_name(f"{_UNFINISHED}{database.name}")
     try:
-        if keep:
-            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(unfinished)) as copy:
+        if copied:
+            with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(made)) as copy:
                 source.backup(copy)
                 with copy:
                     _mend(copy)
-        with _engine(unfinished) as engine:
+        with _engine(made) as engine:
             if sqlalchemy.inspect(engine).has_table("alembic_version"):
                 _upgrade_db(engine)
             if not _all_tables_exist(engine):
                 _initialize_tables(engine)
-        descriptor = os.open(unfinished, os.O_RDWR)
+        descriptor = os.open(made, os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        for suffix in _JOURNALS:
-            # A journal of the old file would be played back into the new one.
-            database.with_name(database.name + suffix).unlink(missing_ok=True)
-        os.replace(unfinished, database)
+        yield made
     finally:
         for suffix in ("", *_JOURNALS):
             with suppress(OSError):
-                unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
+                made.with_name(made.name + suffix).unlink(missing_ok=True)
 
 
 @contextmanager

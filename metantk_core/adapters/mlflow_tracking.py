@@ -243,6 +243,11 @@ class MlflowTracker:
                 there = self._client.get_experiment_by_name(self._experiment)
                 if error.code != "RESOURCE_ALREADY_EXISTS" or there is None:
                     raise
+        if not there.experiment_id:
+            raise InputError(
+                f"What answers at {shown(self._connection.uri)} is no MLflow server, or one of another version: asked "
+                f"for the experiment {self._experiment!r}, it sends something else; check host, port and path."
+            )
         if there.lifecycle_stage != LifecycleStage.ACTIVE:
             raise InputError(
                 f"The MLflow experiment {self._experiment!r} was deleted; restore it with 'mlflow experiments restore "
