@@ -228,7 +228,7 @@ def _swept(root: Path) -> Iterator[None]:
 
 @contextmanager
 def open_step(
-    config: str, *, store: str, tracking_uri: str, run: Path | None = None
+    config: str, *, store: str, tracking_uri: str, run: Path | None = None, images: Path | None = None
 ) -> Iterator[tuple[RunConfig, Ports]]:
     """Give one step of a pipeline, in a process of its own, its configuration and ports.
 
@@ -240,6 +240,7 @@ def open_step(
         store: Address of the artifact store; empty keeps finished work only as long as the pod lives.
         tracking_uri: Address of MLflow; empty for ``MLFLOW_TRACKING_URI``.
         run: File with the identifier of the pipeline's run in the tracker; none opens the run.
+        images: Where a person's own images are prepared before the run is opened, which they are a part of.
     """
     folder = os.environ.get("METANTK_PROGRESS")
     parent = os.environ.get(stopping.PARENT)
@@ -253,6 +254,9 @@ def open_step(
                 "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
             )
         tracker = wiring.tracker(address)
+        if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
+            found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
+            run_config = run_config.model_copy(update={"dataset_digest": found.digest})
         with tempfile.TemporaryDirectory() as scratch:
             yield (
                 run_config,

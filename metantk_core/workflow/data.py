@@ -10,6 +10,7 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
+from metantk_core.progress import Progress, silent
 from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
@@ -37,16 +38,21 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
     Raises:
         InputError: The data are missing, broken or too few for the episodes that the run asks for.
     """
-    progress = ports.progress_for("dataset")
-    if cache is None:
-        dataset = datasets.prepare(config.data, directory, progress=progress)
-    else:
-        kept = dataset_folder(cache, config)
-        datasets.prepare(config.data, kept, progress=progress)
-        shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
-        dataset = datasets.load(directory)
+    dataset = prepare_images(config, directory, ports.progress_for("dataset"), cache=cache)
     admit_dataset(config, dataset, ports)
     return dataset
+
+
+def prepare_images(
+    config: RunConfig, directory: Path, progress: Progress = silent, *, cache: Path | None = None
+) -> ImageDataset:
+    """Build or convert the dataset into a folder; see ``prepare_dataset``."""
+    if cache is None:
+        return datasets.prepare(config.data, directory, progress=progress)
+    kept = dataset_folder(cache, config)
+    datasets.prepare(config.data, kept, progress=progress)
+    shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
+    return datasets.load(directory)
 
 
 def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> None:

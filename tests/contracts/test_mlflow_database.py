@@ -104,8 +104,8 @@ def test_a_half_migrated_database_keeps_its_runs(tmp_path: Path):
         path,
         "INSERT INTO experiments (experiment_id, name, lifecycle_stage, workspace) "
         "VALUES (7, 'mine', 'active', 'default')",
-        "INSERT INTO runs (run_uuid, name, status, lifecycle_stage, experiment_id, user_id) "
-        "VALUES ('r', 'old', 'FINISHED', 'active', 7, 'me')",
+        "INSERT INTO runs (run_uuid, name, status, lifecycle_stage, experiment_id, user_id, "
+        "start_time) VALUES ('r', 'old', 'FINISHED', 'active', 7, 'me', 1)",
         "CREATE TABLE _alembic_tmp_params (key TEXT)",
     )
     tracker = wiring.tracker(f"sqlite:///{path}")

@@ -1,6 +1,6 @@
 """Killed at any moment, as often as one likes, a search and a run end with the same bytes and leave nothing behind.
 
-A chain starts a command in an empty folder, kills it at a random moment, starts it again, and so on, until it has ended.
+A chain starts a command in an empty folder, kills it at a random moment, starts it again, and so on, until it ends.
 `METANTK_KILLS` says how many kills the long test makes (100), `METANTK_KILL_SEED` repeats one.
 """
 
