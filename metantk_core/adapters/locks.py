@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from metantk_core.errors import InputError
 
@@ -73,10 +73,10 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
+        file = path.open("ab", buffering=0)
     except OSError as error:
         raise InputError(
             f"Can't write the lock file {path}: {error.strerror}; remove it, or choose a folder that you may write to."
@@ -85,7 +85,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _taken(file: BinaryIO, path: Path) -> bool:
+def _taken(file: IO[bytes], path: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -97,11 +97,10 @@ def _taken(file: BinaryIO, path: Path) -> bool:
     return True
 
 
-def _sign(file: BinaryIO) -> None:
+def _sign(file: IO[bytes]) -> None:
     try:
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
-        file.flush()
     except OSError:
         pass  # a full disk: the lock holds, only its holder's name is missing
 
