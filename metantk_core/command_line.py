@@ -146,6 +146,7 @@ def search(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         found = workflow.search(config, dataset, ports)
     if as_json:
@@ -182,6 +183,7 @@ def train(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
     if as_json:
@@ -217,6 +219,7 @@ def evaluate(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
@@ -245,13 +248,12 @@ def run(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri)
-    place.prepare(config)
-    folder = place.folder(config)
-    locally = local.LocalRun(folder, place.store_uri, place.tracking_uri, place.datasets)
-    with terminal.PipelineDisplay(config, locally.progress) as display:
+    config = place.prepare(config)
+    locally = local.LocalRun(place.folder(config), place.store_uri, place.tracking_uri, place.datasets)
+    with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
-    if code != 0:
-        spaces.raise_step_failure(locally.progress, locally.log)
+        if code != 0:
+            spaces.raise_step_failure(locally.progress, locally.log)
     result = workflow.read_result(config, place.store())
     if as_json:
         _print_json(result.as_values())
