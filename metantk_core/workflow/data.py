@@ -10,6 +10,7 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
+from metantk_core.progress import Progress, silent
 from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
@@ -37,24 +38,35 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
     Raises:
         InputError: The data are missing, broken or too few for the episodes that the run asks for.
     """
-    progress = ports.progress_for("dataset")
-    if cache is None:
-        dataset = datasets.prepare(config.data, directory, progress=progress)
-    else:
-        kept = dataset_folder(cache, config)
-        datasets.prepare(config.data, kept, progress=progress)
-        _hand_over(kept, directory)
-        dataset = datasets.load(directory)
+    dataset = prepare_images(config, directory, ports.progress_for("dataset"), cache=cache)
     admit_dataset(config, dataset, ports)
     return dataset
+
+
+def prepare_images(
+    config: RunConfig, directory: Path, progress: Progress = silent, *, cache: Path | None = None
+) -> ImageDataset:
+    """Build or convert the dataset into a folder; see ``prepare_dataset``."""
+    if cache is None:
+        return datasets.prepare(config.data, directory, progress=progress)
+    kept = dataset_folder(cache, config)
+    datasets.prepare(config.data, kept, progress=progress)
+    _hand_over(kept, directory)
+    return datasets.load(directory)
 
 
 def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> None:
     """Check that a dataset gives all episodes that a run asks for, and note it as the run's input in the tracker.
 
     Raises:
-        InputError: It has too few classes or images.
+        InputError: It has too few classes or images, or is not the one that the run is about.
     """
+    if config.dataset_digest not in (None, dataset.digest):
+        raise InputError(
+            f"Expected the images with the digest {config.dataset_digest}, but those in "
+            f"{config.data.path or config.data.source} have {dataset.digest}; put the old ones back, or leave "
+            "dataset_digest out for a run on these."
+        )
     score_source(config, dataset)
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
@@ -83,7 +95,14 @@ def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
     mean, std = dataset.mean, dataset.std
     if config.scoring.normalisation == "cifar10":
         mean, std = (moments if len(mean) == 3 else (sum(moments) / 3,) for moments in (_CIFAR10_MEAN, _CIFAR10_STD))
-    return EpisodeSource(dataset.train, config.scoring.episode, mean, std, image_size=config.scoring.image_size)
+    return EpisodeSource(
+        dataset.train,
+        config.scoring.episode,
+        mean,
+        std,
+        image_size=config.scoring.image_size,
+        own_moments=(dataset.mean, dataset.std),
+    )
 
 
 def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
