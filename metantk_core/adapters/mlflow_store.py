@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
-from metantk_core.adapters.addresses import credentials, scheme, shown
+from metantk_core.adapters.addresses import credentials, refuse_misplaced_secrets, scheme, shown
 from metantk_core.errors import InputError
 from metantk_core.seeding import digest
 
@@ -58,6 +58,7 @@ def connect(uri: str) -> Connection:
     Raises:
         InputError: The scheme is unknown, nobody answers within seconds, or access is refused. Never names a password.
     """
+    refuse_misplaced_secrets(uri)
     kind = scheme(uri).partition("+")[0]
     openers = {
         "http": _connect_server,
