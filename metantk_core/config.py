@@ -2,11 +2,13 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
@@ -150,6 +152,38 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             found = list(dict.fromkeys(_complaint(cls, detail) for detail in error.errors(include_url=False)))
             more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
             raise InputError(f"Can't use {origin}: {'; '.join(found[:_COMPLAINTS])}{more}.") from error
+
+
+def explained(config: RunConfig) -> str:
+    """Return a configuration as YAML that reads back to an equal one, with the meaning and limits of every setting."""
+    return "".join(f"{line}\n" for line in _explained(RunConfig, json.loads(config.to_json()), ""))
+
+
+def _explained(model: type[BaseModel], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        below = field.annotation
+        limits = _limits(field)
+        for line in textwrap.wrap(f"{(field.description or '').rstrip('.')}{f' ({limits})' if limits else ''}.", 100):
+            yield f"{indent}# {line}"
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _explained(below, values[name], f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {json.dumps(values[name], ensure_ascii=False)}"
+
+
+def _limits(field: FieldInfo) -> str:
+    """Return what a number must be between, in words."""
+    limits = {
+        kind: value
+        for part in field.metadata
+        for kind in ("ge", "gt", "le", "lt")
+        if (value := getattr(part, kind, None)) is not None
+    }
+    words = {kind: f"{value:g}" if isinstance(value, float) else f"{value:,}" for kind, value in limits.items()}
+    least = f"from {words['ge']}" if "ge" in words else f"above {words['gt']}" if "gt" in words else ""
+    most = f"to {words['le']}" if "le" in words else f"below {words['lt']}" if "lt" in words else ""
+    return f"{least}{', ' if 'lt' in words and least else ' '}{most}".strip()
 
 
 def load_config(

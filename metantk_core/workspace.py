@@ -60,8 +60,9 @@ class Workspace:
         """Make the run's folder and make sure that MLflow answers, before anything expensive.
 
         Raises:
-            InputError: The folder can't be written, or MLflow doesn't answer.
+            InputError: No candidate is within the limits, the folder can't be written, or MLflow doesn't answer.
         """
+        workflow.check_limits(config)
         self._make_writable(self.folder(config))
         wiring.tracker(self.tracking_uri)
 

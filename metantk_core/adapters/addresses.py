@@ -51,10 +51,10 @@ def refuse_secrets(uri: str) -> None:
         InputError: It may hold one.
     """
     if may_hold_secret(uri):
+        server = "scheme, host, port and path alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
         raise InputError(
             f"The address {shown(uri)} was given with a user, password, query or fragment, which would be readable in "
-            "the result; give scheme, host, port and path alone, and set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) where the work runs."
+            f"the result; give {f'{server}MLFLOW_TRACKING_TOKEN) where the work runs' if scheme(uri) else 'a folder'}."
         )
 
 

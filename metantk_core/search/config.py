@@ -9,7 +9,7 @@ from metantk_core.candidates import FiniteSearchSpace, space_named
 from metantk_core.errors import InputError
 from metantk_core.search.constraints import ConstraintsConfig
 
-MOST_GENERATIONS = 200
+MOST_GENERATIONS = 100
 """Of an evolution in shards: each has steps of its own in the pipeline, and a cluster keeps that as one object."""
 
 Strategy = Literal["sample", "enumerate", "prune", "evolve", "race"]

@@ -21,7 +21,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from mlflow.tracking import MlflowClient
 
 from metantk_core import wiring
-from metantk_core.adapters.addresses import may_hold_secret, shown
+from metantk_core.adapters.addresses import may_hold_secret, refuse_secrets, shown
 from metantk_core.errors import InputError
 from metantk_core.registry import MetricPoint
 
@@ -243,7 +243,7 @@ def test_a_secret_is_never_shown_wherever_it_stands_in_an_address(uri: str):
     assert "hunter2" not in shown(uri)
     assert may_hold_secret(uri)
     with pytest.raises(InputError) as caught:
-        wiring.refuse_secrets(uri)
+        refuse_secrets(uri)
     assert "hunter2" not in str(caught.value)
 
 
@@ -271,7 +271,7 @@ def test_an_address_of_a_server_whose_password_can_not_be_told_from_its_path_is_
 def test_an_address_without_secrets_is_shown_as_it_is(uri: str):
     assert shown(uri) == uri
     assert not may_hold_secret(uri)
-    wiring.refuse_secrets(uri)
+    refuse_secrets(uri)
 
 
 def test_mlflow_is_imported_only_for_who_asks():
