@@ -2,20 +2,49 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from metantk_core import __version__
 from metantk_core.candidates import parse_genotype
 from metantk_core.config import Role, RunConfig, explained, load_config
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.recipes import RECIPES
+
+# What is said of arguments that don't fit; typer has its own copy of click and gives out but the subclass.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """The commands; what they complain about is shown without words that may be addresses with a password."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _without_addresses():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _without_addresses():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _without_addresses() -> Iterator[None]:
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        error.message = without_addresses(error.message)
+        raise
+
 
 app = typer.Typer(
     name="metantk",
+    cls=_Commands,
     help="Training-free architecture search for few-shot learning: rank architectures at initialisation, "
     "meta-train the best, say how far to trust it.",
     epilog="Start with: metantk run smoke",
@@ -50,10 +79,11 @@ AsJson = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"metantk {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -134,13 +164,18 @@ def score(
         workflow.check_own_model(config, model)
         records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config))
     elif genotype is None or _names_configuration(genotype):
-        got = "nothing" if genotype is None else f"the configuration {genotype!r}"
+        got = "nothing" if genotype is None else f"the configuration {quoted(genotype)}"
         raise InputError(
             f"Expected an architecture in the recipe's search space, or --model package.module:factory, got {got}; "
             "give the architecture first, then the recipe."
         )
     else:
         config = _config(recipe, overrides, seed)
+        if without_addresses(genotype) != genotype:  # which the search space would quote
+            raise InputError(
+                f"Expected an architecture in the recipe's search space, got {quoted(genotype)}; give the architecture "
+                "first, then the recipe."
+            )
         parse_genotype(config.search.space, genotype)
         records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
     if as_json:

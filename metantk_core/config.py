@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
 from metantk_core.ranking import Criterion
 from metantk_core.scores import ScoringConfig
@@ -24,7 +24,6 @@ Role = Literal["best", "worst", "random"]
 ROLES: tuple[str, ...] = get_args(Role)
 
 _COMPLAINTS = 10  # in one message
-_SHOWN = 60  # characters of a wrong value
 
 
 class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -217,7 +216,7 @@ def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
     if path.suffix not in (".yaml", ".yml", ".json"):
         near = difflib.get_close_matches(source[:100], recipes, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(recipes)}"
-        raise InputError(f"Expected the name of a recipe or a .yaml or .json file, but got {_shown(source)}; {hint}.")
+        raise InputError(f"Expected the name of a recipe or a .yaml or .json file, but got {quoted(source)}; {hint}.")
     values = read_settings(path)
     if not isinstance(values, dict):
         raise InputError(
@@ -227,7 +226,7 @@ def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
     if recipe is None:
         return values
     if not isinstance(recipe, str) or recipe not in recipes:
-        got = _shown(recipe) if isinstance(recipe, str) else _kind(recipe)
+        got = quoted(recipe) if isinstance(recipe, str) else _kind(recipe)
         raise InputError(
             f"Expected the name of a recipe under 'recipe' in {source}, but got {got}; the recipes are "
             f"{', '.join(recipes)}."
@@ -247,7 +246,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(
-            f"Expected an override like search.num_candidates=200, but got {_shown(override)}; write key=value."
+            f"Expected an override like search.num_candidates=200, but got {quoted(override)}; write key=value."
         )
     *parents, last = path.split(".")
     place = values
@@ -255,7 +254,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
             raise InputError(
-                f"The override of {_shown(path)} goes below {'.'.join(parents[: depth + 1])}, which is a single value; "
+                f"The override of {quoted(path)} goes below {'.'.join(parents[: depth + 1])}, which is a single value; "
                 "shorten the key."
             )
     try:
@@ -273,25 +272,17 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         known: Iterable[str] = _fields_at(model, location[:-1])
         near = difflib.get_close_matches(location[-1][:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"there is no setting {_shown('.'.join(location))} ({hint})"
+        return f"there is no setting {quoted('.'.join(location))} ({hint})"
     # Behind the settings' own names come the names of types, where a setting may have one of several.
     where = ".".join(part for depth, part in enumerate(location) if part in _fields_at(model, location[:depth]))
-    message = detail["msg"].removeprefix("Value error, ").rstrip(".")
+    message = without_addresses(detail["msg"].removeprefix("Value error, ").rstrip("."))
     message = message[:1].lower() + message[1:]
     if not where:
         return message
     given = detail["input"]
-    shown = f", not {_shown(given)}" if isinstance(given, str | int | float | bool | None) else f", not {_kind(given)}"
-    own = detail["type"] == "value_error" and isinstance(given, Mapping | BaseModel)  # says itself what it found
+    shown = f", not {quoted(given)}" if isinstance(given, str | int | float | bool | None) else f", not {_kind(given)}"
+    own = detail["type"] == "value_error" and not isinstance(given, str | int | float)  # says itself what it found
     return f"{where}: {message}{'' if own else shown}"
-
-
-def _shown(value: object) -> str:
-    """Return a value that a person gave for a message; not what may be an address with a password."""
-    if isinstance(value, str) and ("@" in value or "://" in value):
-        return "what may be an address (not shown: it may hold a password)"
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _kind(value: object) -> str:

@@ -3,8 +3,8 @@
 import re
 from fractions import Fraction
 
-from metantk_core.adapters.addresses import may_hold_secret, refuse_secrets, scheme, shown
-from metantk_core.errors import InputError
+from metantk_core.adapters.addresses import refuse_secrets, scheme, shown
+from metantk_core.errors import InputError, quoted
 
 MOST_RETRIES = 20
 """Of a step: the wait doubles each time, up to an hour, so these take most of a day."""
@@ -45,7 +45,7 @@ def cpu_request(text: str) -> str:
     if cores is None or not Fraction(1, 1000) <= cores <= _MOST_CPU or cores * 1000 % 1:
         raise InputError(
             f"Expected a CPU request as Kubernetes writes it, such as 4, 0.5 or 500m, from 1m to {_MOST_CPU}, got "
-            f"{_short(text)}; give another one."
+            f"{quoted(text)}; give another one."
         )
     return str(int(cores)) if cores == int(cores) else f"{int(cores * 1000)}m"
 
@@ -64,7 +64,7 @@ def memory_request(text: str) -> str:
     if size is None or not 1 <= size <= _MOST_MEMORY or size % 1:
         raise InputError(
             "Expected a memory request as Kubernetes writes it, such as 16G, 1.5Gi or 512Mi (no B at the end), from 1 "
-            f"byte to 1Pi, got {_short(text)}; give another one."
+            f"byte to 1Pi, got {quoted(text)}; give another one."
         )
     return text if re.fullmatch(r"[0-9]+([KMGTP]i|[MGTP])?", text) else str(int(size))
 
@@ -76,10 +76,9 @@ def admit_image(name: str) -> None:
         InputError: It is none.
     """
     if len(name) > 255 or not _IMAGE.fullmatch(name):
-        what = "what may hold a password" if may_hold_secret(name.replace(":", "")) else _short(name)
         raise InputError(
             "Expected an image as registry/name:tag or registry/name@sha256:digest, in small letters and without "
-            f"spaces or https://, got {what}; give such a name."
+            f"spaces or https://, got {quoted(name)}; give such a name."
         )
 
 
@@ -92,7 +91,7 @@ def admit_accelerator(name: str) -> None:
     domain, slash, resource = name.partition("/")
     if not slash or not _DOMAIN.fullmatch(domain) or "." not in domain or not _NAME.fullmatch(resource):
         raise InputError(
-            f"Expected an accelerator as nodes offer it, such as nvidia.com/gpu or amd.com/gpu, got {_short(name)}; "
+            f"Expected an accelerator as nodes offer it, such as nvidia.com/gpu or amd.com/gpu, got {quoted(name)}; "
             "see 'Allocatable' in kubectl describe node."
         )
 
@@ -108,19 +107,19 @@ def admit_addresses(store: str, tracking_uri: str) -> None:
     if tracking_uri and (scheme(tracking_uri).partition("+")[0] not in ("http", "https", "postgresql")):
         raise InputError(
             "Expected MLflow's address as pods see it, which starts with http://, https:// or postgresql://, got "
-            f"{_short(shown(tracking_uri))}; a file on this machine is none."
+            f"{shown(tracking_uri)}; a file on this machine is none."
         )
     if tracking_uri.endswith("://"):
         raise InputError(f"Expected a host after {tracking_uri}; give MLflow's address as pods see it.")
     if store and (scheme(store) not in ("", "file") or not store.removeprefix("file://").startswith("/")):
         raise InputError(
             f"Expected the store as an absolute folder that all pods mount, such as /mnt/store, got "
-            f"{_short(shown(store))}; other kinds of stores are not there yet."
+            f"{shown(store)}; other kinds of stores are not there yet."
         )
     for address in (store, tracking_uri):
         if len(address) > 1000 or any(part in ("..", ".") for part in address.split("/")):
             raise InputError(
-                f"Expected an address without '.' and '..' of at most 1,000 characters, got {_short(address)}."
+                f"Expected an address without '.' and '..' of at most 1,000 characters, got {quoted(address)}."
             )
 
 
@@ -130,7 +129,3 @@ def _quantity(text: str) -> Fraction | None:
         return None
     unit = parts["unit"] or "e0"
     return Fraction(parts["number"].rstrip(".")) * (_UNITS[unit] if unit in _UNITS else Fraction(f"1{unit}"))
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")

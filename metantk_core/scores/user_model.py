@@ -24,7 +24,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from metantk_core.episodes import EpisodeSource
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import count_parameters
 from metantk_core.scores.definitions import SCORES
@@ -42,7 +42,6 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _INSTALLED = ("<frozen ", _OURS, *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")))
 _FRAMES = 8  # of a person's code: the last ones
 _LONGEST = 300  # characters of their message
-_SHOWN = 100
 _TOLERANCE = 1e-3  # of logits, relative: what batching may change by rounding
 
 
@@ -134,8 +133,8 @@ def load_factory(address: str) -> Callable[[int, int], object]:
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise InputError(
-            f"expected a model as package.module:factory, got {address[:_SHOWN]!r}; write the module's name without "
-            "folders and .py, as in an import, and name a function or class of it"
+            f"expected a model as package.module:factory, got {quoted(address)}; write the module's name without folders "
+            "and .py, as in an import, and name a function or class of it"
         )
     module_name, name = parts["module"], parts["name"]
     here = os.getcwd()
