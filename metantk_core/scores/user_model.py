@@ -133,8 +133,8 @@ def load_factory(address: str) -> Callable[[int, int], object]:
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise InputError(
-            f"expected a model as package.module:factory, got {quoted(address)}; write the module's name without folders "
-            "and .py, as in an import, and name a function or class of it"
+            f"expected a model as package.module:factory, got {quoted(address)}; write the module's name without "
+            "folders and .py, as in an import, and name a function or class of it"
         )
     module_name, name = parts["module"], parts["name"]
     here = os.getcwd()

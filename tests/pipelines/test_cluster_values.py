@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """What a person asks of a cluster is refused at once, or compiles to what Kubernetes understands."""
 
 import itertools
@@ -45,7 +46,7 @@ def value(quantity: str) -> Fraction:
 )  # fmt: skip
 def test_cpu_is_a_quantity_of_kubernetes(text, request_):
     if request_ is None:
-        with pytest.raises(InputError, match="such as 4, 0.5 or 500m"):
+        with pytest.raises(InputError, match=r"such as 4, 0\.5 or 500m"):
             Resources(cpu=text)
     else:
         assert cpu_request(text) == request_
@@ -58,7 +59,7 @@ def test_cpu_is_a_quantity_of_kubernetes(text, request_):
 )  # fmt: skip
 def test_memory_is_a_quantity_of_kubernetes(text, request_):
     if request_ is None:
-        with pytest.raises(InputError, match="such as 16G, 1.5Gi or 512Mi"):
+        with pytest.raises(InputError, match=r"such as 16G, 1\.5Gi or 512Mi"):
             Resources(memory=text)
     else:
         assert memory_request(text) == request_
