@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from metantk_core.candidates import PUBLISHED, parse_genotype
 from metantk_core.command_line import app
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
@@ -92,7 +94,7 @@ def test_unknown_operation_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_score_wants_an_architecture_or_a_model(tmp_path):
-    assert_refused(metantk("score", cwd=tmp_path), "expected an architecture", "--model")
+    assert_refused(metantk("score", cwd=tmp_path), "Expected an architecture", "--model")
     both = metantk("score", CELL, "smoke", "--model", "package.module:factory", cwd=tmp_path)
     assert_refused(both, "not both")
 
@@ -103,6 +105,24 @@ def test_model_that_is_not_there_is_refused(tmp_path):
         "    return nn.Sequential(nn.Conv2d(in_channels, 8, 5, 4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(ways))\n"
     )
     assert_refused(metantk("score", "--model", "mine:absent", "smoke", cwd=tmp_path), "absent", "mine")
+
+
+def test_a_published_candidate_is_scored_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = ("--set", "search.space=darts_fewshot", "--set", "scoring.scores=[params]")
+    by_name = CliRunner().invoke(app, ["score", "paper-mini-5-a", "smoke", *small, "--json"])
+    by_text = CliRunner().invoke(app, ["score", PUBLISHED["paper-mini-5-a"].genotype, "smoke", *small, "--json"])
+    (named,), (written,) = json.loads(by_name.stdout), json.loads(by_text.stdout)
+    assert named["genotype"] == written["genotype"] == str(parse_genotype("darts_fewshot", "paper-mini-5-a"))
+    assert named["draws"] == written["draws"]
+
+
+def test_help_of_score_names_the_published_candidates():
+    said = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).stdout
+    for name in PUBLISHED:
+        group, letter = name[:-1], name[-1]
+        assert group in said
+        assert letter in "abc"
 
 
 def test_folder_with_too_few_images_is_refused_before_anything_is_scored(tmp_path):
@@ -150,3 +170,28 @@ def test_unknown_role_is_refused(tmp_path):
     assert done.returncode == 2
     assert "'best', 'worst', 'random'" in done.stderr
     assert not list(tmp_path.glob("runs/scores/*"))
+
+
+def test_a_recipe_in_the_place_of_an_architecture_is_told_before_images_are_made(tmp_path):
+    assert_refused(metantk("score", "smoke", cwd=tmp_path), "'smoke'", "architecture first")
+    assert_refused(metantk("score", CELL, "--model", "mine:make", cwd=tmp_path), "not both")
+    assert_refused(metantk("score", "--model", "mine:make", "smoke", cwd=tmp_path), "mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_known_at_the_start_is_refused_at_the_start(tmp_path):
+    for name in ("a/b", "a:b", "' '", "..", "x" * 300):
+        done = metantk("run", "smoke", "--set", f"registered_model={name}", cwd=tmp_path)
+        assert_refused(done, "registered_model")
+    done = metantk("train", "smoke", "--role", "worst", "--set", "trained_roles=[best]", cwd=tmp_path)
+    assert_refused(done, "best", "--role worst")
+    assert_refused(metantk("run", "smoke", "--set", "search.constraints.max_params=9", cwd=tmp_path), "max_params")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_score_without_any_value_ends_with_exit_code_1(tmp_path):
+    cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    done = metantk("score", cell, "smoke", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert {record["score"] for record in json.loads(done.stdout)} >= {"metantk_cond", "params"}
