@@ -12,7 +12,7 @@ from metantk_core.scores.evaluate import (
     scoring_episodes,
 )
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
-from metantk_core.scores.user_model import MODEL_SPACE, load_factory, score_model
+from metantk_core.scores.user_model import MODEL_SPACE, check_model, load_factory, score_model
 
 __all__ = [
     "MODEL_SPACE",
@@ -28,6 +28,7 @@ __all__ = [
     "Scorer",
     "ScoringConfig",
     "candidate_kernels",
+    "check_model",
     "condition_number",
     "load_factory",
     "log_determinant",
