@@ -102,8 +102,8 @@ def check_limits(config: RunConfig) -> None:
         least = int(table.cheapest(supernet, cost))
         if limit is not None and least > limit:
             raise InputError(
-                f"No candidate of {config.search.space} is within search.constraints.max_{cost} = {limit:,}: the least is "
-                f"{least:,}; raise the limit, or lower training.network.channels."
+                f"No candidate of {config.search.space} is within search.constraints.max_{cost} = {limit:,}: the least "
+                f"is {least:,}; raise the limit, or lower training.network.channels."
             )
 
 
