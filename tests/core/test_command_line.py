@@ -175,23 +175,6 @@ def test_unknown_role_is_refused(tmp_path):
     assert not list(tmp_path.glob("runs/scores/*"))
 
 
-def test_a_recipe_in_the_place_of_an_architecture_is_told_before_images_are_made(tmp_path):
-    assert_refused(metantk("score", "smoke", cwd=tmp_path), "'smoke'", "architecture first")
-    assert_refused(metantk("score", CELL, "--model", "mine:make", cwd=tmp_path), "not both")
-    assert_refused(metantk("score", "--model", "mine:make", "smoke", cwd=tmp_path), "mine")
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_can_be_known_at_the_start_is_refused_at_the_start(tmp_path):
-    for name in ("a/b", "a:b", "' '", "..", "x" * 300):
-        done = metantk("run", "smoke", "--set", f"registered_model={name}", cwd=tmp_path)
-        assert_refused(done, "registered_model")
-    done = metantk("train", "smoke", "--role", "worst", "--set", "trained_roles=[best]", cwd=tmp_path)
-    assert_refused(done, "best", "--role worst")
-    assert_refused(metantk("run", "smoke", "--set", "search.constraints.max_params=9", cwd=tmp_path), "max_params")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.slow
 def test_score_without_any_value_ends_with_exit_code_1(tmp_path):
     cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"

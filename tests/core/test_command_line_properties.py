@@ -26,6 +26,7 @@ from metantk_core.config import RunConfig, explained, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
 from metantk_core.settings_text import parse_json, parse_yaml
+from metantk_core.workflow import check_limits
 from metantk_core.workspace import Workspace
 from pipelines import search_and_meta_train
 
@@ -292,3 +293,50 @@ def test_what_is_no_file_of_settings_is_refused_at_once(kind, tmp_path, monkeypa
     assert_contract(code, said)
     assert code == 2
     assert "mine.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["score", "smoke"], ["'smoke'", "architecture first"]),
+        (["score"], ["Expected an architecture", "--model"]),
+        (["score", CELL, "--model", "mine:make"], ["not both"]),
+        (["score", CELL, "smoke", "--model", "mine:make"], ["not both"]),
+        (["score", "--model", "mine:make", "smoke"], ["mine"]),
+        (["score", CELL.replace("nor_conv_1x1", "conv_7x7"), "smoke"], ["conv_7x7"]),
+        *((["run", "smoke", "--set", f"registered_model={name}"], ["registered_model"]) for name in ("a/b", "a:b", "' '", "..", "x" * 300)),
+        (["train", "smoke", "--role", "worst", "--set", "trained_roles=[best]"], ["best", "--role worst"]),
+        (["evaluate", "smoke", "--role", "worst", "--set", "trained_roles=[best]"], ["best", "--role worst"]),
+        (["compile", "smoke", "--accelerators", "4"], ["--accelerator"]),
+        (["recipes", "--explain"], ["--show"]),
+        (["run", "smoke", "--set", "name=" + "x" * 300], ["name"]),
+        (["run", "smoke", "--set", "search.shards=1000000000"], ["search.shards", "1000"]),
+        (["run", "smoke", "--set", "scoring.tasks=1000", "--set", "scoring.episode.ways=1000"], ["10,000"]),
+        *((["run", "smoke", "--set", f"{path}=true"], [path]) for path in ("search.num_candidates", "data.channels", "scoring.ridge", "seed")),
+        (["run", "smoke", "--set", "data.seed=1:30"], ["data.seed", "'1:30'"]),
+        (["run", "smoke", "--set", "seed=010"], ["seed", "010"]),
+        (["run", "smoke", "--set", "training.inner_learning_rate=.inf"], ["inner_learning_rate"]),
+    ],
+)  # fmt: skip
+def test_what_can_be_known_at_the_start_is_told_before_images_are_made(line, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = metantk(*line)
+    assert_contract(code, said)
+    assert code == 2
+    for word in words:
+        assert word in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_limits_that_no_candidate_meets_are_told_with_the_least(tmp_path):
+    config = load_config("smoke", RECIPES, ["search.constraints.max_params=9"])
+    with pytest.raises(InputError, match=r"max_params = 9: the least is 4,737"):
+        check_limits(config)
+    check_limits(load_config("smoke", RECIPES, ["search.constraints.max_params=4737"]))
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line():
+    with pytest.raises(InputError, match="line 3: the key 'seed'"):
+        parse_yaml("seed: 1\nname: a\nseed: 2\n")
+    with pytest.raises(InputError, match="the key 'seed' stands there twice"):
+        RunConfig.from_json('{"seed": 1, "seed": 2}')
