@@ -1,6 +1,6 @@
 """Scores at initialisation: genotypes and episodes enter, records with explicit outcomes leave."""
 
-from metantk_core.scores.conditioning import condition_number, log_determinant, rounding_floor, trace_ratio
+from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
 from metantk_core.scores.definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
 from metantk_core.scores.evaluate import (
     CandidateKernels,
@@ -32,7 +32,6 @@ __all__ = [
     "condition_number",
     "load_factory",
     "log_determinant",
-    "rounding_floor",
     "score_candidate",
     "score_model",
     "scoring_episodes",
