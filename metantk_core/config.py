@@ -85,6 +85,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         """The digest of all that can change a number: not of the name, nor of the number of shards."""
         values = json.loads(self.to_json())
         del values["name"], values["registered_model"], values["search"]["shards"]
+        del values["search"]["mix_devices"]  # says what is refused: a refused search goes on when it is allowed
         return digest(values)
 
     @property

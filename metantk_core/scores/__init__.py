@@ -8,10 +8,11 @@ from metantk_core.scores.evaluate import (
     Scorer,
     ScoringConfig,
     candidate_kernels,
+    inner_loop,
     score_candidate,
     scoring_episodes,
 )
-from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.user_model import MODEL_SPACE, load_factory, score_model
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "ScoringConfig",
     "candidate_kernels",
     "condition_number",
+    "device_kind",
+    "inner_loop",
     "load_factory",
     "log_determinant",
     "rounding_floor",

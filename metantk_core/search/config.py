@@ -98,6 +98,11 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     shards: int = Field(
         default=2, ge=1, description="Number of parts that are scored side by side; never changes a result."
     )
+    mix_devices: bool = Field(
+        default=False,
+        description="Whether candidates that were scored on different kinds of device (cpu, cuda), which round "
+        "differently, may be compared; otherwise that is refused.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":
