@@ -44,10 +44,11 @@ AsJson = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"metantk {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -80,12 +81,17 @@ def recipes(
     epilog="Examples: "
     "metantk score '|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|'"
     '  ·  metantk score "Genotype(normal=[...], ...)" glyphs-darts --set scoring.num_inits=10'
+    "  ·  metantk score paper-mini-5-a glyphs-darts"
     "  ·  metantk score --model my_package.my_module:make_network smoke"
 )
 def score(
     genotype: Annotated[
         str | None,
-        typer.Argument(help="An architecture in the text form of the recipe's search space; left out with --model."),
+        typer.Argument(
+            help="An architecture in a text form of the recipe's search space, or the name of a published one: "
+            "paper-mini-5-, paper-mini-8-, paper-tiered-5- or paper-tiered-8-, each with a, b or c. "
+            "Left out with --model."
+        ),
     ] = None,
     recipe: Recipe = "glyphs",
     model: Annotated[
