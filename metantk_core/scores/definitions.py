@@ -372,7 +372,6 @@ SCORES = ScoreTable(
         "own pass",
         revision=2,
         own_reads=("linear_regions", "network.cells", "initialisation", "redraw"),
-        sees="nothing",
     ),
     ScoreDefinition(
         "params",
