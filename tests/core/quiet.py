@@ -43,9 +43,9 @@ def noise(seed: int = 0, channels: int = 1) -> ImageDataset:
 def tiny(*overrides: str) -> RunConfig:
     """Return a search of a few tiny networks."""
     small = [
-        "search.num_candidates=6",
+        "search.num_candidates=4",
         "search.race.first=2",
-        "scoring.num_inits=4",
+        "scoring.num_inits=3",
         "scoring.network={channels: 2, cells: 1}",
         "scoring.linear_regions.images=32",
         "scoring.image_size=8",
