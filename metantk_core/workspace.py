@@ -70,8 +70,10 @@ class Workspace:
             change, and is then another run.
 
         Raises:
-            InputError: The folder can't be written, MLflow doesn't answer, or the images can't be read.
+            InputError: No candidate is within the limits, the folder can't be written, MLflow doesn't answer, or the
+                images can't be read.
         """
+        workflow.check_limits(config)
         self._make_writable(self.root.absolute())
         wiring.tracker(self.tracking_uri)
         if config.data.path is None or config.dataset_digest is not None:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from pydantic import BaseModel, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 from torch import Tensor, nn
 
 from metantk_core.candidates import Costs, Genotype
@@ -72,12 +72,14 @@ from metantk_core.scores.conditioning import condition_number, log_determinant, 
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
 from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.patches import RESIZED, training_patches
-from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.synflow import synflow
 from metantk_core.seeding import generator
 
 _Duration = Annotated[
-    float, PlainSerializer(lambda time: "inf" if math.isinf(time) else time, when_used="json")  # JSON has no infinity
+    float,
+    BeforeValidator(lambda time: math.inf if time == "inf" else time),
+    PlainSerializer(lambda time: "inf" if math.isinf(time) else time, when_used="json"),  # JSON has no infinity
 ]
 
 
@@ -85,10 +87,11 @@ _KEPT_BYTES = 2**30  # of weights of initialised networks
 _REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
 _KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
 _PADDING = 4
+_MOST_IMAGES = 10_000  # of a kernel: the square of it in float64 takes 0.8 GB
 _ATTEMPTS = 100  # to draw an episode that shares no image with the others of its batch
 
 
-class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
+class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """The network and the images of ``linear_regions``; the defaults are the published ones."""
 
     definition: Literal["published", "noise"] = Field(
@@ -100,11 +103,16 @@ class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
     channels: int = Field(
         default=1,
         ge=1,
+        le=1024,
         description="Channels after the stem, with 'noise'; the published network has no stem, and 1 channel at first.",
     )
-    image_size: int = Field(default=3, ge=1, description="Height and width of the images, which have one channel.")
-    images: int = Field(default=3000, ge=2, description="Number of images: the largest possible score.")
-    batch: int = Field(default=1000, ge=2, description="Patches that are normalised together, with 'published'.")
+    image_size: int = Field(
+        default=3, ge=1, le=512, description="Height and width of the images, which have one channel."
+    )
+    images: int = Field(default=3000, ge=2, le=100_000, description="Number of images: the largest possible score.")
+    batch: int = Field(
+        default=1000, ge=2, le=100_000, description="Patches that are normalised together, with 'published'."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "LinearRegionsConfig":
@@ -121,23 +129,30 @@ class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
+class ScoringConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How candidates are scored at initialisation."""
 
     scores: tuple[str, ...] = Field(
         default=("metantk_cond", "ntk_cond", "params", "flops"),
         min_length=1,
+        max_length=100,
+        strict=False,  # JSON has lists alone
         description="Names of the scores to compute; metantk_cond_anil_time1_ridge1e-5 and the like are other inner "
         "loops beside the one below.",
     )
     num_inits: int = Field(
-        default=3, ge=1, description="Initialisations, each with episodes of its own, that a score averages."
+        default=3, ge=1, le=1000, description="Initialisations, each with episodes of its own, that a score averages."
     )
-    tasks: int = Field(default=3, ge=1, description="Episodes of one kernel.")
+    tasks: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Episodes of one kernel, whose images are 10,000 at most: it has their square.",
+    )
     episode: EpisodeConfig = Field(
         default=EpisodeConfig(ways=5, shots=1, queries=1), description="Size of these episodes."
     )
-    image_size: int = Field(default=32, ge=1, description="Height and width of the scored images, in pixels.")
+    image_size: int = Field(default=32, ge=1, le=512, description="Height and width of the scored images, in pixels.")
     network: NetworkConfig = Field(
         default=NetworkConfig(channels=16, cells=5), description="Width and depth of the scored networks."
     )
@@ -147,7 +162,7 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     time: _Duration = Field(
         default=math.inf, ge=0, description="Inner learning rate times inner steps; inf is adaptation to convergence."
     )
-    ridge: float = Field(default=1e-3, ge=0, allow_inf_nan=False, description="Regularisation λ of the inner loop.")
+    ridge: float = Field(default=1e-3, ge=0, le=1e30, description="Regularisation λ of the inner loop.")
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
     outputs: Outputs = Field(
         default="sum",
@@ -187,6 +202,12 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _has_enough_tasks(self) -> "ScoringConfig":
+        images = self.tasks * self.episode.ways * (self.episode.shots + self.episode.queries)
+        if images > _MOST_IMAGES:
+            raise ValueError(
+                f"{self.tasks} tasks of {images // self.tasks:,} images are {images:,} images of one kernel, more than "
+                f"{_MOST_IMAGES:,}: lower tasks, episode.ways, shots or queries"
+            )
         for name in self.scores:
             if self.tasks < SCORES[name].tasks:
                 raise ValueError(
@@ -457,7 +478,14 @@ class Scorer:
             ways=self._config.episode.ways,
         )
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
+    def score(
+        self,
+        genotype: Genotype,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
         """Return one record per score, in the order of the configuration.
 
         Args:
@@ -465,28 +493,43 @@ class Scorer:
             repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
             stream: Name of other random numbers than the usual ones, for weights and episodes.
             weights: Name that sets the weights apart from others of the stream.
+            names: The scores that are asked for, among those of the configuration; all if not given. The value of a
+                score does not depend on which others are computed beside it.
         """
-        draws: dict[str, list[Score]] = {name: [] for name in self._config.scores}
-        seconds = dict.fromkeys(self._config.scores, 0.0)
-        for repeat in repeats if self._drawn else ():
+        wanted = [name for name in self._config.scores if names is None or name in names]
+        drawn = [name for name in wanted if name in self._drawn]
+        counted = [name for name in wanted if name in self._counted]
+        draws: dict[str, list[Score]] = {name: [] for name in wanted}
+        seconds = dict.fromkeys(wanted, 0.0)
+        for repeat in repeats if drawn else ():
             start = perf_counter()
             draw = self.draw(genotype, repeat, stream, weights)
-            _share(seconds, self._drawn, start)
-            for names in _sharing(self._drawn):
+            _share(seconds, drawn, start)
+            for together in _sharing(drawn):
                 start = perf_counter()
-                for name, score in shared_scores(names, draw).items():
+                for name, score in shared_scores(together, draw).items():
                     draws[name].append(score)
-                _share(seconds, names, start)
-        if self._counted:
+                _share(seconds, together, start)
+        if counted:
             start = perf_counter()
             costs = self._costs.of(genotype)
-            for name in self._counted:
+            for name in counted:
                 draws[name].append(Score(float(_OF_COSTS[name](costs))))
-            _share(seconds, self._counted, start)
-        text = str(genotype)
+            _share(seconds, counted, start)
+        text, device = str(genotype), device_kind(self._device)
         return tuple(
-            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream, weights)
-            for name in self._config.scores
+            ScoreRecord(
+                genotype.space,
+                text,
+                name,
+                tuple(draws[name]),
+                self._seed,
+                seconds[name],
+                stream,
+                weights,
+                "" if name in _OF_COSTS else device,
+            )
+            for name in wanted
         )
 
     def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> "Draw":
