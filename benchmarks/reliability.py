@@ -36,6 +36,7 @@ from metantk_core.datasets.glyphs import glyphs
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
+    SINGLE_PRECISION,
     KernelBlocks,
     Kernels,
     Outputs,
@@ -44,6 +45,7 @@ from metantk_core.kernels import (
     centred_targets,
     held_out_predictions,
     meta_ntk,
+    rounding_floor,
     split,
     tangent_and_last_layer_kernel,
 )
@@ -54,13 +56,11 @@ from metantk_core.scores import (
     ScoringConfig,
     condition_number,
     log_determinant,
-    rounding_floor,
     scoring_episodes,
     trace_ratio,
 )
 from metantk_core.scores.activations import code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import spectral_entropy
-from metantk_core.scores.conditioning import SINGLE_PRECISION
 from metantk_core.seeding import generator, numpy_generator
 
 SEED = 0
@@ -385,7 +385,7 @@ def _of_tasks(kernel: Float64[Tensor, "n n"] | None, chosen: range, tasks: int) 
 
 
 def regions(network: FewShotNetwork, draw: int) -> dict[str, Score | float]:
-    """Return the linear regions on the published 3 x 3 pixels, and on 2 x 2."""
+    """Return the linear regions on noise images of 3 x 3 pixels, and of 2 x 2 (``definition=noise``)."""
     found: dict[str, Score | float] = {}
     for name, size in (("linear_regions", 3), ("linear_regions of 2 x 2", 2)):
         noise = torch.randn((3000, 1, size, size), generator=generator(SEED, "score", "linear regions", draw))

@@ -23,6 +23,14 @@ from components.write_report import write_report
 from metantk_core import workflow
 from metantk_core.config import RunConfig
 from metantk_core.errors import InputError
+from pipelines.cluster_values import (
+    MOST_RETRIES,
+    admit_accelerator,
+    admit_addresses,
+    admit_image,
+    cpu_request,
+    memory_request,
+)
 
 PIPELINE_NAME = "metantk-search-and-meta-train"
 
@@ -34,10 +42,13 @@ class Resources:
     Attributes:
         image: Container image that holds ``metantk_core`` and ``kfp``.
         accelerator: Resource name of the accelerator, such as ``nvidia.com/gpu``; empty for none.
-        accelerators: Number of accelerators a step.
-        cpu: CPU request, such as ``4``; empty for the cluster's default.
-        memory: Memory request, such as ``16G``; empty for the cluster's default.
-        retries: How often a step is repeated after its pod died; finished work is not repeated.
+        accelerators: Number of accelerators a step, 1 to 64.
+        cpu: CPU request as a Kubernetes quantity, such as ``4`` or ``500m``; empty for the cluster's default.
+        memory: Memory request as a Kubernetes quantity, such as ``16G`` or ``1.5Gi``; empty for the cluster's default.
+        retries: How often a step is repeated after its pod died, 0 to 20; finished work is not repeated.
+
+    Raises:
+        InputError: The cluster, or the compiler, would refuse a value.
     """
 
     image: str = IMAGE
@@ -46,6 +57,20 @@ class Resources:
     cpu: str = ""
     memory: str = ""
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name, quantity or number of the kind."""
+        admit_image(self.image)
+        if self.accelerator:
+            admit_accelerator(self.accelerator)
+        for name, value, least, most in (
+            ("accelerators", self.accelerators, 1, 64),
+            ("retries", self.retries, 0, MOST_RETRIES),
+        ):
+            if not least <= value <= most:
+                raise InputError(f"Expected {name} from {least} to {most}, got {value}; give another number.")
+        cpu_request(self.cpu)
+        memory_request(self.memory)
 
 
 def add_search(
@@ -99,9 +124,9 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         if resources.retries:
             task.set_retry(resources.retries, backoff_duration="10s", backoff_factor=2.0)
         if computes and resources.cpu:
-            task.set_cpu_request(resources.cpu)
+            task.set_cpu_request(cpu_request(resources.cpu))
         if computes and resources.memory:
-            task.set_memory_request(resources.memory)
+            task.set_memory_request(memory_request(resources.memory))
         if computes and resources.accelerator:
             task.set_accelerator_type(resources.accelerator).set_accelerator_limit(resources.accelerators)
         return task
@@ -145,8 +170,9 @@ def write(config: RunConfig, path: Path, resources: Resources, *, store: str = "
     """Write the compiled pipeline; equal arguments give equal bytes.
 
     Raises:
-        InputError: The file can't be written there, or its name doesn't end in .yaml.
+        InputError: The file can't be written there, its name doesn't end in .yaml, or an address is none for pods.
     """
+    admit_addresses(store, tracking_uri)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"Expected the name of a YAML file for the pipeline, but got {path}; end it in .yaml.")
     pipeline = build(config, resources, store=store, tracking_uri=tracking_uri)

@@ -17,13 +17,16 @@ from metantk_core.networks.operations import OPERATIONS
 Variant = Literal["scoring", "training"]
 
 
-class NetworkConfig(BaseModel, frozen=True, extra="forbid"):
+class NetworkConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How wide and how deep a network is."""
 
-    channels: int = Field(default=16, ge=1, description="Channels after the stem; each reduction doubles them.")
+    channels: int = Field(
+        default=16, ge=1, le=1024, description="Channels after the stem, at most 1024; each reduction doubles them."
+    )
     cells: int = Field(
         default=5,
         ge=1,
+        le=100,
         description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages.",
     )
 
@@ -122,5 +125,37 @@ def build(
             final_norm=variant == "scoring",
             operations=operations,
             norm=make_norm,
+        )
+    return FewShotNetwork(body, body.out_channels, ways)
+
+
+def build_thin(genotype: Genotype, *, ways: int) -> FewShotNetwork:
+    """Return the thin network of a candidate or of a supernet that linear regions are counted on.
+
+    Images of one channel enter the cells as they are, without a stem: for the DARTS family one normal cell of 1 channel
+    and one reduction cell of 2 (Wang et al. 2022), for NAS-Bench-201 one cell in each of its stages, of 1, 2 and 4
+    channels (TE-NAS, Chen et al. 2021). Normalisation and ReLU follow the last cell. All normalisation is by the
+    moments of the batch, so the images of a batch belong together.
+
+    Args:
+        genotype: What is on the edges.
+        ways: Outputs of the head.
+    """
+    operations, norm = OPERATIONS[genotype.space], NORMALISATIONS["batch_transductive"]
+    if genotype.space == "nasbench201":
+        edges = genotype.cell("cell")
+        body = NASBench201Body(edges, in_channels=1, channels=1, cells=1, operations=operations, norm=norm, stem=False)
+    else:
+        body = DartsBody(
+            genotype.cell("normal"),
+            genotype.cell("reduce"),
+            in_channels=1,
+            channels=1,
+            cells=2,
+            final_norm=True,
+            operations=operations,
+            norm=norm,
+            reductions=(1,),
+            stem=False,
         )
     return FewShotNetwork(body, body.out_channels, ways)

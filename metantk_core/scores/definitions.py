@@ -11,7 +11,7 @@ Direction = Literal["higher", "lower"]
 Scale = Literal["linear", "log10"]
 Algorithm = Literal["maml", "anil"]
 Cost = Literal["pass", "forward", "backward", "own pass", "none"]
-Sees = Literal["images", "shape", "channels", "nothing"]
+Sees = Literal["images", "shape", "channels"]
 
 _WEIGHTS = ("network", "initialisation", "redraw")
 _EPISODES = ("episode", "tasks", "image_size", "augmentation", "normalisation")
@@ -70,7 +70,7 @@ class ScoreDefinition:
         revision: Raised whenever the definition, or what it counts as a failure, changes a value: records of another
             revision are never served.
         own_reads: The settings that reach the score, if they are not those of its cost; see :attr:`reads`.
-        sees: What reaches it of a dataset: its images, their shape, the number of their channels alone, or nothing.
+        sees: What reaches it of a dataset: its images, their shape, or the number of their channels alone.
     """
 
     name: str
@@ -367,12 +367,11 @@ SCORES = ScoreTable(
         "higher",
         "linear",
         "linear regions",
-        "Number of different ReLU sign patterns among noise images, of a narrow network on tiny images.",
+        "Number of different ReLU sign patterns among 3 × 3 patches of training images, of one thin cell of each kind.",
         "Xiong et al., ICML 2020; Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
         "own pass",
         revision=2,
         own_reads=("linear_regions", "network.cells", "initialisation", "redraw"),
-        sees="nothing",
     ),
     ScoreDefinition(
         "params",

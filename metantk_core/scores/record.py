@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core.errors import InputError, first_complaint
+from metantk_core.kernels import Precision
 
 
 def device_kind(device: str) -> str:
@@ -32,6 +33,8 @@ class Score:
         value: The number, if the outcome is ``OK``.
         outcome: How scoring ended.
         reason: For people: what went wrong, empty if nothing did.
+        precision: What the gradients behind it were computed in: ``float64`` where ``float32`` would not have been
+            enough to know the value, or that there is none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -39,6 +42,7 @@ class Score:
     value: float | None
     outcome: Outcome = Outcome.OK
     reason: str = ""
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.outcome is Outcome.OK and (self.value is None or not math.isfinite(self.value) or self.reason):

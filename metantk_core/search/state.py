@@ -79,7 +79,7 @@ class SearchState:
         plan: What to score now; empty when the search has ended.
         board: The candidates scored so far that belong in the final ranking.
         supernet: Pruning: text form of the present supernet.
-        compared: Pruning: text form of the supernet that candidates are compared with.
+        compared: Pruning: text form of the supernet that the candidates' kernels are compared with.
         latency: The times that a limit on latency is judged by, measured before the first round: every later step, on
             whatever machine, admits the same candidates. None without such a limit.
     """

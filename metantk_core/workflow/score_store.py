@@ -61,7 +61,7 @@ def score_key(name: str, config: RunConfig, dataset: ImageDataset, device: str) 
     if definition.cost == "none":
         settings["training network"] = config.training.network.model_dump(mode="json")
     shape = dataset.train.image_shape
-    seen = {"images": dataset.digest, "shape": shape, "channels": shape[0], "nothing": None}[definition.sees]
+    seen = {"images": dataset.digest, "shape": shape, "channels": shape[0]}[definition.sees]
     # The build of a release (2.13.0+cpu, 2.13.0+cu130) says nothing that the kind of device doesn't.
     release = torch.__version__.partition("+")[0]
     space = config.search.space

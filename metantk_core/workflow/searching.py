@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
@@ -12,7 +13,15 @@ from metantk_core.errors import InputError
 from metantk_core.networks import LatencyTable, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
 from metantk_core.registry import MetricPoint
-from metantk_core.scores import SCORES, Scorer, ScoreRecord, device_kind, score_candidate, score_model
+from metantk_core.scores import (
+    SCORES,
+    Scorer,
+    ScoreRecord,
+    check_model,
+    device_kind,
+    score_candidate,
+    score_model,
+)
 from metantk_core.search import (
     Found,
     Job,
@@ -69,6 +78,50 @@ def score_own_model(
         InputError: The address leads to no factory, or what it makes can't be scored.
     """
     return score_model(address, score_source(config, dataset), config.scoring, config.seed, device=device)
+
+
+def check_own_model(config: RunConfig, address: str) -> None:
+    """Do nothing if a network that somebody wrote is there and may be asked for the configured scores.
+
+    Raises:
+        InputError: The address leads to no factory, or a score is none for a network of a person's own.
+    """
+    check_model(address, config.scoring)
+
+
+def found_a_value(records: Sequence[ScoreRecord]) -> bool:
+    """Return whether any score that depends on weights has a value in all its draws, or none was asked for."""
+    drawn = [record for record in records if SCORES[record.score].cost != "none"]
+    return not drawn or any(all(draw.value is not None for draw in record.draws) for record in drawn)
+
+
+def check_limits(config: RunConfig) -> None:
+    """Do nothing if some candidate of the space may be within the limits on parameters and multiply-accumulates.
+
+    Raises:
+        InputError: Even the cheapest parts of all candidates together are above a limit.
+    """
+    limits = config.search.constraints
+    if limits.max_params is None and limits.max_macs is None:
+        return
+    table = cost_table(
+        config.search.space,
+        config.training.network,
+        image_shape=config.data.image_shape,
+        ways=config.training.episode.ways,
+    )
+    supernet = space_named(config.search.space).supernet()
+    checks: tuple[tuple[Literal["params", "macs"], int | None], ...] = (
+        ("params", limits.max_params),
+        ("macs", limits.max_macs),
+    )
+    for cost, limit in checks:
+        least = int(table.cheapest(supernet, cost))
+        if limit is not None and least > limit:
+            raise InputError(
+                f"No candidate of {config.search.space} is within search.constraints.max_{cost} = {limit:,}: the least "
+                f"is {least:,}; raise the limit, or lower training.network.channels."
+            )
 
 
 @dataclass(frozen=True)
