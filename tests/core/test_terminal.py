@@ -138,7 +138,7 @@ def test_draws_that_took_float64_are_marked_and_the_mark_is_explained():
     failed = Score(None, Outcome.DEGENERATE, "the kernel is singular", "float64")
     shown = [ScoreRecord("nasbench201", "cell", "ntk_cond", some, 0, 0.1) for some in (draws, draws[:1], (failed,))]
     both, single, none = (said(print_records, [record]) for record in shown)
-    assert "2.00  3.00*" in both[1]
+    assert both[1].endswith("2  3*")
     assert both[-1].startswith("* computed in float64")
     for lines in (single, none):
         assert "*" not in "".join(lines)

@@ -130,6 +130,7 @@ def assert_no_value_is_wrong_by_more_than_one_percent(numbers, glyphs):
     return found
 
 
+@pytest.mark.slow
 def test_no_score_is_wrong_by_more_than_one_percent_and_none_is_failed_for_rounding(glyphs):
     # Small batches of all spaces, some with two images that differ by next to nothing.
     numbers = [n for n in range(60) if trial_of(n)[0].images <= 30 and trial_of(n)[0].image_size < 32]
