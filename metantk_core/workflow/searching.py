@@ -93,8 +93,11 @@ def check_limits(config: RunConfig) -> None:
         ways=config.training.episode.ways,
     )
     supernet = space_named(config.search.space).supernet()
-    for name, cost, limit in (("max_params", "params", limits.max_params), ("max_macs", "macs", limits.max_macs)):
-        least = int(table.cheapest(supernet, cost))
+    limited = {
+        "max_params": (table.cheapest(supernet, "params"), limits.max_params),
+        "max_macs": (table.cheapest(supernet, "macs"), limits.max_macs),
+    }
+    for name, (least, limit) in limited.items():
         if limit is not None and least > limit:
             raise InputError(
                 f"No candidate of {config.search.space} is within search.constraints.{name} = {limit:,}: the least is "
