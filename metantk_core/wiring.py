@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from metantk_core.adapters.addresses import refuse_credentials, scheme, shown
+from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["EXPERIMENT", "artifact_store", "device", "model_registry", "refuse_credentials", "tracker"]
+__all__ = ["EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
 
 EXPERIMENT = "metantk"
 """Name of the MLflow experiment that runs are shown under."""

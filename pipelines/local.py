@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from metantk_core import stopping
 from metantk_core.config import RunConfig
 
 
@@ -67,8 +68,11 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
     environment = {
         "OMP_NUM_THREADS": threads,
         **os.environ,
+        # Not as an argument, which everybody can read and the runner logs: it may hold a password.
+        "MLFLOW_TRACKING_URI": place.tracking_uri,
         "METANTK_PROGRESS": str(place.progress),
         "METANTK_DATASET_CACHE": str(place.dataset_cache),
+        stopping.PARENT: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -79,7 +83,6 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
         "pipelines.local",
         str(configuration),
         place.store,
-        place.tracking_uri,
         str(place.folder / "kfp"),
     ]
     with place.log.open("w", encoding="utf-8") as log:
@@ -92,7 +95,8 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
                 watch()
                 time.sleep(interval)
         finally:
-            _end_group(process)
+            with stopping.shielded():
+                _end_group(process)
     watch()
     return process.returncode
 
@@ -115,7 +119,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
+def _main(configuration: str, store: str, root: str) -> None:
+    stopping.end_with(int(os.environ[stopping.PARENT]))
     from kfp import local
 
     from pipelines.search_and_meta_train import Resources, build
@@ -123,7 +128,7 @@ def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
     # A step that fails here fails for a reason that a repetition would meet again.
-    build(config, Resources(retries=0))(store=store, tracking_uri=tracking_uri)
+    build(config, Resources(retries=0))(store=store)
 
 
 if __name__ == "__main__":

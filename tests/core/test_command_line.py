@@ -1,5 +1,6 @@
 """The command line says what it does, gives programs JSON, and answers bad input with one sentence and exit code 2."""
 
+import itertools
 import json
 import os
 import socket
@@ -94,7 +95,7 @@ def test_unknown_operation_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_score_wants_an_architecture_or_a_model(tmp_path):
-    assert_refused(metantk("score", cwd=tmp_path), "expected an architecture", "--model")
+    assert_refused(metantk("score", cwd=tmp_path), "Expected an architecture", "--model")
     both = metantk("score", CELL, "smoke", "--model", "package.module:factory", cwd=tmp_path)
     assert_refused(both, "not both")
 
@@ -109,9 +110,11 @@ def test_model_that_is_not_there_is_refused(tmp_path):
 
 def test_a_published_candidate_is_scored_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    small = ("--set", "search.space=darts_fewshot", "--set", "scoring.scores=[params]")
-    by_name = CliRunner().invoke(app, ["score", "paper-mini-5-a", "smoke", *small, "--json"])
-    by_text = CliRunner().invoke(app, ["score", PUBLISHED["paper-mini-5-a"].genotype, "smoke", *small, "--json"])
+    write_images(tmp_path / "images", classes=5, images=2)
+    settings = ("data.source=folder", "data.path=images", "scoring.scores=[params]", "rank_by=params")
+    small = ("glyphs-darts", *itertools.chain(*(("--set", setting) for setting in settings)), "--json")
+    by_name = CliRunner().invoke(app, ["score", "paper-mini-5-a", *small])
+    by_text = CliRunner().invoke(app, ["score", PUBLISHED["paper-mini-5-a"].genotype, *small])
     (named,), (written,) = json.loads(by_name.stdout), json.loads(by_text.stdout)
     assert named["genotype"] == written["genotype"] == str(parse_genotype("darts_fewshot", "paper-mini-5-a"))
     assert named["draws"] == written["draws"]
@@ -170,3 +173,11 @@ def test_unknown_role_is_refused(tmp_path):
     assert done.returncode == 2
     assert "'best', 'worst', 'random'" in done.stderr
     assert not list(tmp_path.glob("runs/scores/*"))
+
+
+@pytest.mark.slow
+def test_score_without_any_value_ends_with_exit_code_1(tmp_path):
+    cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    done = metantk("score", cell, "smoke", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert {record["score"] for record in json.loads(done.stdout)} >= {"metantk_cond", "params"}
