@@ -8,7 +8,7 @@ from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
 from metantk_core.kernels.engine import outputs_with_relus
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, meta_ntk
-from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, parameter_names
+from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, exact_arithmetic, parameter_names
 from metantk_core.kernels.regression import centred_targets, held_out_predictions
 from metantk_core.kernels.shortcuts import watched
 from metantk_core.kernels.tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
@@ -24,6 +24,7 @@ __all__ = [
     "centred_targets",
     "eigenvalues",
     "empirical_ntk",
+    "exact_arithmetic",
     "held_out_predictions",
     "last_layer_kernel",
     "meta_ntk",
