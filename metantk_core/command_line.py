@@ -39,15 +39,25 @@ WorkspaceRoot = Annotated[
 TrackingUri = Annotated[
     str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the workspace.")
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        envvar="METANTK_DEVICE",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where networks run; auto is the GPU if torch sees one.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output; progress goes to standard error.")
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"metantk {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -98,27 +108,30 @@ def score(
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score one architecture, or a network of your own, at random initialisation, every draw shown."""
-    from metantk_core import terminal, workflow
+    from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
 
+    place = wiring.device(device)
     if model is not None:
         if genotype is not None and recipe != "glyphs":
             raise InputError("expected an architecture or --model, not both")
         # Without an architecture, the first argument is the recipe.
         config = _config(genotype or recipe, overrides, seed)
-        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config))
+        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config), device=place)
     elif genotype is None:
         raise InputError("expected an architecture in the recipe's search space, or --model package.module:factory")
     else:
         config = _config(recipe, overrides, seed)
-        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
+        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config), device=place)
     if as_json:
         _print_json([json.loads(record.to_json()) for record in records])
     else:
         terminal.print_records(records)
+        terminal.print_device(place)
 
 
 @app.command(
@@ -132,6 +145,7 @@ def search(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search in this process by the recipe's strategy; what is already scored is not scored again."""
@@ -139,13 +153,14 @@ def search(
     from metantk_core import workspace as spaces
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     with spaces.open_run(config, place) as (dataset, ports):
         found = workflow.search(config, dataset, ports)
     if as_json:
         _print_json(
             {
                 "run": config.run_id,
+                "device": ports.device_kind,
                 "digest": found.leaderboard.digest,
                 "winner": found.leaderboard.winner,
                 "leaderboard": json.loads(found.leaderboard.to_json()),
@@ -155,6 +170,7 @@ def search(
     else:
         terminal.print_history(found.history)
         terminal.print_leaderboard(found.leaderboard)
+        terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
 
@@ -168,6 +184,7 @@ def train(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
@@ -175,7 +192,7 @@ def train(
     from metantk_core import workspace as spaces
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
     if as_json:
@@ -183,6 +200,7 @@ def train(
             {
                 "run": config.run_id,
                 "role": role,
+                "device": ports.device_kind,
                 "genotype": model.genotype,
                 "best_iteration": model.best_iteration,
                 "history": [asdict(point) for point in model.history],
@@ -190,6 +208,7 @@ def train(
         )
     else:
         terminal.print_training(role, model)
+        terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
 
@@ -203,14 +222,18 @@ def evaluate(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done)."""
+    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done).
+
+    What the accuracy and its interval mean is in docs/protocol.md.
+    """
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
@@ -230,18 +253,21 @@ def run(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
-    from metantk_core import terminal, workflow
+    from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
     from pipelines import local
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     place.prepare(config)
     folder = place.folder(config)
-    locally = local.LocalRun(folder, place.store_uri, place.tracking_uri, place.datasets)
+    # Found out once, for all steps alike; steps that run networks try it.
+    chosen = wiring.device(device, probe=False)
+    locally = local.LocalRun(folder, place.store_uri, place.tracking_uri, place.datasets, chosen)
     with terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
     if code != 0:

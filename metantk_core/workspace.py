@@ -28,10 +28,12 @@ class Workspace:
     Attributes:
         root: The folder; made when needed.
         tracking: Address of MLflow; empty for a SQLite database in the folder.
+        device: Where networks run, see ``wiring.device``; empty for the environment's choice.
     """
 
     root: Path
     tracking: str = ""
+    device: str = ""
 
     @property
     def store_uri(self) -> str:
@@ -60,8 +62,9 @@ class Workspace:
         """Make the run's folder and make sure that MLflow answers, before anything expensive.
 
         Raises:
-            InputError: The folder can't be written, or MLflow doesn't answer.
+            InputError: There is no such device, the folder can't be written, or MLflow doesn't answer.
         """
+        wiring.device(self.device, probe=False)
         self._make_writable(self.folder(config))
         wiring.tracker(self.tracking_uri)
 
@@ -136,7 +139,7 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
         registry=wiring.model_registry(place.tracking_uri),
         run=workflow.open_run(config, tracker),
         progress_for=_progress_for,
-        device=wiring.device(),
+        device=wiring.device(place.device),
     )
     with run_scope(tracker, ports.run):
         dataset = place.dataset(config)

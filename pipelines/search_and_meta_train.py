@@ -51,7 +51,8 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
     """Return the pipeline of a run.
 
     The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
-    can't: the candidates that are meta-trained, and the number of rounds and of shards.
+    can't: the candidates that are meta-trained, the number of rounds and of shards, and whether latency is limited, for
+    it is measured where the computing steps are placed.
 
     Args:
         config: The run.
@@ -81,7 +82,8 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         if shards == 1:
             found = placed(search(**common), computes=True)
             return found.outputs["leaderboard"], found.outputs["history"]
-        state = placed(start_search(**ports, run=run)).outputs["state"]
+        timed = config.search.constraints.max_latency is not None
+        state = placed(start_search(**ports, run=run), computes=timed).outputs["state"]
         for number in range(1, rounds + 1):
             # The number of rounds is known beforehand; those after the end of a search have nothing to score.
             with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:

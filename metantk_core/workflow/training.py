@@ -49,7 +49,7 @@ def meta_train(
 ) -> TrainedModel:
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{_training_digest(config, genotype, dataset)}.checkpoint"
+    key = f"training/{_training_digest(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
     described = (
         f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
@@ -78,7 +78,8 @@ def meta_train(
 
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
     """Evaluate a meta-trained network on episodes of test classes."""
-    work = digest([model.digest, config.evaluation.model_dump(mode="json"), dataset.digest, config.seed])
+    evaluated = config.evaluation.model_dump(mode="json")
+    work = digest([model.digest, evaluated, dataset.digest, config.seed, ports.device_kind])
     key = f"evaluation/{work}.checkpoint"
     described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
@@ -142,6 +143,7 @@ def register_model(
             "half_width_95": f"{evaluation.half_width:.4f}",
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
+            "evaluated_on": evaluation.device,
             "metantk.config": config.digest,
         },
         input_example=_input_example(config, dataset),
@@ -190,7 +192,7 @@ def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.nda
     }
 
 
-def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset) -> str:
+def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset, device: str) -> str:
     return digest(
         [
             config.training.model_dump(mode="json"),
@@ -199,5 +201,6 @@ def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDatase
             config.seed,
             __version__,
             torch.__version__,
+            device,
         ]
     )
