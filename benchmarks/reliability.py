@@ -385,7 +385,7 @@ def _of_tasks(kernel: Float64[Tensor, "n n"] | None, chosen: range, tasks: int) 
 
 
 def regions(network: FewShotNetwork, draw: int) -> dict[str, Score | float]:
-    """Return the linear regions on the published 3 x 3 pixels, and on 2 x 2."""
+    """Return the linear regions on noise images of 3 x 3 pixels, and of 2 x 2 (``definition=noise``)."""
     found: dict[str, Score | float] = {}
     for name, size in (("linear_regions", 3), ("linear_regions of 2 x 2", 2)):
         noise = torch.randn((3000, 1, size, size), generator=generator(SEED, "score", "linear regions", draw))

@@ -4,7 +4,7 @@ Run as ``python -m benchmarks.search [--quick] [--part PART] [--json FILE] [--th
 does what the published search does: for every candidate and repeat it builds the supernet and the pruned network
 afresh, gives both their weights, keeps the gradients of all images by all weights (hooks, unfold and ``einsum``), takes
 the condition number by the formulas, and counts linear regions by comparing all pairs of codes in matrix products. Both
-get the same random numbers: weights, episodes and noise of the same purposes.
+get the same random numbers: weights, episodes and patches of the same purposes.
 
 Two things are measured. A small search is run from end to end by both: same removals in every round, same winner. At
 the larger size the straightforward loop would take hours, so some candidates of every round, drawn at random along one
@@ -36,13 +36,13 @@ from metantk_core.candidates.darts_family import CELLS, DEGREE
 from metantk_core.datasets import DataConfig, ImageDataset
 from metantk_core.episodes import EpisodeSource
 from metantk_core.kernels import batch, watched
-from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
+from metantk_core.networks import FewShotNetwork, NetworkConfig, build, build_thin, initialise
 from metantk_core.networks.cells import DartsCell
 from metantk_core.ranking import Criterion
 from metantk_core.scores import Scorer, ScoreRecord, ScoringConfig
-from metantk_core.scores.evaluate import scoring_episodes, shared_scores
+from metantk_core.scores.evaluate import regions_images, scoring_episodes, shared_scores
 from metantk_core.search import Job, SearchConfig, SearchState, Setting, advance, start
-from metantk_core.seeding import generator, numpy_generator
+from metantk_core.seeding import numpy_generator
 
 SPACE = "darts_fewshot"
 SCORES = ("metantk_cond", "linear_regions")
@@ -66,7 +66,7 @@ def _letters(image_size: int) -> ImageDataset:
         return datasets.prepare(DataConfig(image_size=image_size), Path(folder, "glyphs"))
 
 
-def scoring_of(channels: int, cells: int, image_size: int, draws: int, noise: int = 3000) -> ScoringConfig:
+def scoring_of(channels: int, cells: int, image_size: int, draws: int, patches: int = 3000) -> ScoringConfig:
     """Return the settings of a search: 3 episodes of 5 classes with 1 support and 1 query image each."""
     return ScoringConfig.model_validate(
         {
@@ -74,7 +74,7 @@ def scoring_of(channels: int, cells: int, image_size: int, draws: int, noise: in
             "num_inits": draws,
             "image_size": image_size,
             "network": {"channels": channels, "cells": cells},
-            "linear_regions": {"images": noise},
+            "linear_regions": {"images": patches},
         }
     )
 
@@ -106,13 +106,11 @@ class Straightforward:
         built = process_time()
         condition = condition_of_meta_ntk(per_sample(network, images), self.config)
         scored = process_time()
-        settings = self.config.linear_regions
-        narrow = NetworkConfig(channels=settings.channels, cells=self.config.network.cells)
-        network = self._network(genotype, narrow, 1, repeat)
+        network = build_thin(genotype, ways=self.config.episode.ways)
+        initialise(network, self.seed, "score", "init", repeat)
         built_again = process_time()
-        size = (settings.images, 1, settings.image_size, settings.image_size)
-        noise = torch.randn(size, generator=generator(self.seed, "score", "linear regions", repeat))
-        regions = regions_by_products(network, noise)
+        patches = regions_images(self.source, self.config.linear_regions, self.seed, repeat)
+        regions = regions_by_products(network, *patches)
         spent["networks"] += built - begin + built_again - scored
         spent["kernel"] += scored - built
         spent["linear regions"] += process_time() - built_again
@@ -149,12 +147,15 @@ def condition_of_meta_ntk(ntk: Tensor, config: ScoringConfig) -> float:
     return float(spectrum[-1] / spectrum[0])
 
 
-def regions_by_products(network: nn.Module, images: Tensor) -> float:
+def regions_by_products(network: nn.Module, *batches: Tensor) -> float:
     """Return the number of linear regions from the number of units in which each pair of images differs."""
-    signs: list[Tensor] = []
-    with torch.no_grad(), watched(lambda output: signs.append((output > 0).flatten(1))):
-        network(images)
-    codes = torch.cat(signs, dim=1).float()
+    of_batches: list[Tensor] = []
+    for images in batches:
+        signs: list[Tensor] = []
+        with torch.no_grad(), watched(lambda output, signs=signs: signs.append((output > 0).flatten(1))):
+            network(images)
+        of_batches.append(torch.cat(signs, dim=1))
+    codes = torch.cat(of_batches).float()
     differing = codes @ (1 - codes).mT
     alike = (differing + differing.mT == 0).sum(dim=1)
     return float((1 / alike.double()).sum().round())
@@ -377,12 +378,10 @@ def reusable_share(supernet: Genotype, source: EpisodeSource, config: ScoringCon
     operations that leave nodes before the node which the touched edge enters; and all cells before that one.
     """
     draw = Scorer(supernet, source, config, seed).draw(supernet, 0)
-    settings = config.linear_regions
-    noise = torch.randn(settings.images, 1, settings.image_size, settings.image_size)
     assert draw.regions_network is not None
     return {
         "kernel": _before_removals(supernet, draw.network, draw.images),
-        "linear regions": _before_removals(supernet, draw.regions_network, noise),
+        "linear regions": _before_removals(supernet, draw.regions_network, draw.regions_images()[0]),
     }
 
 
@@ -464,9 +463,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {given.threads} threads, seconds of the processor")
     if "same" in parts:
         space, config = (
-            (space_named("nasbench201"), scoring_of(2, 1, 8, 1, noise=100))
+            (space_named("nasbench201"), scoring_of(2, 1, 8, 1, patches=100))
             if given.quick
-            else (space_named(SPACE), scoring_of(2, 3, 8, 1, noise=100))
+            else (space_named(SPACE), scoring_of(2, 3, 8, 1, patches=100))
         )
         results["same search"] = same = same_search(space, source_of(config), config, given.seed)
         print_same(space, config, same)
@@ -501,7 +500,7 @@ def _described(config: ScoringConfig) -> str:
     size, network = config.image_size, config.network
     return (
         f"C = {network.channels}, {network.cells} cells, {size} x {size}, {config.num_inits} draws, "
-        f"{config.linear_regions.images} noise images"
+        f"{config.linear_regions.images} patches"
     )
 
 

@@ -27,8 +27,9 @@ def prepare_dataset(
 
     from metantk_core import workflow, workspace
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri) as (run_config, ports):
-        prepared = workflow.prepare_dataset(run_config, Path(dataset.path), ports, cache=workspace.dataset_cache())
+    images = Path(dataset.path)
+    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, images=images) as (run_config, ports):
+        prepared = workflow.prepare_dataset(run_config, images, ports, cache=workspace.dataset_cache())
         dataset.metadata["name"] = prepared.name
         dataset.metadata["digest"] = prepared.digest
         Path(run.path).write_text(ports.run, encoding="utf-8")

@@ -90,12 +90,17 @@ def recipes(
     epilog="Examples: "
     "metantk score '|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|'"
     '  ·  metantk score "Genotype(normal=[...], ...)" glyphs-darts --set scoring.num_inits=10'
+    "  ·  metantk score paper-mini-5-a glyphs-darts"
     "  ·  metantk score --model my_package.my_module:make_network smoke"
 )
 def score(
     genotype: Annotated[
         str | None,
-        typer.Argument(help="An architecture in the text form of the recipe's search space; left out with --model."),
+        typer.Argument(
+            help="An architecture in a text form of the recipe's search space, or the name of a published one: "
+            "paper-mini-5-, paper-mini-8-, paper-tiered-5- or paper-tiered-8-, each with a, b or c. "
+            "Left out with --model."
+        ),
     ] = None,
     recipe: Recipe = "glyphs",
     model: Annotated[
@@ -154,6 +159,7 @@ def search(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         found = workflow.search(config, dataset, ports)
     if as_json:
@@ -193,6 +199,7 @@ def train(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
     if as_json:
@@ -234,6 +241,7 @@ def evaluate(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
+    config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
@@ -263,15 +271,19 @@ def run(
 
     config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
-    place.prepare(config)
-    folder = place.folder(config)
-    # Found out once, for all steps alike; steps that run networks try it.
-    chosen = wiring.device(device, probe=False)
-    locally = local.LocalRun(folder, place.store_uri, place.tracking_uri, place.datasets, chosen)
-    with terminal.PipelineDisplay(config, locally.progress) as display:
+    config = place.prepare(config)
+    locally = local.LocalRun(
+        place.folder(config),
+        place.store_uri,
+        place.tracking_uri,
+        place.datasets,
+        # Found out once, for all steps alike; steps that run networks try it.
+        wiring.device(device, probe=False),
+    )
+    with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
-    if code != 0:
-        spaces.raise_step_failure(locally.progress, locally.log)
+        if code != 0:
+            spaces.raise_step_failure(locally.progress, locally.log)
     result = workflow.read_result(config, place.store())
     if as_json:
         _print_json(result.as_values())

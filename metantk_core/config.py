@@ -46,6 +46,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Meta-training")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
     registered_model: str = Field(default="metantk-few-shot", min_length=1, description="Name in the model registry")
+    dataset_digest: str | None = Field(
+        default=None,
+        description="Digest of the images under data.path, noted when a run starts: other images at the same path are "
+        "another run. Given by hand, it pins the images: others are refused",
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RunConfig":
@@ -85,6 +90,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         """The digest of all that can change a number: not of the name, nor of the number of shards."""
         values = json.loads(self.to_json())
         del values["name"], values["registered_model"], values["search"]["shards"]
+        if self.dataset_digest is None:
+            del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
         return digest(values)
 
     @property

@@ -57,6 +57,7 @@ class EpisodeSource:
         mean: Mean of each channel, of images scaled to 0..1.
         std: Standard deviation of each channel, of images scaled to 0..1.
         image_size: Height and width of the images of episodes, or None for that of the stored ones.
+        own_moments: Mean and standard deviation of the images themselves, where episodes are normalised by others.
 
     Raises:
         InputError: If the split has too few classes, or a class too few images, for such an episode.
@@ -67,6 +68,7 @@ class EpisodeSource:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int | None = None
+    own_moments: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     _rows: tuple[Int64[np.ndarray, " _"], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,7 +130,7 @@ class EpisodeSource:
         )
 
     def _take(self, rows: Int64[np.ndarray, " n"]) -> Float32[Tensor, "n c h w"]:
-        pixels = torch.from_numpy(np.array(self.images.images[rows]))
+        pixels = torch.from_numpy(self.images.take(rows))
         return resize(normalise(pixels, self.mean, self.std), self.image_size)
 
 

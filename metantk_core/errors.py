@@ -16,3 +16,7 @@ def first_complaint(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place + ': ' if place else ''}{first['msg']}"
+
+
+class StepError(RuntimeError):
+    """A step of a local pipeline run ended by an error of ours; the message says so and names the log."""

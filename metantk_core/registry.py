@@ -4,16 +4,15 @@ Every call of every port is idempotent, so that a step that crashed may simply r
 a metric point is logged once, a file is replaced, the same network is the same model version.
 """
 
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Literal, NoReturn, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+from metantk_core import stopping
 
 RunStatus = Literal["finished", "failed", "killed"]
 """How a run ended: as it should, by an error or a termination signal, or by a person's interrupt."""
@@ -139,8 +138,18 @@ class Tracker(Protocol):
         """Note a dataset as an input of a run; the context says what for, such as ``train``."""
         ...
 
-    def close_run(self, run: str, status: RunStatus) -> None:
-        """Note that a run has ended, and how."""
+    def find_run(self, key: str) -> str | None:
+        """Return the identifier of the run of this key that has no parent, as it is, or none."""
+        ...
+
+    def close_run(self, run: str, status: RunStatus, *, again: bool = True) -> None:
+        """Note that a run has ended, and how; runs below it that still look as if they went on end as killed.
+
+        Args:
+            run: Identifier of the run.
+            status: How it ended.
+            again: Whether that is noted also if the run had ended before.
+        """
         ...
 
     def link(self, run: str) -> str | None:
@@ -185,31 +194,24 @@ class ModelRegistry(Protocol):
 def run_scope(tracker: Tracker, run: str) -> Iterator[None]:
     """Close a run with what happens inside: finished, failed by an exception or SIGTERM, killed by an interrupt.
 
-    SIGTERM, with which clusters stop a pod, ends a Python process without a word. Inside the scope (of a main thread)
-    it becomes ``SystemExit(143)``, which passes through all scopes; the handler that was there before is put back.
+    SIGTERM, with which clusters stop a pod, and SIGHUP end a Python process without a word. Inside the scope (of a main
+    thread) they become ``SystemExit``, which passes through all scopes; handlers that were there before are put back.
 
     Args:
         tracker: Where the run is.
         run: Its identifier.
     """
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, terminate) if is_main else None
-    try:
-        yield
-    except BaseException as error:
-        status: RunStatus = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+    with stopping.raising():
         try:
-            tracker.close_run(run, status)
-        except Exception as second:  # what ended the work matters more than that it could not be noted
-            error.add_note(f"The run {run} could not be marked {status}: {second}")
-        raise
-    else:
-        tracker.close_run(run, "finished")
-    finally:
-        if is_main:
-            # None stands for a handler that was not set from Python, which only C code can put back.
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+            yield
+        except BaseException as error:
+            status: RunStatus = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+            try:
+                with stopping.shielded():
+                    tracker.close_run(run, status)
+            except Exception as second:  # what ended the work matters more than that it could not be noted
+                error.add_note(f"The run {run} could not be marked {status}: {second}")
+            raise
+        else:
+            with stopping.shielded():
+                tracker.close_run(run, "finished")

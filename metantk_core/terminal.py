@@ -238,7 +238,7 @@ class PipelineDisplay:
     ) -> None:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
-        if kind is KeyboardInterrupt:
+        if kind in (KeyboardInterrupt, SystemExit):
             self._console.print(
                 "Stopped. Everything finished so far is kept: the same command resumes.", highlight=False
             )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -11,14 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from metantk_core import datasets, wiring, workflow
+from metantk_core import datasets, stopping, wiring, workflow
+from metantk_core.adapters import locks
+from metantk_core.adapters.addresses import sqlite_uri
+from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import ProgressFile, ProgressLines
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, StepError
 from metantk_core.progress import Progress
-from metantk_core.registry import ArtifactStore, run_scope
+from metantk_core.registry import ArtifactStore, RunStatus, Tracker, run_scope
 from metantk_core.workflow import Ports
+
+_LAST_LINES = 12  # of a log
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Workspace:
     @property
     def tracking_uri(self) -> str:
         """Address of MLflow."""
-        return self.tracking or f"sqlite:///{self.root.absolute() / 'mlflow.db'}"
+        return self.tracking or sqlite_uri(self.root.absolute() / "mlflow.db")
 
     @property
     def datasets(self) -> Path:
@@ -58,15 +64,23 @@ class Workspace:
         """Return the artifact store."""
         return wiring.artifact_store(self.store_uri)
 
-    def prepare(self, config: RunConfig) -> None:
-        """Make the run's folder and make sure that MLflow answers, before anything expensive.
+    def prepare(self, config: RunConfig) -> RunConfig:
+        """Make sure that the workspace can be written and that MLflow answers, before anything expensive.
+
+        Returns:
+            The configuration, with the digest of the images if they are a person's own: what lies under a path may
+            change, and is then another run.
 
         Raises:
-            InputError: There is no such device, the folder can't be written, or MLflow doesn't answer.
+            InputError: There is no such device, the folder can't be written, MLflow doesn't answer, or images can't be
+                read.
         """
         wiring.device(self.device, probe=False)
-        self._make_writable(self.folder(config))
+        self._make_writable(self.root.absolute())
         wiring.tracker(self.tracking_uri)
+        if config.data.path is None or config.dataset_digest is not None:
+            return config
+        return config.model_copy(update={"dataset_digest": self.dataset(config).digest})
 
     def dataset(self, config: RunConfig) -> ImageDataset:
         """Return the run's dataset, built or converted if it is not there yet.
@@ -94,9 +108,8 @@ class Workspace:
         if not self.tracking_uri.startswith(("http://", "https://")):
             return None
         tracker = wiring.tracker(self.tracking_uri)
-        run = workflow.open_run(config, tracker)
-        tracker.close_run(run, "finished")  # finding a run by its key opened it again
-        return tracker.link(run)
+        run = tracker.find_run(config.run_id)
+        return tracker.link(run) if run else None
 
     def ui_command(self, port: int) -> tuple[list[str], dict[str, str]]:
         """Return the command that serves MLflow's pages for this workspace, and what it needs in its environment.
@@ -121,7 +134,7 @@ class Workspace:
             "mlflow",
             "ui",
             "--backend-store-uri",
-            f"sqlite:///{self.root.absolute() / 'mlflow.db'}",
+            sqlite_uri(self.root.absolute() / "mlflow.db"),
         ]
         command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         # Its job processes would take gigabytes for nothing that we use.
@@ -129,27 +142,97 @@ class Workspace:
 
 
 @contextmanager
+def own_run(config: RunConfig, place: Workspace) -> Iterator[Tracker]:
+    """Be the only process that works on a run, and leave nothing of it looking as if it went on.
+
+    Runs in the tracker that an earlier process left open because it was killed are closed first; those that are open
+    when something ends this one are closed then. Gives the tracker.
+
+    Raises:
+        InputError: Another process works on this run.
+    """
+    folder = place.folder(config)
+    with stopping.raising(), locks.exclusive(folder / ".lock", f"The run {config.run_id} in {place.root}"):
+        tracker = wiring.tracker(place.tracking_uri)
+        with _scratch(folder / ".scratch"), _swept(place.root.absolute()):
+            _close(tracker, config, "killed")
+            try:
+                yield tracker
+            except BaseException as error:
+                with stopping.shielded():
+                    try:
+                        _close(tracker, config, "killed" if isinstance(error, KeyboardInterrupt) else "failed")
+                    except Exception as second:  # what ended the work matters more than that it could not be noted
+                        error.add_note(f"The runs of {config.run_id} could not be closed: {second}")
+                raise
+
+
+@contextmanager
 def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset, Ports]]:
-    """Give the steps of a run in this process its dataset and their ports, with progress on standard error."""
-    place.prepare(config)
-    tracker = wiring.tracker(place.tracking_uri)
-    ports = Ports(
-        store=place.store(),
-        tracker=tracker,
-        registry=wiring.model_registry(place.tracking_uri),
-        run=workflow.open_run(config, tracker),
-        progress_for=_progress_for,
-        device=wiring.device(place.device),
-    )
-    with run_scope(tracker, ports.run):
-        dataset = place.dataset(config)
-        workflow.admit_dataset(config, dataset, ports)
-        yield dataset, ports
+    """Give the steps of a run in this process its dataset and their ports, with progress on standard error.
+
+    Args:
+        config: The run, as ``Workspace.prepare`` returned it.
+        place: Where it keeps its things.
+    """
+    with own_run(config, place) as tracker:
+        run = workflow.open_run(config, tracker)
+        with run_scope(tracker, run):
+            ports = Ports(
+                store=place.store(),
+                tracker=tracker,
+                registry=wiring.model_registry(place.tracking_uri),
+                run=run,
+                progress_for=_progress_for,
+                device=wiring.device(place.device),
+            )
+            dataset = place.dataset(config)
+            workflow.admit_dataset(config, dataset, ports)
+            yield dataset, ports
+
+
+def _close(tracker: Tracker, config: RunConfig, status: RunStatus) -> None:
+    """Close what is open of a run in the tracker; how a run ended that has ended stays."""
+    run = tracker.find_run(config.run_id)
+    if run is not None:
+        tracker.close_run(run, status, again=False)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[None]:
+    """Let temporary files of this process and its children lie in a folder, emptied before and removed afterwards.
+
+    In the system's own folder those of a killed process would stay.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    inherited = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        if inherited is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = inherited
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _swept(root: Path) -> Iterator[None]:
+    """Remove what killed processes left unfinished in the workspace, before and (by then it is old enough) after."""
+    sweep(root)
+    try:
+        yield
+    finally:
+        sweep(root)
 
 
 @contextmanager
 def open_step(
-    config: str, *, store: str, tracking_uri: str, run: Path | None = None
+    config: str, *, store: str, tracking_uri: str, run: Path | None = None, images: Path | None = None
 ) -> Iterator[tuple[RunConfig, Ports]]:
     """Give one step of a pipeline, in a process of its own, its configuration and ports.
 
@@ -161,8 +244,12 @@ def open_step(
         store: Address of the artifact store; empty keeps finished work only as long as the pod lives.
         tracking_uri: Address of MLflow; empty for ``MLFLOW_TRACKING_URI``.
         run: File with the identifier of the pipeline's run in the tracker; none opens the run.
+        images: Where a person's own images are prepared before the run is opened, which they are a part of.
     """
     folder = os.environ.get("METANTK_PROGRESS")
+    parent = os.environ.get(stopping.PARENT)
+    if parent:
+        stopping.end_with(int(parent))
     try:
         run_config = RunConfig.from_json(config)
         address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -171,6 +258,9 @@ def open_step(
                 "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
             )
         tracker = wiring.tracker(address)
+        if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
+            found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
+            run_config = run_config.model_copy(update={"dataset_digest": found.digest})
         with tempfile.TemporaryDirectory() as scratch:
             yield (
                 run_config,
@@ -195,13 +285,16 @@ def raise_step_failure(progress: Path, log: Path) -> NoReturn:
 
     Raises:
         InputError: A step met a person's bad input.
-        RuntimeError: Anything else, with the end of the log.
+        StepError: Anything else, with the end of the log.
     """
     failure = _failure_file(progress)
     if failure.exists():
         raise InputError(json.loads(failure.read_text(encoding="utf-8"))["sentence"])
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
-    raise RuntimeError(f"A step of the pipeline failed; the end of {log}:\n{tail}")
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    raise StepError(
+        f"a step of the pipeline ended with an unexpected error. This is a fault of metantk, not of your input; please "
+        f"report it, with the log {log}, which ends:\n" + "\n".join(lines[-_LAST_LINES:])
+    )
 
 
 def dataset_cache() -> Path | None:

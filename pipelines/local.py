@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from metantk_core import stopping
 from metantk_core.config import RunConfig
 
 
@@ -72,6 +73,7 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
         "METANTK_PROGRESS": str(place.progress),
         "METANTK_DATASET_CACHE": str(place.dataset_cache),
         **({"METANTK_DEVICE": place.device} if place.device else {}),
+        stopping.PARENT: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -95,7 +97,8 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
                 watch()
                 time.sleep(interval)
         finally:
-            _end_group(process)
+            with stopping.shielded():
+                _end_group(process)
     watch()
     return process.returncode
 
@@ -119,6 +122,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
+    stopping.end_with(int(os.environ[stopping.PARENT]))
     from kfp import local
 
     from pipelines.search_and_meta_train import Resources, build

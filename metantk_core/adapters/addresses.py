@@ -1,6 +1,7 @@
 """Addresses of stores and servers: a URI enters, what may be shown of it leaves."""
 
-from urllib.parse import SplitResult, unquote, urlsplit
+from pathlib import Path
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from metantk_core.errors import InputError
 
@@ -40,6 +41,20 @@ def refuse_credentials(uri: str) -> None:
             f"The address {shown(uri)} was given with a user or password, which would be readable in the result; "
             "give it without, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the work runs."
         )
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the address of a SQLite database, whatever characters its path holds."""
+    if "?" not in str(path) and "%" not in str(path):
+        return f"sqlite:///{path}"
+    # With the driver named: from an address without it MLflow takes the path as it stands, and makes that folder too.
+    return f"sqlite+pysqlite:///{quote(str(path))}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the path of the database that a SQLite address names; none if it names no file."""
+    path = unquote(uri.split("?", 1)[0].partition(":///")[2])
+    return Path(path) if path and ":memory:" not in path else None
 
 
 def _split(uri: str) -> SplitResult | None:

@@ -1,15 +1,19 @@
 """Artifact store in a folder: keys are paths below it, every file appears as a whole."""
 
+import fcntl
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from metantk_core.errors import InputError
 
 _UNFINISHED = ".unfinished-"
+_SECONDS_TO_MARK = 5.0
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -24,6 +28,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
     unfinished = path.with_name(f"{_UNFINISHED}{uuid.uuid4().hex}")
     try:
         with unfinished.open("xb") as file:
+            _mark_as_ours(file)
             file.write(data)
             if durable:
                 file.flush()
@@ -33,6 +38,31 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         with suppress(OSError):  # what went wrong above is what the caller must hear
             unfinished.unlink()
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder, and those below it, the files that killed processes left unfinished.
+
+    What another process is writing at the moment stays: it holds a lock on its file.
+    """
+    for top, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(_UNFINISHED):
+                with suppress(OSError):
+                    _remove_if_abandoned(Path(top, name))
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    if time.time() - path.stat().st_mtime < _SECONDS_TO_MARK:
+        return  # its process may be about to lock it
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _mark_as_ours(file: BinaryIO) -> None:
+    with suppress(OSError):  # a file system without locks: then nothing is swept, for sweeping needs one
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @dataclass(frozen=True)

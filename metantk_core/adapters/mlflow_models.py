@@ -11,11 +11,11 @@ import numpy as np
 from mlflow import pyfunc
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import metantk_core
+from metantk_core.adapters.mlflow_client import MlflowError
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
 from metantk_core.meta_training import load_model
@@ -97,8 +97,8 @@ class MlflowModels:
             self._client.create_registered_model(
                 name, description="Few-shot image classifier found and trained by MetaNTK."
             )
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        except MlflowError as error:
+            if error.code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def _found(self, run: str, name: str, digest: str) -> ModelVersion | None:

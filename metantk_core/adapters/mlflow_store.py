@@ -1,25 +1,28 @@
 """The way to MLflow: an address enters; a client that gets answers leaves, or one sentence why there is none."""
 
-import fcntl
 import logging
 import os
+import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import sqlalchemy
 import sqlalchemy.exc
+from alembic.util import CommandError
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from requests.exceptions import RequestException
 
-from metantk_core.adapters.addresses import credentials, scheme, shown
+from metantk_core.adapters import locks, mlflow_database
+from metantk_core.adapters.addresses import credentials, scheme, shown, sqlite_path, sqlite_uri
+from metantk_core.adapters.mlflow_client import OverdueError, translating, within
 from metantk_core.errors import InputError
 from metantk_core.seeding import digest
 
@@ -82,12 +85,13 @@ def _connect_server(uri: str) -> Connection:
         # As MLflow's own variables they reach every request and every child process, and stay out of its error texts.
         os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = login
     _check_server(address)
-    return Connection(address, MlflowClient(tracking_uri=address, registry_uri=address), artifact_root=None)
+    client = MlflowClient(tracking_uri=address, registry_uri=address)
+    return Connection(address, translating(client, address, is_server=True), artifact_root=None)
 
 
 def _check_server(address: str) -> None:
-    try:
-        answer = http_request(
+    def ask() -> Any:
+        return http_request(
             get_default_host_creds(address),
             "/api/2.0/mlflow/experiments/search",
             "GET",
@@ -97,12 +101,14 @@ def _check_server(address: str) -> None:
             retry_codes=frozenset(),
             raise_on_status=False,
         )
-    except MlflowException as error:
+
+    try:
+        answer = within(_SECONDS_TO_FIRST_ANSWER + 0.5, ask)  # the request's own limit says more, where it works
+    except (MlflowException, RequestException, OverdueError) as error:
         raise InputError(
             f"No MLflow server answers at {address} within {_SECONDS_TO_FIRST_ANSWER} seconds; start it, correct the "
             "address, or leave MLFLOW_TRACKING_URI unset to log to a local database."
         ) from error
-    assert answer is not None
     if answer.status_code == 401:
         raise InputError(
             f"The MLflow server at {address} asks who you are (401); set MLFLOW_TRACKING_USERNAME and "
@@ -126,45 +132,75 @@ def _check_server(address: str) -> None:
 
 
 def _connect_sqlite(uri: str) -> Connection:
-    path = uri.split("?", 1)[0].partition(":///")[2]
-    if not path or ":memory:" in path:
+    path = sqlite_path(uri)
+    if path is None:
         raise InputError(
             f"A SQLite address names a file, as in sqlite:///runs/mlflow.db, which {shown(uri)!r} does not."
         )
-    database = Path(path).absolute()
+    database = path.absolute()
+    artifacts = database.parent / mlflow_database.ARTIFACTS
+    _check_writable(database, artifacts)
+    absolute = sqlite_uri(database)
+    with locks.waiting(database.with_name(f"{database.name}.lock"), f"the MLflow database {database}"):
+        client = _prepared(absolute, database)
+    return Connection(absolute, translating(client, str(database), is_server=False), artifact_root=artifacts.as_uri())
+
+
+def _check_writable(database: Path, artifacts: Path) -> None:
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
-        with database.open("ab"), tempfile.TemporaryFile(dir=database.parent):
-            pass  # SQLite writes to the file and keeps its journal beside it
+        if database.exists():
+            with database.open("ab"):
+                pass
+        with tempfile.TemporaryFile(dir=database.parent):
+            pass  # SQLite keeps its journal beside the file
     except OSError as error:
         raise InputError(
             f"Can't write the MLflow database {database}: {error.strerror}; choose a folder that you may write to."
         ) from error
-    absolute = f"sqlite:///{database}"
-    with _lock(database.with_name(f"{database.name}.lock")):
-        client = _prepared(absolute)
-    return Connection(absolute, client, artifact_root=(database.parent / "mlartifacts").as_uri())
+    try:
+        if artifacts.exists():
+            with tempfile.TemporaryFile(dir=artifacts):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"Can't write files of tracked runs to {artifacts}: {error.strerror}; make it a folder that you may write "
+            "to, or remove it."
+        ) from error
 
 
 def _connect_database(uri: str) -> Connection:
     lock = Path(tempfile.gettempdir()) / f"metantk-mlflow-{os.getuid()}-{digest(uri)}.lock"
-    with _lock(lock):
+    with locks.waiting(lock, f"the MLflow database {shown(uri)}"):
         client = _prepared(uri)
-    return Connection(uri, client, artifact_root=os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"))
+    return Connection(
+        uri,
+        translating(client, shown(uri), is_server=False),
+        artifact_root=os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"),
+    )
 
 
-def _prepared(uri: str) -> MlflowClient:
-    """Return a client of a database whose tables are those of this MLflow; the caller holds the database's lock."""
+def _prepared(uri: str, file: Path | None = None) -> MlflowClient:
+    """Return a client of a database whose tables are those of this MLflow; the caller holds the database's lock.
+
+    Args:
+        uri: Address of the database.
+        file: Where it lies, if it is a file.
+    """
     # Of processes that create the tables at once all but one fail, and some leave a broken file behind.
-    for noisy in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Prints tracebacks of what it raises again anyway.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
-        if scheme(uri) != "sqlite":
+        if file is not None:
+            mlflow_database.bring_up_to_date(file)
+            mlflow_database.follow(file)
+        else:
             _check_database(uri)
-        engine = create_sqlalchemy_engine(uri)
-        if sqlalchemy.inspect(engine).has_table("alembic_version"):
-            _upgrade_db(engine)
-        engine.dispose()
+            engine = create_sqlalchemy_engine(uri)
+            if sqlalchemy.inspect(engine).has_table("alembic_version"):
+                _upgrade_db(engine)
+            engine.dispose()
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(view_type=ViewType.ALL, max_results=1)
         client.search_registered_models(max_results=1)
@@ -173,10 +209,9 @@ def _prepared(uri: str) -> MlflowClient:
             f"The driver for {shown(uri)} is not installed ({error.name}); pip install psycopg2-binary and write "
             "postgresql+psycopg2://, or use an MLflow server."
         ) from error
-    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = str(error.orig) if isinstance(error, sqlalchemy.exc.DBAPIError) else type(error).__name__
+    except (MlflowException, CommandError, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise InputError(
-            f"The MLflow database {shown(uri)} can't be used ({reason.splitlines()[0]}); check that it is one of "
+            f"The MLflow database {shown(uri)} can't be used ({_reason(error)}); check that it is one of "
             f"MLflow {mlflow.__version__} or older, that it is reachable, and that this account may change it."
         ) from error
     return client
@@ -189,8 +224,11 @@ def _check_database(uri: str) -> None:
     engine.dispose()
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _reason(error: Exception) -> str:
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return str(error.orig).splitlines()[0]
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, MlflowException | CommandError | sqlite3.Error):
+        return str(error).strip().splitlines()[0].rstrip(". ")[:200]
+    return type(error).__name__

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
 from metantk_core import registry
 from metantk_core.adapters.addresses import shown
+from metantk_core.adapters.mlflow_client import MlflowError
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
 from metantk_core.registry import DatasetSummary, MetricPoint
@@ -178,9 +178,32 @@ class MlflowTracker:
         )
         self._client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
-    def close_run(self, run: str, status: registry.RunStatus) -> None:
-        """Note that a run has ended, and how."""
-        self._client.set_terminated(run, _STATUS[status])
+    def find_run(self, key: str) -> str | None:
+        """Return the identifier of the run of this key that has no parent, as it is, or none.
+
+        If ``MLFLOW_RUN_ID`` is set, that run is the one, whatever the key.
+        """
+        given = os.environ.get("MLFLOW_RUN_ID")
+        if given:
+            return self._joined(given).info.run_id
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        run = self._found(experiment.experiment_id, key, None) if experiment else None
+        return run.info.run_id if run else None
+
+    def close_run(self, run: str, status: registry.RunStatus, *, again: bool = True) -> None:
+        """Note that a run has ended, and how; runs below it that still look as if they went on end as killed.
+
+        Args:
+            run: Identifier of the run.
+            status: How it ended.
+            again: Whether that is noted also if the run had ended before.
+        """
+        info = self._client.get_run(run).info
+        left = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
+        for below in self._client.search_runs([info.experiment_id], left):
+            self.close_run(below.info.run_id, "killed")
+        if again or info.status == "RUNNING":
+            self._client.set_terminated(run, _STATUS[status])
 
     def link(self, run: str) -> str | None:
         """Return the address of a run's page, or none where there is no server."""
@@ -193,7 +216,9 @@ class MlflowTracker:
     def _joined(self, run: str) -> Run:
         try:
             return self._client.get_run(run)
-        except MlflowException as error:
+        except MlflowError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             raise InputError(
                 f"MLFLOW_RUN_ID names the run {run}, which {shown(self._connection.uri)} does not hold; unset it, or "
                 "set MLFLOW_TRACKING_URI to where that run is."
@@ -214,10 +239,15 @@ class MlflowTracker:
                 )
             try:
                 return self._client.create_experiment(self._experiment, self._connection.artifact_root)
-            except MlflowException as error:
+            except MlflowError as error:
                 there = self._client.get_experiment_by_name(self._experiment)
-                if error.error_code != "RESOURCE_ALREADY_EXISTS" or there is None:
+                if error.code != "RESOURCE_ALREADY_EXISTS" or there is None:
                     raise
+        if not there.experiment_id:
+            raise InputError(
+                f"What answers at {shown(self._connection.uri)} is no MLflow server, or one of another version: asked "
+                f"for the experiment {self._experiment!r}, it sends something else; check host, port and path."
+            )
         if there.lifecycle_stage != LifecycleStage.ACTIVE:
             raise InputError(
                 f"The MLflow experiment {self._experiment!r} was deleted; restore it with 'mlflow experiments restore "

@@ -5,13 +5,14 @@ from all nodes before it, and the cell's output concatenates all later nodes. In
 edges with one operation each.
 """
 
-import ast
 from dataclasses import dataclass, replace
 from math import comb
+from types import MappingProxyType
 
 import numpy as np
 
 from metantk_core.candidates.genotype import Edge, Genotype
+from metantk_core.candidates.genotype_text import GenotypeTextError, Value, parts_of, shown
 from metantk_core.errors import InputError
 
 CELLS = ("normal", "reduce")
@@ -19,6 +20,8 @@ CELLS = ("normal", "reduce")
 INPUTS = 2
 #: Incoming edges that a node of a candidate has.
 DEGREE = 2
+#: How the published few-shot search writes pools with the normalisation that they have here in any case.
+OTHER_NAMES = MappingProxyType({"avg_pool_3x3BN": "avg_pool_3x3", "max_pool_3x3BN": "max_pool_3x3"})
 
 
 @dataclass(frozen=True)
@@ -117,22 +120,29 @@ class DartsFamily:
         )
 
     def parse(self, text: str) -> Genotype:
-        """Return the genotype of a text such as ``str(genotype)`` gives.
+        """Return the genotype of a text in any form of the field.
 
-        That is ``Genotype(normal=[('op', 0), …], normal_concat=range(2, 5), reduce=[…], reduce_concat=…)``, where a
-        concat may also be a list. The text is taken apart, never run.
+        ``str(genotype)`` gives ``Genotype(normal=[('op', 0), …], normal_concat=range(2, 5), reduce=[…],
+        reduce_concat=…)``. Published codes also write one nested list for each node, lists in the place of ranges, a
+        name before it, and ``max_pool_3x3BN`` (see docs/spaces.md). The text is taken apart, never run.
 
         Raises:
             InputError: If the text is malformed or names an unknown operation.
         """
-        fields = self._fields(text)
+        try:
+            parts = parts_of(text)
+        except GenotypeTextError as error:
+            raise self._malformed(text, str(error)) from None
+        wanted = [part for cell in CELLS for part in (cell, f"{cell}_concat")]
+        if sorted(parts) != sorted(wanted):
+            raise self._malformed(text, f"the parts are not exactly {', '.join(wanted)}, each by name")
         edges = []
         for cell in CELLS:
-            if fields[f"{cell}_concat"] != list(self.targets):
+            if parts[f"{cell}_concat"] != list(self.targets):
                 raise self._malformed(
                     text, f"{cell}_concat does not list all nodes from {INPUTS} to {self.targets[-1]}"
                 )
-            edges += self._edges(text, cell, fields[cell])
+            edges += self._edges(text, cell, parts[cell])
         return Genotype(self.name, tuple(edges))
 
     def format(self, genotype: Genotype) -> str:
@@ -169,37 +179,8 @@ class DartsFamily:
             ]
         return changes
 
-    def _fields(self, text: str) -> dict[str, list]:
-        try:
-            call = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise self._malformed(text, "brackets, quotes or commas do not match up") from None
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
-            raise self._malformed(text, "'Genotype(' is not what it starts with")
-        names = [keyword.arg for keyword in call.keywords]
-        wanted = [part for cell in CELLS for part in (cell, f"{cell}_concat")]
-        if call.args or sorted(map(str, names)) != sorted(wanted):
-            raise self._malformed(text, f"the parts are not exactly {', '.join(wanted)}, each by name")
-        return {str(keyword.arg): self._list(text, str(keyword.arg), keyword.value) for keyword in call.keywords}
-
-    def _list(self, text: str, name: str, node: ast.expr) -> list:
-        try:
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-                limits = [ast.literal_eval(argument) for argument in node.args]
-                # A cell has few nodes; a range of a billion is a mistake, not a list to make.
-                value = list(range(*limits)[: self.targets[-1] + 1])
-            else:
-                value = ast.literal_eval(node)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            raise self._malformed(text, f"{name} is not a list of plain values") from None
-        if not isinstance(value, list | tuple):
-            raise self._malformed(text, f"{name} is not a list")
-        return list(value)
-
-    def _edges(self, text: str, cell: str, entries: list) -> list[Edge]:
-        for entry in entries:
-            if not isinstance(entry, tuple | list) or len(entry) not in (2, 3) or len(entry) != len(entries[0]):
-                raise self._malformed(text, f"an entry of {cell} is not a pair ('operation', source)")
+    def _edges(self, text: str, cell: str, part: Value) -> list[Edge]:
+        entries = self._entries(text, cell, part)
         if not entries or (len(entries[0]) == 2 and len(entries) != DEGREE * self.nodes):
             raise self._malformed(
                 text, f"{cell} has {len(entries)} entries instead of {DEGREE} for each of {self.nodes} nodes"
@@ -207,16 +188,17 @@ class DartsFamily:
         edges = []
         for number, entry in enumerate(entries):
             target = entry[2] if len(entry) == 3 else INPUTS + number // DEGREE
-            if type(target) is not int or target not in self.targets:
+            if not isinstance(target, int) or target not in self.targets:
                 raise self._malformed(
-                    text, f"an edge of {cell} enters {target!r}, which is no node from {INPUTS} to {self.targets[-1]}"
+                    text,
+                    f"an edge of {cell} enters {_repr(target)}, which is no node from {INPUTS} to {self.targets[-1]}",
                 )
             source = entry[1]
-            if type(source) is not int or not 0 <= source < target:
+            if not isinstance(source, int) or not 0 <= source < target:
                 raise self._malformed(
-                    text, f"node {target} of {cell} takes an edge from {source!r}, which is no node before it"
+                    text, f"node {target} of {cell} takes an edge from {_repr(source)}, which is no node before it"
                 )
-            operations = (entry[0],) if len(entry) == 2 else entry[0]
+            operations = [entry[0]] if len(entry) == 2 else entry[0]
             edges.append(Edge(cell, source, target, self._known(text, cell, operations)))
         joined = [(edge.source, edge.target) for edge in edges]
         for source, target in joined:
@@ -227,25 +209,53 @@ class DartsFamily:
                 raise self._malformed(text, f"fewer than {DEGREE} edges enter node {target} of {cell}")
         return edges
 
-    def _known(self, text: str, cell: str, operations: object) -> tuple[str, ...]:
-        if not isinstance(operations, tuple | list) or not operations:
+    def _entries(self, text: str, cell: str, part: Value) -> list[list[Value]]:
+        """Return the entries of a cell in a row, all of one length; the text may hold a list of them for each node."""
+        if not isinstance(part, list):
+            raise self._malformed(text, f"{cell} is not a list")
+        entries = part
+        # An entry begins with the name of its operation, or ends with two numbers; a node has nothing but lists.
+        if any(isinstance(node, list) and all(isinstance(entry, list) for entry in node) for node in part):
+            if len(part) != self.nodes:
+                raise self._malformed(text, f"{cell} has {len(part)} nodes instead of {self.nodes}")
+            entries = []
+            for node, into in zip(self.targets, part, strict=True):
+                if not isinstance(into, list) or not all(isinstance(entry, list) for entry in into):
+                    raise self._malformed(text, f"node {node} of {cell} is not a list of pairs, as others are")
+                if len(into) != DEGREE:
+                    raise self._malformed(text, f"node {node} of {cell} has {len(into)} entries instead of {DEGREE}")
+                entries += into
+        lengths = (2, 3) if entries is part else (2,)
+        for number, entry in enumerate(entries, start=1):
+            if not isinstance(entry, list) or len(entry) not in lengths or len(entry) != len(entries[0]):
+                raise self._malformed(text, f"entry {number} of {cell} is not a pair ('operation', source)")
+        return entries
+
+    def _known(self, text: str, cell: str, operations: Value) -> tuple[str, ...]:
+        if not isinstance(operations, list) or not operations:
             raise self._malformed(text, f"an entry of {cell} has no operations")
-        for name in operations:
-            if name not in self.operations:
+        known = []
+        for given in operations:
+            name = OTHER_NAMES.get(given, given) if isinstance(given, str) else given
+            if not isinstance(name, str) or name not in self.operations:
                 raise InputError(
-                    f"{name!r} is no operation of {self.name}; its operations are {', '.join(self.operations)}."
+                    f"{_repr(given)} is no operation of {self.name}; its operations are {', '.join(self.operations)}."
                 )
-        if len(set(operations)) < len(operations):
+            known.append(name)
+        if len(set(known)) < len(known):
             raise self._malformed(text, f"an entry of {cell} names an operation twice")
-        return tuple(operations)
+        return tuple(known)
 
     def _malformed(self, text: str, what: str) -> InputError:
-        shown = text if len(text) <= 300 else text[:297] + "..."
         first, concat = self.operations[0], f"range({INPUTS}, {INPUTS + self.nodes})"
         return InputError(
             f"Expected a {self.name} genotype such as Genotype(normal=[('{first}', 0), ('{first}', 1), ...], "
-            f"normal_concat={concat}, reduce=[...], reduce_concat={concat}), but in '{shown}' {what}."
+            f"normal_concat={concat}, reduce=[...], reduce_concat={concat}), but in '{shown(text, 300)}' {what}."
         )
+
+
+def _repr(value: Value) -> str:
+    return shown(repr(value), 60)
 
 
 #: Elsken et al., "Meta-Learning of Neural Architectures for Few-Shot Learning", CVPR 2020, without its ``none``.

@@ -13,6 +13,7 @@ import numpy as np
 
 from metantk_core.candidates import isomorphism
 from metantk_core.candidates.genotype import Edge, Genotype
+from metantk_core.candidates.genotype_text import shown
 from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.candidates.space import shard
 from metantk_core.errors import InputError
@@ -153,7 +154,7 @@ class NASBench201:
             for source, entry in enumerate(entries):
                 names, tilde, number = entry.rpartition("~")
                 if not tilde or number != str(source):
-                    raise self._malformed(text, f"'{entry}' in group {target} does not end with '~{source}'")
+                    raise self._malformed(text, f"'{shown(entry, 60)}' in group {target} does not end with '~{source}'")
                 operations.append(self._known(names.split(",")))
         return self._genotype(operations)
 
@@ -172,16 +173,15 @@ class NASBench201:
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:
             if name not in self.operations:
-                raise InputError(
-                    f"'{name}' is no operation of {self.name}; its operations are {', '.join(self.operations)}."
-                )
+                known = ", ".join(self.operations)
+                raise InputError(f"'{shown(name, 60)}' is no operation of {self.name}; its operations are {known}.")
         if len(set(names)) < len(names):
             raise InputError(f"An edge of a {self.name} cell names an operation twice: {', '.join(names)}.")
         return tuple(names)
 
     def _malformed(self, text: str, what: str) -> InputError:
         return InputError(
-            f"Expected a {self.name} cell such as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but in '{_short(text)}' {what}."
+            f"Expected a {self.name} cell such as |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, but in '{shown(text)}' {what}."
         )
 
 
@@ -203,10 +203,6 @@ def _first(names: tuple[str, ...], same: Equivalence) -> tuple[int, ...]:
     for index, operations in enumerate(itertools.product(names, repeat=len(EDGES))):
         first.setdefault(_canonical(operations, same), index)
     return tuple(first.values())
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 NASBENCH201 = NASBench201()

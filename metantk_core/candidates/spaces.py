@@ -6,6 +6,7 @@ from types import MappingProxyType
 from metantk_core.candidates.darts_family import DARTS, DARTS_FEWSHOT
 from metantk_core.candidates.genotype import Genotype
 from metantk_core.candidates.nasbench201 import NASBENCH201
+from metantk_core.candidates.published import named
 from metantk_core.candidates.space import SearchSpace
 from metantk_core.errors import InputError
 
@@ -30,9 +31,10 @@ def parse_genotype(space: str, text: str) -> Genotype:
 
     Args:
         space: Name of the search space.
-        text: The space's text form.
+        text: A text form of the space, or the name of a published candidate of the space, such as ``paper-mini-5-a``.
 
     Raises:
-        InputError: If there is no such space, the text is malformed, or it names an unknown operation.
+        InputError: If there is no such space, the text is malformed, or it names an unknown operation or a candidate
+            of another space.
     """
-    return space_named(space).parse(text)
+    return space_named(space).parse(named(space, text))

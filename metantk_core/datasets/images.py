@@ -1,9 +1,12 @@
 """What a data set is: labelled images of three splits whose classes are disjoint.
 
-Arrays and names enter, checked immutable values leave; nothing here reads a file. Axes: ``n`` images, ``c`` channels,
-``h`` rows, ``w`` columns.
+Arrays and names enter, checked immutable values leave. Axes: ``n`` images, ``k`` chosen images, ``c`` channels, ``h``
+rows, ``w`` columns, ``b`` bytes.
 """
 
+import hashlib
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +17,7 @@ from metantk_core.errors import InputError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+CHECKSUM_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,7 @@ class LabelledImages:
         class_names: One name for each class.
         split: The split that the images belong to.
         name: The data set that they come from.
+        checksums: The `checksum` of each image as it was stored; none if they never left memory.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
@@ -33,6 +38,7 @@ class LabelledImages:
     class_names: tuple[str, ...]
     split: Split
     name: str
+    checksums: UInt8[np.ndarray, "n b"] | None = None
 
     def __post_init__(self) -> None:
         if self.labels.size == 0:
@@ -53,6 +59,28 @@ class LabelledImages:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def take(self, rows: Int64[np.ndarray, " k"] | Sequence[int]) -> UInt8[np.ndarray, "k c h w"]:
+        """Return a copy of some images, each compared with its checksum if there is one.
+
+        So every image is checked whenever it is used, and gigabytes that nobody uses are never read.
+
+        Args:
+            rows: Positions of the images.
+
+        Raises:
+            InputError: An image isn't the one that was stored; the sentence names it and its file.
+        """
+        taken = np.array(self.images[np.asarray(rows, np.int64)])
+        if self.checksums is not None:
+            for row, image in zip(rows, taken, strict=True):
+                if checksum(image) != self.checksums[row].tobytes():
+                    raise InputError(
+                        f"Image {row} of split '{self.split}' of data set '{self.name}' has changed since it was stored"
+                        f" in '{getattr(self.images, 'filename', 'memory')}'; start the run again: that checks all "
+                        "images and, where their source is there, makes them anew."
+                    )
+        return taken
+
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
@@ -65,7 +93,8 @@ class ImageDataset:
         name: A readable name.
         mean: Mean of each channel over the train images, which are scaled to 0..1.
         std: Standard deviation of each channel over the train images, which are scaled to 0..1.
-        digest: Digest of class names, labels and pixels of all splits.
+        digest: Digest of class names, labels and pixels of all splits: equal for equal content, wherever it came from
+            and wherever it lies, and another one for any other.
 
     Raises:
         InputError: If a class name is in two splits.
@@ -87,8 +116,13 @@ class ImageDataset:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
+def checksum(image: UInt8[np.ndarray, "..."]) -> bytes:
+    """Return the first `CHECKSUM_BYTES` bytes of the SHA-256 of an image's pixels."""
+    return hashlib.sha256(np.ascontiguousarray(image).data).digest()[:CHECKSUM_BYTES]
+
+
 def check_disjoint(class_names: dict[Split, tuple[str, ...]]) -> None:
-    """Refuse class names that occur twice, in one split or in two.
+    """Refuse class names that occur twice, in one split or in two; é is é, whether written as one character or two.
 
     Args:
         class_names: The names of the classes of each split.
@@ -99,12 +133,13 @@ def check_disjoint(class_names: dict[Split, tuple[str, ...]]) -> None:
     seen: dict[str, Split] = {}
     for split, names in class_names.items():
         for name in names:
-            if name in seen:
+            same = unicodedata.normalize("NFC", name)
+            if same in seen:
                 where = (
-                    f"twice in split '{split}'" if seen[name] == split else f"in splits '{seen[name]}' and '{split}'"
+                    f"twice in split '{split}'" if seen[same] == split else f"in splits '{seen[same]}' and '{split}'"
                 )
                 raise InputError(
                     f"Class '{name}' is {where}; the classes of train, val and test must differ, or accuracy on test "
                     "classes says nothing about new classes. Move or rename it."
                 )
-            seen[name] = split
+            seen[same] = split

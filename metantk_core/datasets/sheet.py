@@ -71,8 +71,7 @@ def _class_row(
     else:
         _text(draw, _MARGIN, middle, name if len(name) <= 26 else f"{name[:25]}…", 13, _INK)
     found = np.flatnonzero(members.labels == label)[:images]
-    for column, row in enumerate(found):
-        pixels = np.asarray(members.images[row])
+    for column, pixels in enumerate(members.take(found)):
         tile = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         tile = tile.convert("RGB").resize((_TILE * _ZOOM, _TILE * _ZOOM), Image.Resampling.BICUBIC)
         left = _MARGIN + _LABEL + column * (_TILE + _GAP)

@@ -1,29 +1,46 @@
 """Prepared data sets: a configuration enters, a directory of memory-mappable arrays and its `ImageDataset` leave.
 
-A prepared directory holds ``{split}_images.npy`` (uint8 ``[n, c, h, w]``), ``{split}_labels.npy`` and ``dataset.json``.
+A prepared directory holds ``{split}_images.npy`` (uint8 ``[n, c, h, w]``), ``{split}_labels.npy``,
+``{split}_checksums.npy`` (uint8 ``[n, 16]``) and ``dataset.json``. All of it is sealed: ``dataset.json`` has its own
+checksum and those of labels and checksums, which cover the pixels. So whatever was changed later is noticed: pixels
+when `prepare` finds the directory and again when an image is used, everything else by `load`, which reads no pixels.
+
+Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns, ``b`` bytes.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, Field, model_validator
+from jaxtyping import Int64, UInt8
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from metantk_core.datasets import glyphs, sources
-from metantk_core.datasets.images import SPLITS, ImageDataset, LabelledImages, Split
-from metantk_core.datasets.sources import Source
-from metantk_core.errors import InputError
+from metantk_core.datasets import archives, folders, glyphs
+from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
+from metantk_core.datasets.npy import Header, read_header
+from metantk_core.datasets.scratch import workplace
+from metantk_core.datasets.sources import Source, open_regular, reason, shown
+from metantk_core.errors import InputError, first_complaint
 from metantk_core.progress import Progress, silent
+from metantk_core.seeding import digest
 
-FORMAT = 1
+FORMAT = 2
 SUMMARY = "dataset.json"
+_ARRAYS = ("images", "labels", "checksums")
+_FILES = frozenset({SUMMARY, *(f"{split}_{array}.npy" for split in SPLITS for array in _ARRAYS)})
+_LONGEST_SUMMARY = 1 << 28
+_BUFFER = 1 << 20
+_logger = logging.getLogger(__name__)
+
 SourceName = Literal["glyphs", "folder", "npz"]
 
 
@@ -55,11 +72,42 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class _Summary(BaseModel, frozen=True, extra="forbid", strict=True):
+    """What ``dataset.json`` holds."""
+
+    format: Literal[2]
+    name: str
+    class_names: dict[Split, list[str]]
+    mean: list[FiniteFloat]
+    std: list[FiniteFloat]
+    image_shape: list[int]
+    arrays: dict[str, str]  # SHA-256 of the elements of the small files
+    digest: str
+    fingerprint: str
+    config: dict[str, Any]
+    checksum: str
+
+    def sealed(self) -> "_Summary":
+        """Return the summary with the checksum of everything else."""
+        content = self.model_dump(mode="json", exclude={"checksum"})
+        return self.model_copy(update={"checksum": digest(content, length=64)})
+
+
+class _UnusableError(Exception):
+    """A directory holds no good data set, but nothing else either: it may be made anew."""
+
+
+class _DamagedError(_UnusableError):
+    """What a directory holds isn't what was stored there; the text is a sentence that names the file."""
+
+
 def prepare(config: DataConfig, directory: Path, progress: Progress = silent) -> ImageDataset:
     """Return the data set of a configuration, stored in ``directory``.
 
-    A directory that already holds the same configuration is used as it is, unless the source changed since: then it is
-    built again. A directory appears finished or not at all, also when two processes build it at once or one is killed.
+    A directory that already holds the same configuration is used after all of its images have been compared with their
+    checksums (about a second a gigabyte). It is built again if the source changed since, or, after a warning that names
+    the file, if it is damaged. A directory appears finished or not at all: of processes that want it at once one builds
+    it and the others wait; what killed ones left is removed.
 
     Args:
         config: What to store.
@@ -67,41 +115,31 @@ def prepare(config: DataConfig, directory: Path, progress: Progress = silent) ->
         progress: Told after every few images.
 
     Raises:
-        InputError: If the source can't be read, the directory can't be written or holds something else.
+        InputError: If the source can't be read, the directory can't be written or holds something else, the disk has
+            too little space, or a damaged data set can't be built again because its source is gone.
     """
-    stored = _stored_summary(directory)
-    if stored is not None:
-        if stored["config"] != config.model_dump(mode="json"):
-            raise InputError(
-                f"'{directory}' holds a data set of another configuration ({_differences(stored['config'], config)}). "
-                "Choose another directory, or remove this one."
-            )
-        if config.path is not None and not Path(config.path).expanduser().exists():
-            return load(directory)  # The original may be gone; what was made of it is still good.
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InputError(f"'{directory}' exists and holds no prepared data set. Choose another directory.")
     source = _source(config)
-    if stored is not None and stored["fingerprint"] == source.fingerprint:
-        return load(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    except OSError as error:
-        raise InputError(
-            f"Can't write the prepared data set to '{directory}' ({error.strerror}). "
-            "Choose a directory that you may write to."
-        ) from error
-    try:
-        _write(source, config, temporary, progress)
-        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner may read
-        _move_into_place(temporary, directory, source.fingerprint)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with contextlib.suppress(_UnusableError):
+        return _stored(config, directory, source)
+    assert source is not None  # else a sentence has said that it is gone
+    with _writing(directory), workplace(directory) as scratch:
+        try:
+            return _stored(config, directory, source)  # another process may have made it meanwhile
+        except _DamagedError as damage:
+            _logger.warning("%s It is prepared again.", damage)
+        except _UnusableError:
+            pass
+        made = scratch / "new"
+        made.mkdir()
+        _write(source, config, made, progress)
+        _move_into_place(made, directory, scratch)
     return load(directory)
 
 
 def load(directory: Path) -> ImageDataset:
     """Return a prepared data set, its images memory-mapped.
+
+    All but the pixels is checked here; each image is compared with its checksum when it is taken.
 
     Args:
         directory: A directory that `prepare` made.
@@ -109,115 +147,312 @@ def load(directory: Path) -> ImageDataset:
     Raises:
         InputError: If it holds no complete prepared data set.
     """
-    summary = _stored_summary(directory)
-    if summary is None:
-        raise InputError(f"'{directory}' holds no prepared data set: no readable {SUMMARY} in it. Prepare one first.")
-    splits: dict[Split, LabelledImages] = {}
-    for split in SPLITS:
-        try:
-            images = np.load(directory / f"{split}_images.npy", mmap_mode="r", allow_pickle=False)
-            labels = np.load(directory / f"{split}_labels.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"The prepared data set in '{directory}' is damaged ({error}). Remove it and prepare it again."
-            ) from error
-        splits[split] = LabelledImages(images, labels, tuple(summary["class_names"][split]), split, summary["name"])
-    return ImageDataset(
-        **splits,
-        name=summary["name"],
-        mean=tuple(summary["mean"]),
-        std=tuple(summary["std"]),
-        digest=summary["digest"],
-    )
+    try:
+        return _open(directory, _summary(directory))
+    except _UnusableError as problem:
+        raise InputError(f"{problem} Remove the directory and prepare it again.") from problem
 
 
-def _source(config: DataConfig) -> Source:
+def _source(config: DataConfig) -> Source | None:
+    """Return the source of a configuration, or none if its folder is gone."""
     if config.source == "glyphs":
         return glyphs.glyphs(config.image_size, config.channels, config.seed, config.images_per_class)
     readers: dict[SourceName, Callable[[Path, int, Literal[1, 3]], Source]] = {
-        "folder": sources.folder,
-        "npz": sources.npz,
+        "folder": folders.folder,
+        "npz": archives.npz,
     }
-    return readers[config.source](Path(config.path or "").expanduser(), config.image_size, config.channels)
+    path = Path(config.path or "")
+    with contextlib.suppress(RuntimeError):  # no such user: then ~name is a name
+        path = path.expanduser()
+    with contextlib.suppress(OSError, ValueError):  # the reader says it better
+        if not path.exists():
+            return None
+    return readers[config.source](path, config.image_size, config.channels)
+
+
+def _stored(config: DataConfig, directory: Path, source: Source | None) -> ImageDataset:
+    """Return what a directory holds, all pixels checked, if it is what is asked for.
+
+    Args:
+        config: What is asked for.
+        directory: Where.
+        source: What it would be made from; none if that is gone.
+
+    Raises:
+        _UnusableError: It must be made, and can be.
+        InputError: It holds something else, or must be made and can't be.
+    """
+    try:
+        summary = _summary(directory)
+        asked = config.model_dump(mode="json")
+        if summary.config != asked:
+            raise InputError(
+                f"'{directory}' holds a data set of another configuration ({_differences(summary.config, asked)}). "
+                "Choose another directory, or remove this one."
+            )
+        if source is not None and summary.fingerprint != source.fingerprint:
+            raise _UnusableError(f"The source of the prepared data set in '{directory}' has changed.")
+        dataset = _open(directory, summary)
+        _check_pixels(dataset, directory)
+    except _UnusableError as problem:
+        if source is None:
+            hint = f" {problem}" if os.path.exists(directory / SUMMARY) else ""
+            raise InputError(
+                f"No folder '{shown(config.path)}': expected a folder that holds the splits train, val and test. Check "
+                f"data.path.{hint}"
+            ) from None
+        _check_replaceable(directory)
+        raise
+    return dataset
+
+
+def _check_replaceable(directory: Path) -> None:
+    """Refuse a place that holds anything but the files of a prepared data set."""
+    try:
+        others = sorted(set(os.listdir(directory)) - _FILES)
+    except OSError as error:
+        if not os.path.exists(directory):
+            return  # whether it can be made is seen when it is made
+        holds = f"it can't be read as a folder: {reason(error)}"
+    else:
+        if not others:
+            return
+        holds = f"it holds {shown(repr(others[0]))}"
+    raise InputError(
+        f"'{shown(directory)}' exists and holds no prepared data set that may be replaced ({holds}). Choose another "
+        "directory."
+    )
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise InputError(
+            f"Can't write the prepared data set to '{shown(directory)}' ({reason(error)}). "
+            f"Choose a directory that you may write to{', with more space' if full else ''}."
+        ) from error
+
+
+def _check_space(splits: dict[Split, tuple[int, ...]], directory: Path) -> None:
+    """Refuse what the disk can't take, before hours of work end in a full disk."""
+    needed = sum(np.dtype(np.uint8).itemsize * int(np.prod(shape, dtype=object)) for shape in splits.values())
+    needed += sum(shape[0] * (8 + CHECKSUM_BYTES) for shape in splits.values())
+    disk = shutil.disk_usage(directory)
+    if disk.total and needed > disk.free:  # some network file systems tell neither
+        raise InputError(
+            f"The prepared data set takes {needed / 1e9:,.1f} GB, but the disk of '{shown(directory.parent.parent)}' "
+            f"has {disk.free / 1e9:,.1f} GB left; make space, lower data.image_size, or choose another disk."
+        )
 
 
 def _write(source: Source, config: DataConfig, directory: Path, progress: Progress) -> None:
     splits = source.splits()
-    total = sum(len(split.labels) for split in splits.values())
+    size = (config.channels, config.image_size, config.image_size)
+    shapes: dict[Split, tuple[int, ...]] = {name: (len(splits[name].labels), *size) for name in SPLITS}
+    _check_space(shapes, directory)
+    total = sum(shape[0] for shape in shapes.values())
     done = 0
-    content = hashlib.sha256()
     # Sums of integers are exact in any order, so the moments are the same to the last bit wherever they are taken.
     moments = np.zeros((2, config.channels), np.int64)
+    parts: list[_Part] = []
+    arrays: dict[str, str] = {}
     for name in SPLITS:
         split = splits[name]
-        shape = (len(split.labels), config.channels, config.image_size, config.image_size)
-        content.update(json.dumps([name, split.class_names, shape]).encode())
-        content.update(split.labels.astype("<i8").tobytes())
-        array = np.lib.format.open_memmap(directory / f"{name}_images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for row, image in enumerate(split.images()):
-            array[row] = image
-            content.update(image.tobytes())
-            if name == "train":
-                values = image.astype(np.int64)
-                moments += np.stack([values.sum((1, 2)), np.square(values).sum((1, 2))])
-            done += 1
-            if done % 64 == 0 or done == total:
-                progress(done, total, f"images of {name}")
-        array.flush()
-        del array
-        np.save(directory / f"{name}_labels.npy", split.labels)
+        checksums = np.empty((len(split.labels), CHECKSUM_BYTES), np.uint8)
+        # Written, not mapped: a full disk is an error of a write, but kills the process that touches a mapped page.
+        with _array_file(directory / f"{name}_images.npy", np.uint8, shapes[name]) as write:
+            for row, image in zip(range(len(split.labels)), split.images(), strict=True):
+                write(image)
+                checksums[row] = np.frombuffer(checksum(image), np.uint8)
+                if name == "train":
+                    values = image.astype(np.int64)
+                    moments += np.stack([values.sum((1, 2)), np.square(values).sum((1, 2))])
+                done += 1
+                if done % 64 == 0 or done == total:
+                    progress(done, total, f"images of {name}")
+        for array, values in (("labels", split.labels.astype("<i8")), ("checksums", checksums)):
+            file = f"{name}_{array}.npy"
+            with _array_file(directory / file, values.dtype, values.shape) as write:
+                write(values)
+            arrays[file] = hashlib.sha256(values.tobytes()).hexdigest()
+        parts.append(_Part(name, split.class_names, shapes[name], split.labels, checksums))
     pixels = len(splits["train"].labels) * config.image_size**2
     mean = moments[0] / pixels / 255
     std = np.sqrt(np.maximum(moments[1] / pixels / 255**2 - np.square(mean), 0))
     if not (std > 0).all():
         raise InputError(f"All train images of '{source.name}' are one constant value in a channel; nothing to learn.")
-    summary = {
-        "format": FORMAT,
-        "name": source.name,
-        "class_names": {name: list(splits[name].class_names) for name in SPLITS},
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        "digest": content.hexdigest()[:16],
-        "fingerprint": source.fingerprint,
-        "config": config.model_dump(mode="json"),
-    }
-    (directory / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+    summary = _Summary(
+        format=FORMAT,
+        name=source.name,
+        class_names={name: list(splits[name].class_names) for name in SPLITS},
+        mean=mean.tolist(),
+        std=std.tolist(),
+        image_shape=list(config.image_shape),
+        arrays=arrays,
+        digest=_content_digest(parts),
+        fingerprint=source.fingerprint,
+        config=config.model_dump(mode="json"),
+        checksum="",
+    ).sealed()
+    text = json.dumps(summary.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    with open(directory / SUMMARY, "wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _move_into_place(temporary: Path, directory: Path, fingerprint: str) -> None:
-    for _ in range(5):
+@contextlib.contextmanager
+def _array_file(path: Path, dtype: np.dtype | type, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], object]]:
+    """Write an array file piece by piece; gives the function that takes the next piece."""
+    with open(path, "wb", buffering=_BUFFER) as file:
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        yield lambda piece: file.write(np.ascontiguousarray(piece).data)
+        file.flush()
+        os.fsync(file.fileno())  # some file systems tell only now that there is no space
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What identifies the content of one split."""
+
+    split: Split
+    class_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    labels: Int64[np.ndarray, " n"]
+    checksums: UInt8[np.ndarray, "n b"]
+
+
+def _content_digest(parts: list[_Part]) -> str:
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(json.dumps([part.split, part.class_names, part.shape]).encode())
+        content.update(part.labels.astype("<i8").tobytes())
+        content.update(part.checksums.tobytes())
+    return content.hexdigest()[:16]
+
+
+def _move_into_place(made: Path, directory: Path, scratch: Path) -> None:
+    for attempt in range(5):
         try:
-            os.replace(temporary, directory)
+            os.replace(made, directory)
             return
-        except OSError:
-            stored = _stored_summary(directory)
-            if stored is not None and stored["fingerprint"] == fingerprint:
-                return  # Another process was faster; it made the same.
-            if stored is None:
-                raise InputError(
-                    f"'{directory}' appeared meanwhile and holds something else. Choose another."
-                ) from None
-            # Out of date, and ours: set it aside first, so that what is in the way is never half removed.
-            aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Out of date, or another process without locks was faster. Set it aside first, so that what is in the way
+            # is never half removed.
+            _check_replaceable(directory)
             with contextlib.suppress(FileNotFoundError):
-                os.replace(directory, aside)
-            shutil.rmtree(aside, ignore_errors=True)
+                os.replace(directory, scratch / f"old-{attempt}")
     raise InputError(f"'{directory}' is written by other processes all the time. Choose another directory.")
 
 
-def _stored_summary(directory: Path) -> dict | None:
+def _summary(directory: Path) -> _Summary:
+    """Return the checked content of ``dataset.json``.
+
+    Raises:
+        _UnusableError: There is none.
+        _DamagedError: It isn't what `prepare` wrote.
+    """
+    file = directory / SUMMARY
     try:
-        summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+        with open_regular(file) as stream:
+            text = stream.read(_LONGEST_SUMMARY)
     except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{directory / SUMMARY}' can't be read ({error}). Remove the directory.") from error
-    if not isinstance(summary, dict) or summary.get("format") != FORMAT:
-        raise InputError(f"'{directory / SUMMARY}' is of another version. Remove the directory and prepare it again.")
+        raise _UnusableError(f"'{directory}' holds no prepared data set: no {SUMMARY} in it.") from None
+    except OSError as error:
+        raise _DamagedError(f"'{file}' can't be read ({reason(error)}).") from error
+    try:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _DamagedError(f"'{file}' is damaged ({reason(error)}).") from error
+    version = content.get("format") if isinstance(content, dict) else None
+    if type(version) is int and version != FORMAT:
+        raise _UnusableError(f"'{file}' is of another version.")
+    try:
+        summary = _Summary.model_validate(content)
+    except ValidationError as error:
+        raise _DamagedError(f"'{file}' is damaged ({shown(first_complaint(error))}).") from error
+    except RecursionError as error:
+        raise _DamagedError(f"'{file}' is damaged (nested too deeply).") from error
+    if summary.sealed() != summary:
+        raise _DamagedError(f"'{file}' was changed after it was written.")
     return summary
 
 
-def _differences(stored: dict, config: DataConfig) -> str:
-    asked = config.model_dump(mode="json")
+def _open(directory: Path, summary: _Summary) -> ImageDataset:
+    """Return the data set that a checked summary describes, everything but the pixels checked.
+
+    Raises:
+        _DamagedError: An array is not the one that was stored.
+    """
+    splits: dict[Split, LabelledImages] = {}
+    for split in SPLITS:
+        labels = _read_array(directory, f"{split}_labels.npy", np.dtype("<i8"), summary)
+        checksums = _read_array(directory, f"{split}_checksums.npy", np.dtype(np.uint8), summary)
+        file = directory / f"{split}_images.npy"
+        header = _array_header(file, np.dtype(np.uint8))
+        if header.shape != (len(labels), *summary.image_shape):
+            raise _DamagedError(f"'{file}' is damaged (shape {list(header.shape)}).")
+        images = np.memmap(file, np.uint8, mode="r", offset=header.length, shape=header.shape)
+        names = tuple(summary.class_names[split])
+        splits[split] = LabelledImages(images, labels.astype(np.int64), names, split, summary.name, checksums)
+    return ImageDataset(
+        **splits, name=summary.name, mean=tuple(summary.mean), std=tuple(summary.std), digest=summary.digest
+    )
+
+
+def _read_array(directory: Path, name: str, dtype: np.dtype, summary: _Summary) -> np.ndarray:
+    file = directory / name
+    header = _array_header(file, dtype)
+    try:
+        with open_regular(file) as stream:
+            stream.seek(header.length)
+            data = stream.read(header.size)
+    except OSError as error:
+        raise _DamagedError(f"'{file}' can't be read ({reason(error)}).") from error
+    if hashlib.sha256(data).hexdigest() != summary.arrays.get(name):
+        raise _DamagedError(f"'{file}' was changed after it was written.")
+    return np.frombuffer(data, dtype).reshape(header.shape)
+
+
+def _array_header(file: Path, dtype: np.dtype) -> Header:
+    try:
+        with open_regular(file) as stream:
+            header = read_header(stream.read)
+            size = os.fstat(stream.fileno()).st_size
+    except (OSError, ValueError) as error:
+        raise _DamagedError(f"'{file}' is damaged ({reason(error)}).") from error
+    if header.dtype != dtype or header.fortran_order or header.length + header.size != size:
+        raise _DamagedError(f"'{file}' is damaged (it holds {size:,} bytes, and claims to be {header}).")
+    return header
+
+
+def _check_pixels(dataset: ImageDataset, directory: Path) -> None:
+    """Compare every image with its checksum, reading, not mapping, so that memory stays as it is.
+
+    Raises:
+        _DamagedError: One differs.
+    """
+    for split in SPLITS:
+        part = dataset.split(split)
+        file = directory / f"{split}_images.npy"
+        size = int(np.prod(part.images.shape[1:]))
+        assert part.checksums is not None
+        try:
+            with open(file, "rb", buffering=_BUFFER) as stream:
+                stream.seek(os.fstat(stream.fileno()).st_size - part.images.nbytes)
+                for row, expected in enumerate(part.checksums):
+                    if checksum(np.frombuffer(stream.read(size), np.uint8)) != expected.tobytes():
+                        raise _DamagedError(f"Image {row} in '{file}' was changed after it was written.")
+        except OSError as error:
+            raise _DamagedError(f"'{file}' can't be read ({reason(error)}).") from error
+
+
+def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> str:
     keys = [key for key in asked if stored.get(key) != asked[key]]
-    return ", ".join(f"{key} {stored.get(key)} instead of {asked[key]}" for key in keys)
+    return ", ".join(f"{key} {shown(stored.get(key))} instead of {shown(asked[key])}" for key in keys)

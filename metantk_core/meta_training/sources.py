@@ -11,12 +11,14 @@ _SAMPLED_IMAGES = 256
 
 
 def source_digest(source: EpisodeSource) -> str:
-    """Return the digest of a source: all labels, the configuration, and images at regular distances.
+    """Return the digest of a source: all labels, the configuration, and all images.
 
-    Only up to about 500 images are read, because there may be gigabytes of them; different datasets differ there.
+    Of stored images their checksums are taken, because there may be gigabytes of them. Of images in memory only up to
+    about 500, at regular distances, are read.
     """
     images, labels = source.images.images, np.ascontiguousarray(source.images.labels)
     step = max(1, len(images) // _SAMPLED_IMAGES)
+    pixels = images[::step] if source.images.checksums is None else source.images.checksums
     return digest(
         [
             source.images.name,
@@ -28,6 +30,6 @@ def source_digest(source: EpisodeSource) -> str:
             source.image_size,
             source.config.model_dump(mode="json"),
             hashlib.sha256(labels.tobytes()).hexdigest(),
-            hashlib.sha256(np.ascontiguousarray(images[::step]).tobytes()).hexdigest(),
+            hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest(),
         ]
     )

@@ -1,6 +1,6 @@
 """Networks of candidates: genotypes and configurations enter, torch modules leave."""
 
-from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, restricted
+from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, build, build_thin, restricted
 from metantk_core.networks.costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import Scheme, initialise
@@ -16,6 +16,7 @@ __all__ = [
     "Variant",
     "What",
     "build",
+    "build_thin",
     "cost_table",
     "count_macs",
     "count_parameters",

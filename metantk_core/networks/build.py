@@ -124,3 +124,35 @@ def build(
             norm=make_norm,
         )
     return FewShotNetwork(body, body.out_channels, ways)
+
+
+def build_thin(genotype: Genotype, *, ways: int) -> FewShotNetwork:
+    """Return the thin network of a candidate or of a supernet that linear regions are counted on.
+
+    Images of one channel enter the cells as they are, without a stem: for the DARTS family one normal cell of 1 channel
+    and one reduction cell of 2 (Wang et al. 2022), for NAS-Bench-201 one cell in each of its stages, of 1, 2 and 4
+    channels (TE-NAS, Chen et al. 2021). Normalisation and ReLU follow the last cell. All normalisation is by the
+    moments of the batch, so the images of a batch belong together.
+
+    Args:
+        genotype: What is on the edges.
+        ways: Outputs of the head.
+    """
+    operations, norm = OPERATIONS[genotype.space], NORMALISATIONS["batch_transductive"]
+    if genotype.space == "nasbench201":
+        edges = genotype.cell("cell")
+        body = NASBench201Body(edges, in_channels=1, channels=1, cells=1, operations=operations, norm=norm, stem=False)
+    else:
+        body = DartsBody(
+            genotype.cell("normal"),
+            genotype.cell("reduce"),
+            in_channels=1,
+            channels=1,
+            cells=2,
+            final_norm=True,
+            operations=operations,
+            norm=norm,
+            reductions=(1,),
+            stem=False,
+        )
+    return FewShotNetwork(body, body.out_channels, ways)

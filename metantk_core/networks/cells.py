@@ -6,7 +6,7 @@ A body takes images to feature maps. Names of parameters say where they sit, as 
 Axes: n images, c channels (d: other channels), h height, w width.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -150,6 +150,7 @@ class NASBench201Body(nn.Module):
         cells: Cells of each stage.
         operations: Makers of operations by name.
         norm: Makes the normalisation.
+        stem: Whether there is a stem; without one the first cell sees the images, which have ``channels`` channels.
 
     Attributes:
         out_channels: Channels of the feature maps.
@@ -164,9 +165,10 @@ class NASBench201Body(nn.Module):
         cells: int,
         operations: Mapping[str, MakeOperation],
         norm: Normalise,
+        stem: bool = True,
     ) -> None:
         super().__init__()
-        self.stem = _stem(in_channels, channels, norm)
+        self.stem = _stem(in_channels, channels, norm) if stem else nn.Identity()
         self.cells = nn.ModuleList()
         self.reductions = nn.ModuleDict()
         for stage in range(3):
@@ -250,18 +252,20 @@ class DartsCell(nn.Module):
 
 
 class DartsBody(nn.Module):
-    """Stem and cells of the DARTS family; those at 1/3 and 2/3 of the depth halve the size and double the channels.
+    """Stem and cells of the DARTS family; reduction cells halve the size and double the channels.
 
     Args:
         normal: Edges of the normal cell.
         reduce: Edges of the reduction cell.
         in_channels: Channels of the images.
         channels: Channels of the stem and of the nodes of the first cells.
-        cells: Number of cells, normal and reduction cells together; those at ``cells // 3`` and ``2 * cells // 3``
-            (counted from 0) reduce.
+        cells: Number of cells, normal and reduction cells together.
         final_norm: Whether normalisation and ReLU follow the last cell.
         operations: Makers of operations by name.
         norm: Makes the normalisation.
+        reductions: Numbers of the cells that reduce, counted from 0; if not given, those at ``cells // 3`` and
+            ``2 * cells // 3``.
+        stem: Whether there is a stem; without one the first cell sees the images, which have ``channels`` channels.
 
     Attributes:
         out_channels: Channels of the feature maps.
@@ -278,14 +282,18 @@ class DartsBody(nn.Module):
         final_norm: bool,
         operations: Mapping[str, MakeOperation],
         norm: Normalise,
+        reductions: Collection[int] | None = None,
+        stem: bool = True,
     ) -> None:
         super().__init__()
-        self.stem = _stem(in_channels, channels, norm)
+        self.stem = _stem(in_channels, channels, norm) if stem else nn.Identity()
         self.cells = nn.ModuleList()
+        if reductions is None:
+            reductions = (cells // 3, 2 * cells // 3)
         before = previous = channels
         after_reduction = False
         for number in range(cells):
-            reduction = number in (cells // 3, 2 * cells // 3)
+            reduction = number in reductions
             channels = 2 * channels if reduction else channels
             cell = DartsCell(
                 reduce if reduction else normal,

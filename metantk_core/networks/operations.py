@@ -122,8 +122,9 @@ def _max_pool(channels: int, stride: int, norm: Normalise) -> nn.Module:
 
 
 def _conv_1x5_5x1(channels: int, stride: int, norm: Normalise) -> nn.Module:
-    across = nn.Conv2d(channels, channels, (1, 5), stride=(1, stride), padding=(0, 2), bias=False)
-    down = nn.Conv2d(channels, channels, (5, 1), stride=(stride, 1), padding=(2, 0), bias=False)
+    # The first halves both axes, as in the space's source (Elsken et al., CVPR 2020), not each convolution its own.
+    across = nn.Conv2d(channels, channels, (1, 5), stride=stride, padding=(0, 2), bias=False)
+    down = nn.Conv2d(channels, channels, (5, 1), padding=(2, 0), bias=False)
     return _chain(relu=nn.ReLU(), across=across, down=down, norm=norm(channels))
 
 

@@ -38,7 +38,10 @@ _PURE = frozenset(
         torch.ops.aten.mul.Tensor,
     }
 )
+# Batch normalisation by the moments of the batch alone, on any device; with moments to update it would be no function.
+_BATCH_NORMS = frozenset({torch.ops.aten.native_batch_norm.default, torch.ops.aten.cudnn_batch_norm.default})
 _BYTES = 8  # of an image's code that are looked at together
+_NOT_FINITE = Score(None, Outcome.NON_FINITE, "logits on the images that count linear regions are not finite")
 
 
 class CodeKernel:
@@ -137,8 +140,44 @@ def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"], reuse: 
         outputs = _forward(network, rest, regions.look, reuse)
         decided -= not len(left)  # the one that stands for all is counted already
     if not bool(outputs.isfinite().all()):
-        return Score(None, Outcome.NON_FINITE, "logits on the images that count linear regions are not finite")
+        return _NOT_FINITE
     return Score(float(decided + regions.count()))
+
+
+def linear_regions_of_batches(
+    network: nn.Module, batches: Sequence[Float[Tensor, "n c h w"]], reuse: "Reuse | None" = None
+) -> Score:
+    r"""Return the number of different codes, as :func:`linear_regions` does, for a network that mixes a batch's images.
+
+    Every image takes part in the moments that all images of its batch are normalised by, so that none can be left out
+    before the end. Codes are compared across batches.
+
+    Args:
+        network: Computes an image from the images of its batch.
+        batches: Images on the network's device, in its precision.
+        reuse: As for :func:`linear_regions`; the batches must be the same tensors.
+
+    Returns:
+        From 1 to the number of images; ``NON_FINITE`` if some output of the network is.
+    """
+    reuse = Reuse(0) if reuse is None else reuse
+    different: set[bytes] = set()
+    for images in batches:
+        codes = [torch.zeros(len(images), 0, dtype=torch.uint8)]
+
+        def look(output: Tensor, codes: list[Tensor] = codes) -> None:
+            codes.append(reuse.once("packed", _packed, (output,)))
+
+        outputs = _forward(network, images, look, reuse)
+        if not bool(outputs.isfinite().all()):
+            return _NOT_FINITE
+        different.update(map(bytes, torch.cat(codes, dim=1).numpy()))
+    return Score(float(len(different)))
+
+
+def _packed(output: Float[Tensor, "n ..."]) -> UInt8[Tensor, "n _"]:
+    """Return which units of a ReLU are on, 8 in a byte, on the CPU."""
+    return torch.from_numpy(np.packbits((output > 0).flatten(1).cpu().numpy(), axis=1))
 
 
 def _forward(
@@ -225,7 +264,7 @@ class _Pass(TorchDispatchMode):
         self._look, self._reuse = look, reuse
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        pure = func in _PURE and not kwargs
+        pure = (func in _PURE or (func in _BATCH_NORMS and args[3] is None)) and not kwargs
         result = self._reuse.once(func, func, args) if pure else func(*args, **(kwargs or {}))
         if func in _RELUS:
             self._look(result)
@@ -254,7 +293,7 @@ class _Regions:
 
     def look(self, output: Tensor) -> None:
         """Take the code of one more ReLU into account."""
-        self._unseen.append(np.packbits((output > 0).flatten(1).cpu().numpy(), axis=1))
+        self._unseen.append(_packed(output).numpy())
         if self._few is None:
             return
         self._finite = self._finite and bool(output.isfinite().all())

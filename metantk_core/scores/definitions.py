@@ -333,7 +333,7 @@ SCORES = ScoreTable(
         "higher",
         "linear",
         "linear regions",
-        "Number of different ReLU sign patterns among noise images, of a narrow network on tiny images.",
+        "Number of different ReLU sign patterns among 3 × 3 patches of training images, of one thin cell of each kind.",
         "Xiong et al., ICML 2020; Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
         "own pass",
     ),

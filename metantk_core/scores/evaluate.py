@@ -42,11 +42,19 @@ from metantk_core.networks import (
     NetworkConfig,
     Scheme,
     build,
+    build_thin,
     cost_table,
     initialise,
     restricted,
 )
-from metantk_core.scores.activations import CodeKernel, Reuse, code_kernel, linear_regions, naswot
+from metantk_core.scores.activations import (
+    CodeKernel,
+    Reuse,
+    code_kernel,
+    linear_regions,
+    linear_regions_of_batches,
+    naswot,
+)
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
     label_gradient_alignment,
@@ -71,6 +79,7 @@ from metantk_core.scores.gradients import (
     snip,
     zico,
 )
+from metantk_core.scores.patches import RESIZED, training_patches
 from metantk_core.scores.record import Outcome, Score, ScoreRecord
 from metantk_core.scores.synflow import synflow
 from metantk_core.seeding import generator
@@ -88,11 +97,36 @@ _ATTEMPTS = 100  # to draw an episode that shares no image with the others of it
 
 
 class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
-    """The network and the noise images of ``linear_regions``; the defaults are the published ones."""
+    """The network and the images of ``linear_regions``; the defaults are the published ones."""
 
-    channels: int = Field(default=1, ge=1, description="Channels after the stem; the depth is that of scoring.network.")
-    image_size: int = Field(default=3, ge=1, description="Height and width of the noise images, of one channel.")
-    images: int = Field(default=3000, ge=2, description="Number of noise images: the largest possible score.")
+    definition: Literal["published", "noise"] = Field(
+        default="published",
+        description="'published': patches of training images through one thin cell of each kind, with batch "
+        "normalisation; 'noise': images of white noise through a narrow network as deep as the scored one, normalised "
+        "image by image.",
+    )
+    channels: int = Field(
+        default=1,
+        ge=1,
+        description="Channels after the stem, with 'noise'; the published network has no stem, and 1 channel at first.",
+    )
+    image_size: int = Field(default=3, ge=1, description="Height and width of the images, which have one channel.")
+    images: int = Field(default=3000, ge=2, description="Number of images: the largest possible score.")
+    batch: int = Field(default=1000, ge=2, description="Patches that are normalised together, with 'published'.")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "LinearRegionsConfig":
+        if self.definition == "noise":
+            return self
+        if self.channels != 1:
+            raise ValueError(
+                f"channels is for definition=noise; the published network has 1 channel, not {self.channels}"
+            )
+        if self.image_size > RESIZED:
+            raise ValueError(f"patches are cut from images of {RESIZED} pixels; image_size is at most that")
+        if self.images % min(self.batch, self.images):
+            raise ValueError(f"images must be a multiple of batch ({self.batch}), or fewer; {self.images} is not")
+        return self
 
 
 class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
@@ -207,6 +241,7 @@ class Draw:
     regions_network: FewShotNetwork | None
     stream: str = ""
     reuse: Reuse = field(default_factory=lambda: Reuse(0))
+    regions_images: Callable[[], tuple[Float[Tensor, "m 1 p p"], ...]] = tuple
 
     @property
     def images(self) -> Float[Tensor, "n c h w"]:
@@ -389,6 +424,7 @@ class Scorer:
         self._networks: dict[int, _Networks] = {}
         self._spare: _Networks | None = None  # initialised again for the next draw that has weights of its own
         self._episodes: dict[int, tuple[Episode, ...]] = {}
+        self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
         self._reuse = Reuse(_REUSED_BYTES)
 
     @cached_property
@@ -467,7 +503,18 @@ class Scorer:
             stream,
             # Weights that only one candidate has leave nothing to reuse.
             Reuse(0) if own else self._reuse,
+            partial(self._regions_images_of, repeat, stream),
         )
+
+    def _regions_images_of(self, repeat: int, stream: str) -> tuple[Float[Tensor, "m 1 p p"], ...]:
+        """Return the images that linear regions are counted on, in batches; the same tensors for all candidates."""
+        key = stream, repeat
+        if key not in self._regions_images:
+            if len(self._regions_images) >= _KEPT_EPISODES:
+                self._regions_images.clear()
+            images = regions_images(self._source, self._config.linear_regions, self._seed, repeat, stream)
+            self._regions_images[key] = tuple(batch.to(self._device) for batch in images)
+        return self._regions_images[key]
 
     def _shared_networks(self, repeat: int) -> "_Networks":
         if repeat not in self._networks:
@@ -595,6 +642,29 @@ def scoring_episodes(
     return tuple(episodes)
 
 
+def regions_images(
+    source: EpisodeSource, config: LinearRegionsConfig, seed: int, repeat: int, stream: str = ""
+) -> tuple[Float[Tensor, "m 1 p p"], ...]:
+    """Return the images that linear regions are counted on, in the batches that are normalised together.
+
+    Args:
+        source: Gives the images that patches are taken from, and their moments.
+        config: How many images of which size.
+        seed: Seed of the run.
+        repeat: Number of the initialisation, from 0.
+        stream: Name of random numbers of its own; empty for those shared by all.
+    """
+    purpose = ("score", "linear regions", *((stream,) if stream else ()), repeat)
+    if config.definition == "noise":
+        size = (config.images, 1, config.image_size, config.image_size)
+        return (torch.randn(size, generator=generator(seed, *purpose)),)
+    mean, std = source.own_moments or (source.mean, source.std)
+    patches = training_patches(
+        source.images, mean, std, number=config.images, size=config.image_size, seed=seed, purpose=purpose
+    )
+    return patches.split(config.batch)
+
+
 def _augmented(episode: Episode, source: EpisodeSource, rng: torch.Generator) -> Episode:
     """Return an episode with each image flipped by chance and moved by up to 4 pixels, black coming in."""
     mean, std = (torch.tensor(moments).view(-1, 1, 1) for moments in (source.mean, source.std))
@@ -645,6 +715,9 @@ def _build(
 
 
 def _regions_network(genotype: Genotype, source: EpisodeSource, config: ScoringConfig) -> FewShotNetwork:
+    if config.linear_regions.definition == "published":
+        with torch.random.fork_rng(devices=[]):
+            return build_thin(genotype, ways=config.episode.ways)
     narrow = NetworkConfig(channels=config.linear_regions.channels, cells=config.network.cells)
     return _build(genotype, source, narrow, "scoring", config.episode.ways, in_channels=1)
 
@@ -762,14 +835,10 @@ def shared_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
 
 def _linear_regions(draw: Draw) -> Score:
     assert draw.regions_network is not None
-    config = draw.config.linear_regions
-    size = (config.images, 1, config.image_size, config.image_size)
-    own = (draw.stream,) if draw.stream else ()
-
-    def noise(*purpose: str | int) -> Float[Tensor, "m 1 h w"]:
-        return torch.randn(size, generator=generator(draw.seed, *purpose)).to(draw.device)
-
-    images = draw.reuse.once("noise", noise, ("score", "linear regions", *own, draw.repeat))
+    batches = draw.regions_images()
+    if draw.config.linear_regions.definition == "published":
+        return linear_regions_of_batches(draw.regions_network, batches, draw.reuse)
+    (images,) = batches
     return linear_regions(draw.regions_network, images, draw.reuse)
 
 

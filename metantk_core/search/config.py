@@ -26,13 +26,14 @@ class PruneConfig(BaseModel, frozen=True, extra="forbid"):
     )
     ranks: Literal["average", "dense"] = Field(
         default="average",
-        description="'average': equal changes share the mean of their ranks; 'dense': changes are rounded to 3 digits "
-        "and equal ones share a rank that leaves no gap (as published).",
+        description="'average': equal changes share the mean of their ranks; 'dense': each draw's change is rounded to "
+        "3 decimals, means are sorted at 3 significant digits, and only equal means share a rank, which leaves no gap "
+        "(as published).",
     )
     edges: Literal["together", "one node at a time"] = Field(
         default="together",
         description="The last phase, which leaves 2 edges a node: all nodes in one round, or a round for each node, "
-        "compared with a supernet that is not scored again (as published).",
+        "whose kernel is compared with that of the supernet before the first of them (as published).",
     )
 
 

@@ -10,7 +10,8 @@ Axes: s scores · m removals of the round · k draws · u resamples of the draws
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import comb
+from functools import cache
+from math import comb, floor, isfinite, log10
 
 import numpy as np
 from jaxtyping import Float64
@@ -30,7 +31,7 @@ from metantk_core.seeding import digest
 RANK_SUM = "rank sum"
 #: Random numbers of the last round: those that the search has chosen by would flatter its choice.
 COMPARISON = "comparison"
-_DIGITS = 3  # that the published code rounds changes to before it ranks them
+_DIGITS = 3  # decimals of a draw's change, and significant digits of their mean, in the published ranks
 
 
 def start(setting: Setting) -> SearchState:
@@ -104,21 +105,23 @@ def _planned(setting: Setting, state: SearchState) -> SearchState:
             setting.config.space, setting.seed, setting.config.num_candidates, setting.allowed, [supernet]
         )
         return replace(state, plan=tuple(Job(str(genotype), draws, COMPARISON) for genotype in (supernet, *controls)))
+    jobs = (job for removal in removals for job in _jobs(setting, state, str(removal.left), draws))
+    return replace(state, plan=tuple(dict.fromkeys(jobs)))
+
+
+def _jobs(setting: Setting, state: SearchState, left: str, draws: int) -> tuple[Job, ...]:
+    """Return the jobs that the change by one removal comes from: the supernets, and last what is left."""
+    supernets = tuple(dict.fromkeys(_compared(state, name) for name in setting.criterion.names))
     if setting.config.prune.draws == "shared":
-        return replace(
-            state, plan=tuple(Job(text, draws) for text in (state.compared, *(str(r.left) for r in removals)))
-        )
-    pairs = [(state.compared, str(removal.left)) for removal in removals]
-    return replace(
-        state,
-        plan=tuple(job for compared, left in pairs for job in _pair(compared, left, draws)),
-    )
+        return tuple(Job(text, draws) for text in (*supernets, left))
+    # Episodes of their own, each with weights of its own; no two rounds look at the same remainder.
+    own = digest(left)
+    return (*(Job(text, draws, own, "supernet") for text in supernets), Job(left, draws, own, "candidate"))
 
 
-def _pair(compared: str, left: str, draws: int) -> tuple[Job, Job]:
-    """Return the jobs of a supernet and a remainder that see episodes of their own, each with weights of its own."""
-    # No two rounds look at the same remainder.
-    return Job(compared, draws, digest(left), "supernet"), Job(left, draws, digest(left), "candidate")
+def _compared(state: SearchState, score: str) -> str:
+    """Return the supernet that a score is compared with: that of kernels may be an earlier one than that of others."""
+    return state.compared if SCORES[score].cost == "pass" else state.supernet
 
 
 def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
@@ -127,7 +130,14 @@ def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
     if supernet.decided and setting.config.prune.edges == "one node at a time" and prunings:
         place = _crowded(supernet)[0]
         prunings = tuple(left for left in prunings if _place(_taken(supernet, left)[0]) == place)
-    return tuple(_Removal(*_taken(supernet, left), left) for left in prunings)
+    removals = [_Removal(*_taken(supernet, left), left) for left in prunings]
+    if setting.config.prune.ranks == "dense":
+        # The published ranks depend on the published order: edges as in canonical order, but operations as the space
+        # lists them.
+        listed = {edge: place for place, edge in enumerate(supernet.edges)}
+        order = setting.space.operations
+        removals.sort(key=lambda removal: (listed[removal.edge], order.index(removal.operation)))
+    return tuple(removals)
 
 
 def _taken(supernet: Genotype, left: Genotype) -> tuple[Edge, str]:
@@ -158,28 +168,26 @@ def _has_edge_phase(setting: Setting) -> bool:
 
 def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal], draws: int, found: Found) -> _Changes:
     """Return the change that each removal makes, by score and draw."""
-    names = setting.criterion.names
+    names, found = setting.criterion.names, cache(found)
     own = setting.config.prune.draws == "own"
     values = np.full((len(names), len(removals), draws), np.nan)
     reasons: list[str] = []
-    base = None if own else found(Job(state.compared, draws))
     for number, removal in enumerate(removals):
-        text = str(removal.left)
-        jobs = _pair(state.compared, text, draws) if own else (None, Job(text, draws))
-        before = base if jobs[0] is None else found(jobs[0])
-        assert before is not None
-        problem = _reason(before, setting.criterion)
+        *supernets, left = _jobs(setting, state, str(removal.left), draws)
+        before = {job.genotype: found(job) for job in supernets}
+        problem = next(filter(None, (_reason(records, setting.criterion) for records in before.values())), "")
         if problem and not own:
             raise InputError(
                 f"The supernet itself can't be scored ({problem}); pruning compares with it: change the scores, the "
                 "width or the data."
             )
-        after = found(jobs[1])
+        after = found(left)
         problem = problem or _reason(after, setting.criterion)
         reasons.append(problem)
         if not problem:
             for row, name in enumerate(names):
-                values[row, number] = _change(setting, name, _draws(before, name, draws), _draws(after, name, draws))
+                base = before[_compared(state, name)]
+                values[row, number] = _change(setting, name, _draws(base, name, draws), _draws(after, name, draws))
     if all(reasons):
         raise InputError(
             f"No removal of this round could be scored (for example: {reasons[0]}); change the scores, the width or "
@@ -194,9 +202,12 @@ def _change(
     """Return the change of a score in each draw; lower is better."""
     sign = 1.0 if SCORES[name].direction == "lower" else -1.0
     if setting.config.prune.change == "log" and SCORES[name].scale == "log10":
-        return sign * np.log(after / before)
-    scale = np.where(before == 0, 1.0, np.abs(before))
-    return sign * (after - before) / scale
+        change = sign * np.log(after / before)
+    else:
+        change = sign * (after - before) / np.where(before == 0, 1.0, np.abs(before))
+    if setting.config.prune.ranks == "dense":
+        return np.array([round(value, _DIGITS) for value in change.tolist()])  # numpy's own rounding is not exact
+    return change
 
 
 def _decide(
@@ -263,16 +274,30 @@ def _ranks(setting: Setting, means: Float64[np.ndarray, "s m"]) -> Float64[np.nd
     """Return the ranks of mean changes by score, 1 for the best; those of failed removals come last."""
     filled = np.where(np.isnan(means), np.inf, means)
     if setting.config.prune.ranks == "dense":
-        return stats.rankdata(_rounded(filled), method="dense", axis=1).astype(float)
+        return np.stack([_dense_ranks(row) for row in filled])
     return stats.rankdata(filled, method="average", axis=1)
 
 
-def _rounded(values: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
-    """Return numbers rounded to 3 significant digits."""
-    finite = np.isfinite(values) & (values != 0)
-    known = np.where(finite, values, 1.0)
-    places = np.power(10.0, _DIGITS - 1 - np.floor(np.log10(np.abs(known))))
-    return np.where(finite, np.round(known * places) / places, values)
+def _dense_ranks(means: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+    """Return the published ranks: those that follow each other share one if they are equal before they are rounded."""
+    order = _by_rounded(means)
+    sorted_means = means[order]
+    ranks = np.empty(len(means))
+    ranks[order] = 1 + np.concatenate([[0], np.cumsum(sorted_means[1:] != sorted_means[:-1])])
+    return ranks
+
+
+def _by_rounded(means: Float64[np.ndarray, " m"]) -> list[int]:
+    """Return the removals by their mean changes at 3 significant digits; those that then are equal as they come."""
+    rounded = [_significant(mean) for mean in means.tolist()]
+    return sorted(range(len(rounded)), key=rounded.__getitem__)
+
+
+def _significant(value: float) -> float:
+    """Return a number at 3 significant digits."""
+    if value == 0 or not isfinite(value):
+        return value
+    return round(value, _DIGITS - 1 - floor(log10(abs(value))))
 
 
 def _totals(criterion: Criterion, ranks: Float64[np.ndarray, "s ..."]) -> Float64[np.ndarray, "..."]:
@@ -283,6 +308,8 @@ def _totals(criterion: Criterion, ranks: Float64[np.ndarray, "s ..."]) -> Float6
 def _order(setting: Setting, means: Float64[np.ndarray, "s m"], totals: Float64[np.ndarray, " m"]) -> list[int]:
     """Return the removals from best to worst: by total, then by the change of the first score, then as they come."""
     first = np.where(np.isnan(means[0]), np.inf, means[0])
+    if setting.config.prune.ranks == "dense":
+        return sorted(_by_rounded(first), key=totals.__getitem__)
     return sorted(range(len(totals)), key=lambda m: (totals[m], first[m], m))
 
 

@@ -78,7 +78,7 @@ class SearchState:
         plan: What to score now; empty when the search has ended.
         board: The candidates scored so far that belong in the final ranking.
         supernet: Pruning: text form of the present supernet.
-        compared: Pruning: text form of the supernet that candidates are compared with.
+        compared: Pruning: text form of the supernet that the candidates' kernels are compared with.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -5,7 +5,14 @@ line) gives them ``Ports``. What is expensive is stored at once in the artifact 
 depends on: a step repeated after a crash, or for the second time, computes only what is missing and logs nothing twice.
 """
 
-from metantk_core.workflow.data import admit_dataset, dataset_folder, episode_source, prepare_dataset, score_source
+from metantk_core.workflow.data import (
+    admit_dataset,
+    dataset_folder,
+    episode_source,
+    prepare_dataset,
+    prepare_images,
+    score_source,
+)
 from metantk_core.workflow.ports import Ports, open_run, versions
 from metantk_core.workflow.reporting import RunResult, read_result, report
 from metantk_core.workflow.searching import (
@@ -42,6 +49,7 @@ __all__ = [
     "num_rounds",
     "open_run",
     "prepare_dataset",
+    "prepare_images",
     "ranking_metrics",
     "read_records",
     "read_result",

@@ -9,6 +9,8 @@ from metantk_core import datasets
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.progress import Progress, silent
 from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
 from metantk_core.workflow.ports import Ports
@@ -36,24 +38,35 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
     Raises:
         InputError: The data are missing, broken or too few for the episodes that the run asks for.
     """
-    progress = ports.progress_for("dataset")
-    if cache is None:
-        dataset = datasets.prepare(config.data, directory, progress=progress)
-    else:
-        kept = dataset_folder(cache, config)
-        datasets.prepare(config.data, kept, progress=progress)
-        shutil.copytree(kept, directory, copy_function=_link_or_copy, dirs_exist_ok=True)
-        dataset = datasets.load(directory)
+    dataset = prepare_images(config, directory, ports.progress_for("dataset"), cache=cache)
     admit_dataset(config, dataset, ports)
     return dataset
+
+
+def prepare_images(
+    config: RunConfig, directory: Path, progress: Progress = silent, *, cache: Path | None = None
+) -> ImageDataset:
+    """Build or convert the dataset into a folder; see ``prepare_dataset``."""
+    if cache is None:
+        return datasets.prepare(config.data, directory, progress=progress)
+    kept = dataset_folder(cache, config)
+    datasets.prepare(config.data, kept, progress=progress)
+    _hand_over(kept, directory)
+    return datasets.load(directory)
 
 
 def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> None:
     """Check that a dataset gives all episodes that a run asks for, and note it as the run's input in the tracker.
 
     Raises:
-        InputError: It has too few classes or images.
+        InputError: It has too few classes or images, or is not the one that the run is about.
     """
+    if config.dataset_digest not in (None, dataset.digest):
+        raise InputError(
+            f"Expected the images with the digest {config.dataset_digest}, but those in "
+            f"{config.data.path or config.data.source} have {dataset.digest}; put the old ones back, or leave "
+            "dataset_digest out for a run on these."
+        )
     score_source(config, dataset)
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
@@ -82,7 +95,14 @@ def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
     mean, std = dataset.mean, dataset.std
     if config.scoring.normalisation == "cifar10":
         mean, std = (moments if len(mean) == 3 else (sum(moments) / 3,) for moments in (_CIFAR10_MEAN, _CIFAR10_STD))
-    return EpisodeSource(dataset.train, config.scoring.episode, mean, std, image_size=config.scoring.image_size)
+    return EpisodeSource(
+        dataset.train,
+        config.scoring.episode,
+        mean,
+        std,
+        image_size=config.scoring.image_size,
+        own_moments=(dataset.mean, dataset.std),
+    )
 
 
 def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
@@ -91,11 +111,23 @@ def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> Ep
     return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    """Link a file, or copy it where the file system can't: prepared datasets are large and never change."""
+def _hand_over(kept: Path, directory: Path) -> None:
+    """Put the files of a prepared dataset into another folder: linked, or copied where the file system can't link.
+
+    Raises:
+        InputError: They can't be written there.
+    """
     try:
-        os.link(source, target)
-    except FileExistsError:
-        return
-    except OSError:
-        shutil.copy2(source, target)
+        directory.mkdir(parents=True, exist_ok=True)
+        for source in sorted(kept.iterdir()):
+            target = directory / source.name
+            target.unlink(missing_ok=True)  # what an earlier attempt left may be half a copy
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copy2(source, target)
+    except OSError as error:
+        raise InputError(
+            f"Can't put the prepared dataset from '{kept}' into '{directory}' ({error.strerror}); both folders must be "
+            "there, with space left in the second."
+        ) from error

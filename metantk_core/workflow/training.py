@@ -181,14 +181,14 @@ def _learning_metrics(point: meta_training.Validation) -> list[MetricPoint]:
 def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.ndarray]:
     """Return one episode's support and query images of the first test classes, as people would send them."""
     ways, shots = config.evaluation.episode.ways, config.evaluation.episode.shots
-    images, labels = dataset.test.images, dataset.test.labels
+    labels = dataset.test.labels
     rows = [np.flatnonzero(labels == label)[: shots + 1] for label in range(ways)]
     support = np.concatenate([row[:shots] for row in rows])
     query = np.concatenate([row[shots:] for row in rows])
     return {
-        "support_images": np.asarray(images[support]),
+        "support_images": dataset.test.take(support),
         "support_labels": np.repeat(np.arange(ways, dtype=np.int64), shots),
-        "query_images": np.asarray(images[query]),
+        "query_images": dataset.test.take(query),
     }
 
 

@@ -3,25 +3,26 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from metantk_core.kernels import exact_arithmetic, last_layer_kernel, tangent_and_last_layer_kernel
-from metantk_core.scores.activations import code_kernel, linear_regions
+from metantk_core.scores.activations import code_kernel, linear_regions, linear_regions_of_batches
 from metantk_core.scores.gradients import loss_gradients
 from metantk_core.scores.synflow import synflow
 
-BACKENDS = torch.backends
+BACKENDS: Any = torch.backends
 CHOICES: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "older setting of products, TF32": lambda: torch.set_float32_matmul_precision("high"),
     "older setting of products, bfloat16": lambda: torch.set_float32_matmul_precision("medium"),
     "newer setting of products": lambda: setattr(BACKENDS.cuda.matmul, "fp32_precision", "tf32"),
     "newer setting of everything": lambda: setattr(BACKENDS, "fp32_precision", "tf32"),
-    "newer setting of convolutions": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
-    "convolutions on the CPU": lambda: setattr(BACKENDS.mkldnn.conv, "fp32_precision", "bf16"),  # type: ignore[attr-defined]
+    "newer setting of convolutions": lambda: setattr(BACKENDS.cudnn.conv, "fp32_precision", "ieee"),
+    "convolutions on the CPU": lambda: setattr(BACKENDS.mkldnn.conv, "fp32_precision", "bf16"),
     "whatever is fastest": lambda: setattr(BACKENDS.cudnn, "benchmark", True),
 }
 
@@ -52,7 +53,7 @@ def settings() -> list[object]:
     ]
 
 
-@pytest.fixture(params=CHOICES.values(), ids=CHOICES)
+@pytest.fixture(params=CHOICES.values(), ids=list(CHOICES))
 def chosen(request: pytest.FixtureRequest) -> Iterator[None]:
     """A process that has chosen something; torch's defaults afterwards."""
     before = operations()
@@ -118,13 +119,14 @@ PASSES: dict[str, Callable[[nn.Module], object]] = {
     "features": lambda network: last_layer_kernel(network, IMAGES),
     "codes": lambda network: code_kernel(network, IMAGES),
     "linear regions": lambda network: linear_regions(network, IMAGES),
+    "linear regions of batches": lambda network: linear_regions_of_batches(network, [IMAGES]),
     "gradients": lambda network: loss_gradients(network, [IMAGES], [LABELS]),
     "synflow": lambda network: synflow(network, (1, 5, 5)),
 }
 
 
 @pytest.mark.usefixtures("chosen")
-@pytest.mark.parametrize("run", PASSES.values(), ids=PASSES)
+@pytest.mark.parametrize("run", PASSES.values(), ids=list(PASSES))
 def test_every_pass_of_every_score_runs_in_exact_arithmetic(run: Callable[[nn.Module], object]):
     network = Watching()
     run(network)
@@ -133,7 +135,7 @@ def test_every_pass_of_every_score_runs_in_exact_arithmetic(run: Callable[[nn.Mo
 
 def test_one_place_decides_about_precision_and_determinism():
     package = Path(__file__).parents[2] / "metantk_core"
-    settings = re.compile(r"cudnn|tf32|fp32_precision|matmul_precision|use_deterministic|mkldnn", re.IGNORECASE)
+    settings = re.compile(r"backends\.|tf32|fp32_precision|matmul_precision|use_deterministic", re.IGNORECASE)
     deciding = [
         path.relative_to(package).as_posix()
         for path in sorted(package.rglob("*.py"))

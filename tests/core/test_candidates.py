@@ -1,5 +1,7 @@
 import itertools
+import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metantk_core.candidates import (
+    PUBLISHED,
     SPACES,
     Edge,
     FiniteSearchSpace,
@@ -39,6 +42,13 @@ DARTS_EXAMPLE = (
     "('max_pool_3x3', 1), ('dil_conv_3x3', 3), ('avg_pool_3x3', 3), ('sep_conv_3x3', 4)], normal_concat=range(2, 6), "
     "reduce=[('avg_pool_3x3', 0), ('skip_connect', 1), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2), "
     "('sep_conv_5x5', 2), ('sep_conv_3x3', 3), ('max_pool_3x3', 0), ('skip_connect', 4)], reduce_concat=range(2, 6))"
+)
+# As MetaNAS and MetaNTK-NAS write it, with a list for each node; the same network.
+NESTED = (
+    "Genotype(normal=[[('sep_conv_3x3', 0), ('skip_connect', 1)], [('conv_3x3', 0), ('conv_1x5_5x1', 2)], "
+    "[('max_pool_3x3BN', 1), ('dil_conv_3x3', 3)]], normal_concat=[2, 3, 4], "
+    "reduce=[[('avg_pool_3x3BN', 0), ('skip_connect', 1)], [('conv_3x3', 1), ('conv_3x3', 2)], "
+    "[('sep_conv_3x3', 2), ('sep_conv_3x3', 3)]], reduce_concat=[2, 3, 4])"
 )
 EXAMPLES = {"nasbench201": CELL, "darts_fewshot": FEWSHOT, "darts": DARTS_EXAMPLE}
 
@@ -492,6 +502,35 @@ def test_fewshot_text_gives_two_edges_in_a_row_to_each_node():
     }
 
 
+@some
+@given(
+    family=st.sampled_from([DARTS, DARTS_FEWSHOT]),
+    seed=seeds,
+    nested=st.booleans(),
+    suffix=st.sampled_from(["", "BN"]),
+    wrap=st.sampled_from(
+        ["{}", "{},", "FOUND = {}", "genotype = genotypes.{}", "# {}", "11/24 06:00:00 PM genotype = {}"]
+    ),
+    bare=st.booleans(),
+    breaks=st.booleans(),
+    data=st.data(),
+)
+def test_a_candidate_comes_back_from_every_form_of_the_published_codes(
+    family, seed, nested, suffix, wrap, bare, breaks, data
+):
+    genotype, parts = sampled(family.name, seed), []
+    for cell in ("normal", "reduce"):
+        nodes = []
+        for target in family.targets:
+            pairs = [(edge.operations[0], edge.source) for edge in genotype.cell(cell) if edge.target == target]
+            nodes.append([(f"{name}{suffix}" if "pool" in name else name, source) for name, source in pairs])
+            nodes[-1] = data.draw(st.permutations(nodes[-1]))
+        concat = data.draw(st.sampled_from([repr(family.targets), repr([*family.targets]), repr((*family.targets,))]))
+        parts += [f"{cell}={nodes if nested else [*itertools.chain(*nodes)]}", f"{cell}_concat={concat}"]
+    text = (",\n" if breaks and not wrap.startswith("#") else ", ").join(parts)
+    assert parse_genotype(family.name, text if bare else wrap.format(f"Genotype({text})")) == genotype
+
+
 @pytest.mark.parametrize(
     "variant",
     [
@@ -500,8 +539,23 @@ def test_fewshot_text_gives_two_edges_in_a_row_to_each_node():
         FEWSHOT.replace("('sep_conv_3x3', 0), ('skip_connect', 1)", "('skip_connect', 1), ('sep_conv_3x3', 0)"),
         FEWSHOT.replace("'", '"'),
         f"  {FEWSHOT}\n",
+        NESTED,
+        NESTED.replace("BN", "").replace("[2, 3, 4]", "range(2, 5)"),
+        NESTED.replace("[(", "((").replace(")]", "))"),
+        FEWSHOT.replace("_pool_3x3", "_pool_3x3BN"),
+        f"PAPER = {FEWSHOT}",
+        f"PAPER: Genotype = genotypes.{FEWSHOT};",
+        f"11/24 06:00:00 PM genotype = {FEWSHOT}",
+        FEWSHOT.removeprefix("Genotype(").removesuffix(")"),
+        FEWSHOT.replace(", ", ",\n    ").replace("('conv_3x3', 2)", "('conv_3x3', 2),  # a ' in a comment"),
+        "# " + FEWSHOT.replace(", normal_concat", ",\n  # normal_concat").replace(", reduce=", ",\n#\n# reduce="),
+        FEWSHOT.replace("3)], ", "3),],").replace("(2, 5))", "(2,5,),)"),
     ],
-    ids=["list", "tuple", "other order", "other quotes", "spaces"],
+    ids=[
+        *("list", "tuple", "other order", "other quotes", "spaces"),
+        *("list a node", "range", "tuple a node", "BN", "name", "module", "log", "bare"),
+        *("lines", "comment", "trailing commas"),
+    ],
 )
 def test_fewshot_genotypes_are_read_however_they_are_spelled(variant):
     assert parse_genotype("darts_fewshot", variant) == parse_genotype("darts_fewshot", FEWSHOT)
@@ -569,28 +623,53 @@ def test_malformed_nasbench201_text_is_refused(text, complaint):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "do not match up"),
-        (CELL, "do not match up"),
-        ("Genotype(", "do not match up"),
-        ("Genotype\0", "do not match up"),
-        ("-" * 100_000 + "1", "do not match up"),
-        ("dict(normal=[])", "'Genotype(' is not what it starts with"),
+        ("", "the beginning is not 'Genotype('"),
+        ("  \n# only this\n", "the beginning is not 'Genotype('"),
+        (CELL, "the beginning is not 'Genotype('"),
+        ("Genotype\0", "the beginning is not 'Genotype('"),
+        ("-" * 10_000 + "1", "the beginning is not 'Genotype('"),
+        ("dict(normal=[])", "the beginning is not 'Genotype('"),
+        ("-" * 100_000 + "1", "there are 100,001 characters, where 20,000 are the most"),
+        ("Genotype(", "the text ends where a part such as normal=[...] was expected"),
         ("Genotype()", "the parts are not exactly"),
-        ("Genotype(**{})", "the parts are not exactly"),
-        ("Genotype([], normal=[], normal_concat=[], reduce=[], reduce_concat=[])", "the parts are not exactly"),
+        ("not Genotype()", "'not' stands before 'Genotype(' without an equals sign"),
+        ("Genotype(**{})", "'*' stands at character 10, where a part such as normal=[...] was expected"),
+        ("Genotype([], normal=[], normal_concat=[], reduce=[], reduce_concat=[])", "'[' stands at character 10"),
+        (FEWSHOT + " + 1", "'+' stands at character 322, where nothing more was expected"),
+        (FEWSHOT.replace("normal_concat", "normal"), "normal stands twice, at character 141 again"),
         (FEWSHOT.replace("reduce_concat", "concat"), "the parts are not exactly"),
-        (FEWSHOT.replace("range(2, 5)", "__import__('os').getcwd()"), "is not a list of plain values"),
-        (FEWSHOT.replace("range(2, 5)", "range('a')"), "is not a list of plain values"),
-        (FEWSHOT.replace("range(2, 5)", "range(2, 5, 0)"), "is not a list of plain values"),
-        (FEWSHOT.replace("range(2, 5)", "7"), "is not a list"),
-        (FEWSHOT.replace("range(2, 5)", "range(2, 10**9)"), "is not a list of plain values"),
-        (FEWSHOT.replace("range(2, 5)", "range(2, 1000000000000)"), "does not list all nodes from 2 to 4"),
+        ("Genotype(normal=" + "[" * 9_000 + "]" * 9_000 + ")", "of normal are nested more than 4 deep at character 21"),
+        (FEWSHOT.replace("range(2, 5)", "__import__('os').getcwd()"), "'__import__' stands at character 155, where a"),
+        (FEWSHOT.replace("('dil", "('di\0l"), "'di\\x00l_conv_3x3' is no operation"),
+        (FEWSHOT.replace("('dil", "('\\x64il"), '"\'" stands at character'),
+        (FEWSHOT.replace("('dil", "('dil\n"), "stands at character"),
+        (FEWSHOT.replace("('dil", "('\ud800dil"), "'\\ud800dil_conv_3x3' is no operation"),
+        (FEWSHOT.replace("range(2, 5)", "range('a')"), "\"'a'\" stands at character"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 5, 0)"), "the range at character 155 has no first and last node"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, " + "9" * 5_000 + ")"), "has 5000 digits"),
+        (FEWSHOT.replace("range(2, 5)", "range()"), "the range at character 155 has no first and last node"),
+        (FEWSHOT.replace("range(2, 5)", "7"), "normal_concat does not list all nodes"),
+        (
+            FEWSHOT.replace("range(2, 5)", "range(2, 10**9)"),
+            "'*' stands at character 166, where ',' or ')' was expected",
+        ),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 999999999)"), "does not list all nodes from 2 to 4"),
+        (NESTED.replace("[('conv_3x3', 0), ('conv_1x5_5x1', 2)], ", ""), "normal has 2 nodes instead of 3"),
+        (NESTED.replace("('conv_3x3', 0), ('conv_1x5_5x1', 2)", ""), "node 3 of normal has 0 entries instead of 2"),
+        (NESTED.replace("('conv_3x3', 0), ", ""), "node 3 of normal has 1 entries instead of 2"),
+        (NESTED.replace("[('conv_3x3', 0), ('conv_1x5_5x1', 2)]", "'conv_3x3'"), "node 3 of normal is not a list"),
+        (NESTED.replace("('conv_3x3', 0), ", "(('conv_3x3',), 0, 3), "), "entry 3 of normal is not a pair"),
+        (NESTED.replace("('conv_3x3', 0), ", "[], "), "entry 3 of normal is not a pair"),
+        (FEWSHOT.replace("('conv_3x3', 0), ", "('conv_3x3', 0, 1), "), "entry 3 of normal is not a pair"),
+        (FEWSHOT.replace("normal=[", "normal=7, rest=["), "the parts are not exactly"),
+        ("normal=7, normal_concat=[2, 3, 4], reduce=7, reduce_concat=[2, 3, 4]", "normal is not a list"),
+        (FEWSHOT.replace("range(2, 5)", "range(2, 1000000000000)"), "does not list all nodes"),
         (FEWSHOT.replace("range(2, 5)", "range(3, 5)"), "does not list all nodes from 2 to 4"),
         (FEWSHOT.replace(", ('dil_conv_3x3', 3)", ""), "normal has 5 entries"),
         (FEWSHOT.replace("('dil_conv_3x3', 3)", "'dil_conv_3x3'"), "is not a pair"),
         (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', 1)"), "takes two edges from node 1"),
         (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', 4)"), "no node before it"),
-        (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', True)"), "no node before it"),
+        (FEWSHOT.replace("('dil_conv_3x3', 3)", "('dil_conv_3x3', True)"), "'True' stands at character"),
         (FEWSHOT.replace("'dil_conv_3x3'", "3"), "3 is no operation"),
         (FEWSHOT.replace("'dil_conv_3x3'", "['dil_conv_3x3']"), "is no operation"),
         (str(DARTS_FEWSHOT.supernet()).replace(", 4)", ", 5)"), "is no node from 2 to 4"),
@@ -623,6 +702,53 @@ def test_damaged_text_is_read_or_refused_but_never_crashes(space, place, length,
     except InputError:
         return
     assert parse_genotype(space, str(genotype)) == genotype
+
+
+@pytest.mark.parametrize("space", SPACES)
+@some
+@given(text=st.text(max_size=60) | st.text("Genotype(=[]),'\"0 #\n:._range", max_size=60))
+def test_any_text_is_refused_with_a_printable_sentence(space, text):
+    for given_text in (text, f"Genotype({text}", f"Genotype(normal={text}", f"Genotype(normal=[('{text}"):
+        with pytest.raises(InputError) as refusal:
+            parse_genotype(space, given_text)
+        assert str(refusal.value).isprintable()
+        assert len(str(refusal.value)) < 800
+
+
+# Published candidates
+
+
+def published() -> list[dict]:
+    return json.loads((Path(__file__).parents[1] / "data" / "published-genotypes.json").read_text())
+
+
+def test_the_twelve_architectures_of_the_paper_are_candidates_by_name():
+    given_there = {entry["name"]: entry for entry in published()}
+    assert len(given_there) == 12
+    assert set(PUBLISHED) == set(given_there)
+    assert len({parse_genotype("darts_fewshot", name).key for name in PUBLISHED}) == 12
+    for name, candidate in PUBLISHED.items():
+        entry = given_there[name]
+        assert (candidate.name, candidate.cells, candidate.channels) == (name, entry["cells"], entry["channels"])
+        assert "Wang, Wang, Sun, Li, CVPR 2022" in candidate.source
+        assert parse_genotype(candidate.space, f" {name}\n") == parse_genotype(candidate.space, entry["genotype"])
+        assert parse_genotype(candidate.space, name).decided
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("paper-mini-5-d", "paper-mini-5-a"), ("paper_mini_8_b", "paper-mini-8-b"), ("tiered-5-c", "paper-tiered-5-c")],
+)
+@pytest.mark.parametrize("space", SPACES)
+def test_what_is_nearly_a_name_is_refused_with_near_names(space, wrong, near):
+    with pytest.raises(InputError, match=f"'{wrong}' is no published candidate; did you mean .*{near}"):
+        parse_genotype(space, wrong)
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "darts"])
+def test_a_published_candidate_of_another_space_is_refused_with_its_space(space):
+    with pytest.raises(InputError, match=f"of darts_fewshot, but {space} is searched here: choose a recipe"):
+        parse_genotype(space, "paper-mini-5-a")
 
 
 def test_unknown_space_is_refused_with_the_known_ones():

@@ -1,5 +1,6 @@
 """The command line says what it does, gives programs JSON, and answers bad input with one sentence and exit code 2."""
 
+import itertools
 import json
 import os
 import socket
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.main import get_command
+from typer.testing import CliRunner
 
+from metantk_core.candidates import PUBLISHED, parse_genotype
 from metantk_core.command_line import app
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
@@ -103,6 +106,26 @@ def test_model_that_is_not_there_is_refused(tmp_path):
         "    return nn.Sequential(nn.Conv2d(in_channels, 8, 5, 4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(ways))\n"
     )
     assert_refused(metantk("score", "--model", "mine:absent", "smoke", cwd=tmp_path), "absent", "mine")
+
+
+def test_a_published_candidate_is_scored_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images", classes=5, images=2)
+    settings = ("data.source=folder", "data.path=images", "scoring.scores=[params]", "rank_by=params")
+    small = ("glyphs-darts", *itertools.chain(*(("--set", setting) for setting in settings)), "--json")
+    by_name = CliRunner().invoke(app, ["score", "paper-mini-5-a", *small])
+    by_text = CliRunner().invoke(app, ["score", PUBLISHED["paper-mini-5-a"].genotype, *small])
+    (named,), (written,) = json.loads(by_name.stdout), json.loads(by_text.stdout)
+    assert named["genotype"] == written["genotype"] == str(parse_genotype("darts_fewshot", "paper-mini-5-a"))
+    assert named["draws"] == written["draws"]
+
+
+def test_help_of_score_names_the_published_candidates():
+    said = CliRunner().invoke(app, ["score", "--help"], env={"COLUMNS": "200"}).stdout
+    for name in PUBLISHED:
+        group, letter = name[:-1], name[-1]
+        assert group in said
+        assert letter in "abc"
 
 
 def test_folder_with_too_few_images_is_refused_before_anything_is_scored(tmp_path):

@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metantk_core.candidates import SPACES, Costs, Edge, Genotype, space_named
+from metantk_core.candidates import SPACES, Costs, Edge, Genotype, parse_genotype, space_named
 from metantk_core.candidates.nasbench201 import NASBENCH201
 from metantk_core.errors import InputError
 from metantk_core.networks import (
@@ -230,3 +231,27 @@ def test_latency_without_a_measurement_is_refused():
         tiny_table("nasbench201").cheapest(space_named("nasbench201").supernet(), "latency")
     with pytest.raises(ValueError, match="at least one measurement"):
         measure_latency("nasbench201", TINY, image_shape=(1, 8, 8), ways=2, repeats=0)
+
+
+def published() -> list[dict]:
+    return json.loads((Path(__file__).parents[1] / "data" / "published-genotypes.json").read_text())
+
+
+@pytest.mark.parametrize("entry", published(), ids=lambda entry: entry["name"])
+def test_published_candidates_have_the_published_parameters_and_multiply_accumulates(entry):
+    # Counted on the published training networks; theirs and ours leave the bias of the head out of the latter.
+    with torch.device("meta"):
+        network = build(
+            parse_genotype("darts_fewshot", entry["genotype"]),
+            NetworkConfig(channels=entry["channels"], cells=entry["cells"]),
+            in_channels=3,
+            ways=entry["ways"],
+            variant="training",
+        )
+    assert count_parameters(network) == entry["parameters"]
+    if entry["macs"] is not None:
+        assert count_macs(network, (3, entry["image_size"], entry["image_size"])) == entry["macs"]
+
+
+def test_multiply_accumulates_are_published_of_nine_candidates():
+    assert sum(entry["macs"] is not None for entry in published()) == 9

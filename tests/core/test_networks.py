@@ -145,6 +145,15 @@ def test_dilated_convolution_sees_five_pixels_and_plain_one_three():
     assert [reach(name, "darts") for name in names] == [5, 5, 9, 9]
 
 
+def test_the_first_of_the_two_flat_convolutions_halves_both_axes():
+    operation = OPERATIONS["darts_fewshot"]["conv_1x5_5x1"](2, 2, group)
+    steps = {
+        tuple(module.kernel_size): module.stride for module in operation.modules() if isinstance(module, nn.Conv2d)
+    }
+    assert steps == {(1, 5): (2, 2), (5, 1): (1, 1)}
+    assert operation(torch.zeros(1, 2, 7, 6)).shape == (1, 2, 4, 3)
+
+
 def test_average_pool_ignores_what_lies_outside_of_the_image():
     pool = OPERATIONS["nasbench201"]["avg_pool_3x3"](2, 1, group)
     assert torch.equal(pool(torch.ones(1, 2, 4, 4)), torch.ones(1, 2, 4, 4))

@@ -680,7 +680,7 @@ def test_every_score_of_a_candidate_is_that_of_its_parts_in_float64():
 
 
 def test_linear_regions_are_counted_on_noise_with_a_narrow_network_of_the_same_cells_and_depth():
-    settings = {"channels": 1, "image_size": 2, "images": 150}
+    settings = {"definition": "noise", "channels": 1, "image_size": 2, "images": 150}
     found = scored(scores=("linear_regions",), linear_regions=settings, network={"channels": 4, "cells": 2})
     narrow = build(cell(), NetworkConfig(channels=1, cells=2), in_channels=1, ways=3, variant="scoring")
     values = []

@@ -24,7 +24,7 @@ from metantk_core.scores.activations import Reuse, linear_regions
 
 # Two cell types, both phases (operations, then edges), and few candidates: 20, then 6.
 FAMILY = DartsFamily("darts_fewshot", ("conv_3x3", "max_pool_3x3"), nodes=2)
-CONFIG = scoring_of(channels=4, cells=3, image_size=8, draws=2, noise=60)
+CONFIG = scoring_of(channels=4, cells=3, image_size=8, draws=2, patches=60)
 SEED = 1
 
 

@@ -1,17 +1,20 @@
 """Strategies are pure functions of what was found: here a formula with noise takes the place of networks."""
 
 import itertools
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metantk_core.candidates import Genotype, parse_genotype, space_named
+from metantk_core.candidates import Edge, Genotype, parse_genotype, space_named
 from metantk_core.errors import InputError
 from metantk_core.ranking import Criterion
+from metantk_core.recipes import RECIPES
 from metantk_core.scores import Outcome, Score, ScoreRecord
 from metantk_core.search import (
     Job,
@@ -24,10 +27,14 @@ from metantk_core.search import (
     most_rounds,
     start,
 )
-from metantk_core.seeding import numpy_generator
+from metantk_core.search.history import Removal
+from metantk_core.search.pruning import _by_rounded, _dense_ranks
+from metantk_core.seeding import digest, numpy_generator
 
 BOTH = Criterion.of({"metantk_cond": 1, "linear_regions": 1})
 COND = Criterion.of("metantk_cond")
+#: Tables of scores, and what the published functions decide on them.
+DECISIONS = json.loads(Path(__file__).parents[1].joinpath("data", "reference-decisions.json").read_text())
 
 
 @cache
@@ -191,24 +198,97 @@ def test_published_design_scores_the_supernet_again_for_each_candidate_with_draw
     state, scored = run(setting, scorer("darts_fewshot", noise=0.1))
     assert sum(len(closed.removals) for closed in state.rounds) == 500
     searched = scored[:-21]
-    assert len(searched) == 2 * 500
+    # In the last phase, 11 removals meet a supernet that has lost edges, whose kernel is not taken again.
+    assert len(searched) == 2 * 500 + 11
     assert len({job.stream for job in searched}) == 500
     # On the same episodes, with other weights.
-    assert [job.weights for job in searched] == 500 * ["supernet", "candidate"]
+    assert [job.weights for job in searched[: 2 * 486]] == 486 * ["supernet", "candidate"]
     # Dense ranks leave no gaps.
     ranks = {dict(removal.ranks)["metantk_cond"] for removal in state.rounds[0].removals}
     assert ranks == set(range(1, len(ranks) + 1))
     # The last phase takes one node after the other, each compared with the supernet before the first of them.
     last = [closed for closed in state.rounds if closed.title == "prune edges"]
     assert [len(closed.removals) for closed in last] == [3, 4, 3, 4]
-    compared = {job.genotype for job in searched[-2 * 14 :: 2]}
-    assert compared == {last[0].before}
+    found = scorer("darts_fewshot", noise=0.1)
+    for closed in last:
+        removal = closed.removals[0]
+        left = str(_lost(parse_genotype("darts_fewshot", closed.before), removal))
+        after = found(Job(left, 3, digest(left), "candidate"))
+        kernel, regions = (
+            found(Job(text, 3, digest(left), "supernet"))[row]
+            for row, text in enumerate((last[0].before, closed.before))
+        )
+        for before, record in zip((kernel, regions), after, strict=True):
+            pairs = zip(record.draws, before.draws, strict=True)
+            changes = [round(((a.value or 0) - (b.value or 0)) / (b.value or 1), 3) for a, b in pairs]
+            assert dict(removal.changes)[record.score] == pytest.approx(np.mean(changes), abs=1e-9)
 
 
-def test_dense_ranks_do_not_tell_changes_apart_that_agree_in_three_digits():
-    from metantk_core.search.pruning import _rounded
+def _lost(genotype: Genotype, removal: Removal) -> Genotype:
+    place = removal.cell, removal.source, removal.target
+    edge = next(edge for edge in genotype.edges if (edge.cell, edge.source, edge.target) == place)
+    return genotype.without(edge, removal.operation)
 
-    assert _rounded(np.array([0.12345, 0.12311, -1234.5, 0.0, np.inf])).tolist() == [0.123, 0.123, -1230.0, 0.0, np.inf]
+
+@pytest.mark.parametrize("table", DECISIONS, ids=lambda table: f"{table['phase']}-{table['style']}")
+def test_reference_recipes_decide_as_the_published_functions_do(table):
+    config, *others = (config for name, config in RECIPES.items() if name.startswith("reference-"))
+    assert all((other.search, other.criterion) == (config.search, config.criterion) for other in others)
+    setting = Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
+    supernet = Genotype("darts_fewshot", _joined(table["supernet"]))
+    rows = {}
+    for row in table["removals"]:
+        left = str(Genotype("darts_fewshot", _joined(op for op in table["supernet"] if op not in row["without"])))
+        rows[digest(left)] = row["draws"]
+
+    def found(job: Job) -> tuple[ScoreRecord, ...]:
+        when = {"supernet": "before", "candidate": "after"}[job.weights]
+        return tuple(
+            ScoreRecord(
+                "darts_fewshot",
+                job.genotype,
+                name,
+                tuple(Score(float(draw[f"{kind}_{when}"])) for draw in rows[job.stream]),
+                0,
+                0.0,
+            )
+            for name, kind in (("metantk_cond", "kernel"), ("linear_regions", "regions"))
+        )
+
+    text = str(supernet)
+    history = SearchHistory("prune", "darts_fewshot", "", ())
+    state = SearchState(history, (Job(text, 3),), supernet=text, compared=text)
+    for _ in range(1 if table["phase"] == "operations" else 4):
+        state = advance(setting, state, found)
+    removed = [
+        [removal.cell, removal.source, removal.target, removal.operation]
+        for closed in state.rounds
+        for removal in closed.removals
+        if removal.removed
+    ]
+    assert sorted(removed) == sorted(table["removed"])
+
+
+def _joined(operations: Iterable[Sequence]) -> tuple[Edge, ...]:
+    """Return the edges that some (cell, source, target, operation) make."""
+    edges: dict[tuple[str, int, int], list[str]] = {}
+    for *place, name in operations:
+        edges.setdefault(tuple(place), []).append(name)
+    return tuple(Edge(*place, tuple(names)) for place, names in edges.items())
+
+
+@pytest.mark.parametrize(
+    ("means", "ranks", "order"),
+    [
+        # Sorted at 3 digits in the order given; then only neighbours that are equal to the last digit share a rank.
+        ([0.12345, 0.12311, 0.12345], [1, 2, 3], [0, 1, 2]),
+        ([0.12345, 0.12345, 0.12311], [1, 1, 2], [0, 1, 2]),
+        ([0.5, -1.0, 0.0, np.inf, -1.0], [3, 1, 2, 4, 1], [1, 4, 2, 0, 3]),
+    ],
+)
+def test_dense_ranks_sort_rounded_changes_and_join_equal_neighbours(means, ranks, order):
+    assert _dense_ranks(np.array(means)).tolist() == ranks
+    assert _by_rounded(np.array(means)) == order
 
 
 def test_removal_that_can_not_be_scored_is_never_made_and_says_why():
