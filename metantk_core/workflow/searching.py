@@ -102,7 +102,7 @@ def start_search(config: RunConfig, ports: Ports) -> SearchState:
         InputError: The limits leave too few candidates.
     """
     limits = config.search.constraints
-    if limits.max_latency is not None and ports.store.read(_latency_key(config, ports)) is None:
+    if limits.max_latency is not None and ports.store.read(_latency_key(config)) is None:
         # Measured once a run: all steps, on whatever machine, then admit the same candidates.
         measured = measure_latency(
             config.search.space,
@@ -111,7 +111,7 @@ def start_search(config: RunConfig, ports: Ports) -> SearchState:
             ways=config.training.episode.ways,
             device=ports.device,
         )
-        ports.store.write(_latency_key(config, ports), measured.to_json().encode())
+        ports.store.write(_latency_key(config), measured.to_json().encode())
     state = start(_limited_setting(config, ports))
     parameters = {
         "strategy": config.search.strategy,
@@ -373,7 +373,7 @@ def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
     )
     timed = limits.max_latency is not None
     if timed:
-        measured = ports.store.read(_latency_key(config, ports))
+        measured = ports.store.read(_latency_key(config))
         if measured is None:
             raise InputError("Expected this run's latency table, but it is not there; start the search again.")
         table = table.with_latency(LatencyTable.from_json(measured.decode()))
@@ -389,8 +389,8 @@ def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
     return replace(_setting(config), allowed=allowed)
 
 
-def _latency_key(config: RunConfig, ports: Ports) -> str:
-    return f"{config.run_id}/latency-{ports.device_kind}.json"
+def _latency_key(config: RunConfig) -> str:
+    return f"{config.run_id}/latency.json"
 
 
 def _joined(found: Sequence[ScoreRecord], more: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:
