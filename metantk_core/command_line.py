@@ -74,6 +74,15 @@ TrackingUri = Annotated[
         help="MLflow; default: SQLite in the workspace. An address with a password belongs into the variable.",
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        envvar="METANTK_DEVICE",
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where networks run; auto is the GPU if torch sees one.",
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output; progress goes to standard error.")
 ]
@@ -149,15 +158,17 @@ def score(
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score one architecture, or a network of your own, at random initialisation, every draw shown.
 
     Ends with exit code 1, as grep does that finds nothing, if none of the scores that depend on weights has a value.
     """
-    from metantk_core import terminal, workflow
+    from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
 
+    place = wiring.device(device)
     # What was asked for is checked before the images are made, which takes a while.
     if model is not None:
         if genotype is not None and (recipe != "glyphs" or not _names_configuration(genotype)):
@@ -167,7 +178,7 @@ def score(
         # Without an architecture, the first argument is the recipe.
         config = _config(genotype or recipe, overrides, seed)
         workflow.check_own_model(config, model)
-        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config))
+        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config), device=place)
     elif genotype is None or _names_configuration(genotype):
         got = "nothing" if genotype is None else f"the configuration {quoted(genotype)}"
         raise InputError(
@@ -182,11 +193,12 @@ def score(
                 "first, then the recipe."
             )
         parse_genotype(config.search.space, genotype)
-        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config))
+        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config), device=place)
     if as_json:
         _print_json([json.loads(record.to_json()) for record in records])
     else:
         terminal.print_records(records)
+        terminal.print_device(place)
     if not workflow.found_a_value(records):
         raise typer.Exit(1)
 
@@ -202,6 +214,7 @@ def search(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Search in this process by the recipe's strategy; what is already scored is not scored again."""
@@ -209,7 +222,7 @@ def search(
     from metantk_core import workspace as spaces
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         found = workflow.search(config, dataset, ports)
@@ -217,6 +230,7 @@ def search(
         _print_json(
             {
                 "run": config.run_id,
+                "device": ports.device_kind,
                 "digest": found.leaderboard.digest,
                 "winner": found.leaderboard.winner,
                 "leaderboard": json.loads(found.leaderboard.to_json()),
@@ -226,6 +240,7 @@ def search(
     else:
         terminal.print_history(found.history)
         terminal.print_leaderboard(found.leaderboard)
+        terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
 
@@ -239,6 +254,7 @@ def train(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
@@ -246,7 +262,7 @@ def train(
     from metantk_core import workspace as spaces
 
     config = _trained(_config(recipe, overrides, seed), role)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
@@ -255,6 +271,7 @@ def train(
             {
                 "run": config.run_id,
                 "role": role,
+                "device": ports.device_kind,
                 "genotype": model.genotype,
                 "best_iteration": model.best_iteration,
                 "history": [asdict(point) for point in model.history],
@@ -262,6 +279,7 @@ def train(
         )
     else:
         terminal.print_training(role, model)
+        terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
 
@@ -275,14 +293,18 @@ def evaluate(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done)."""
+    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done).
+
+    What the accuracy and its interval mean is in docs/protocol.md.
+    """
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
     config = _trained(_config(recipe, overrides, seed), role)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
@@ -303,17 +325,25 @@ def run(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
-    from metantk_core import terminal, workflow
+    from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
     from pipelines import local
 
     config = _config(recipe, overrides, seed)
-    place = spaces.Workspace(workspace, tracking_uri)
+    place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
-    locally = local.LocalRun(place.folder(config), place.store_uri, place.tracking_uri, place.datasets)
+    locally = local.LocalRun(
+        place.folder(config),
+        place.store_uri,
+        place.tracking_uri,
+        place.datasets,
+        # Found out once, for all steps alike; steps that run networks try it.
+        wiring.device(device, probe=False),
+    )
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:

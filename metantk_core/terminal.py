@@ -186,6 +186,11 @@ def print_result(result: RunResult, place: Workspace, config: RunConfig) -> None
     print_next(place, config)
 
 
+def print_device(device: str) -> None:
+    """Print where networks ran: numbers of one kind of device differ from those of another by rounding."""
+    Console().print(f"Device     {device}", highlight=False)
+
+
 def print_next(place: Workspace, config: RunConfig) -> None:
     """Print the one command that shows the tracked run."""
     console = Console()

@@ -1,5 +1,7 @@
 """Addresses enter, adapters leave. MLflow takes seconds to import: only who asks for it pays."""
 
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -9,8 +11,10 @@ from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
+__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
 
+DEVICE = "METANTK_DEVICE"
+"""Environment variable that says where networks run, to every command and step that is not told otherwise."""
 EXPERIMENT = "metantk"
 """Name of the MLflow experiment that runs are shown under."""
 
@@ -58,6 +62,39 @@ def model_registry(uri: str) -> ModelRegistry:
     return MlflowModels(connect(uri))
 
 
-def device() -> str:
-    """Return where networks run on this machine: ``cuda`` if torch sees one, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device(wanted: str = "", *, probe: bool = True) -> str:
+    """Return where networks run, as torch spells it.
+
+    The rule, the same for all commands and steps: what is asked for; else what ``METANTK_DEVICE`` says; else ``auto``,
+    which is ``cuda`` if torch sees a GPU and ``cpu`` if not.
+
+    Args:
+        wanted: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; empty for the environment's choice.
+        probe: Whether to compute something there, which takes some memory of a GPU as long as the process lives.
+
+    Raises:
+        InputError: There is no such device, or it does not work.
+    """
+    choice = wanted or os.environ.get(DEVICE) or "auto"
+    spelled = re.fullmatch(r"auto|cpu|cuda(?::(?P<number>[0-9]{1,3}))?", choice)
+    if spelled is None:
+        why = "MPS has no float64, which kernels need" if choice.partition(":")[0] == "mps" else "that is none of them"
+        raise InputError(f"Expected auto, cpu, cuda or cuda:1 as --device (or {DEVICE}), but got {choice!r}: {why}.")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if choice == "cpu" or (choice == "auto" and seen == 0):
+        return "cpu"
+    if int(spelled["number"] or 0) >= seen:
+        found = f"only {', '.join(f'cuda:{number}' for number in range(seen))}" if seen else "no GPU"
+        raise InputError(
+            f"Expected a device that is there, but got {choice!r}, and torch sees {found}; try --device auto."
+        )
+    name = f"cuda:{int(spelled['number'])}" if spelled["number"] else "cuda"
+    if probe:
+        try:
+            torch.ones(1, dtype=torch.float64, device=name).add(1).cpu()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"The device {name} does not work ({reason}); choose another one, or --device cpu."
+            ) from error
+    return name

@@ -34,10 +34,12 @@ class Workspace:
     Attributes:
         root: The folder; made when needed.
         tracking: Address of MLflow; empty for a SQLite database in the folder.
+        device: Where networks run, see ``wiring.device``; empty for the environment's choice.
     """
 
     root: Path
     tracking: str = ""
+    device: str = ""
 
     @property
     def store_uri(self) -> str:
@@ -70,9 +72,10 @@ class Workspace:
             change, and is then another run.
 
         Raises:
-            InputError: No candidate is within the limits, the folder can't be written, MLflow doesn't answer, or the
-                images can't be read.
+            InputError: There is no such device, no candidate is within the limits, the folder can't be written, MLflow
+                doesn't answer, or the images can't be read.
         """
+        wiring.device(self.device, probe=False)
         workflow.check_limits(config)
         self._make_writable(self.root.absolute())
         wiring.tracker(self.tracking_uri)
@@ -182,7 +185,7 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
                 registry=wiring.model_registry(place.tracking_uri),
                 run=run,
                 progress_for=_progress_for,
-                device=wiring.device(),
+                device=wiring.device(place.device),
             )
             dataset = place.dataset(config)
             workflow.admit_dataset(config, dataset, ports)

@@ -27,12 +27,14 @@ class LocalRun:
         store: Address of the artifact store that steps share.
         tracking_uri: Address of MLflow.
         dataset_cache: Folder of prepared datasets.
+        device: Where networks run, as torch spells it; empty for the environment's choice.
     """
 
     folder: Path
     store: str
     tracking_uri: str
     dataset_cache: Path
+    device: str = ""
 
     @property
     def log(self) -> Path:
@@ -72,6 +74,7 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
         "MLFLOW_TRACKING_URI": place.tracking_uri,
         "METANTK_PROGRESS": str(place.progress),
         "METANTK_DATASET_CACHE": str(place.dataset_cache),
+        **({"METANTK_DEVICE": place.device} if place.device else {}),
         stopping.PARENT: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

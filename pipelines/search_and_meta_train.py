@@ -90,7 +90,8 @@ def add_search(
         found = placed(search(**ports, run=run, dataset=dataset), computes=True)
         return found.outputs["leaderboard"], found.outputs["history"]
     # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
-    started = placed(start_search(**ports, run=run))
+    timed = config.search.constraints.max_latency is not None  # where the networks will run
+    started = placed(start_search(**ports, run=run), computes=timed)
     state, records = started.outputs["state"], started.outputs["records"]
     for number in range(1, workflow.num_rounds(config) + 1):
         so_far = {**ports, "run": run, "state": state, "earlier": records}
@@ -107,7 +108,8 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
     """Return the pipeline of a run.
 
     The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
-    can't: the candidates that are meta-trained, and the number of rounds and of shards.
+    can't: the candidates that are meta-trained, the number of rounds and of shards, and whether latency is limited, for
+    it is measured where the computing steps are placed.
 
     Args:
         config: The run.

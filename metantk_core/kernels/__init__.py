@@ -8,7 +8,7 @@ from metantk_core.kernels.blocks import KernelBlocks, batch, eigenvalues, split
 from metantk_core.kernels.engine import outputs_with_relus
 from metantk_core.kernels.features import last_layer_kernel
 from metantk_core.kernels.meta import adaptation, adapted_lengths, inner_loop_is_known, meta_ntk
-from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, parameter_names
+from metantk_core.kernels.parameters import Kernels, Outputs, ParameterChoice, exact_arithmetic, parameter_names
 from metantk_core.kernels.regression import centred_targets, held_out_predictions
 from metantk_core.kernels.rounding import (
     DOUBLE_PRECISION,
@@ -40,6 +40,7 @@ __all__ = [
     "eigenvalues",
     "empirical_ntk",
     "even_gradients",
+    "exact_arithmetic",
     "held_out_predictions",
     "inner_loop_is_known",
     "last_layer_kernel",

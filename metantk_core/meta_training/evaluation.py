@@ -58,6 +58,7 @@ class Evaluation:
         model: Digest of the model.
         best_iteration: Meta-gradient steps behind the weights that were evaluated.
         per_episode: Accuracy of each episode, in order.
+        device: Kind of device that the network ran on, such as ``"cpu"`` or ``"cuda"``; empty if that is not known.
     """
 
     accuracy: float
@@ -78,6 +79,7 @@ class Evaluation:
     model: str
     best_iteration: int
     per_episode: tuple[float, ...]
+    device: str = ""
 
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
@@ -90,7 +92,8 @@ class Evaluation:
         return (
             f"{100 * self.accuracy:.1f} ± {100 * self.half_width:.1f} % on {self.dataset} {self.split} classes "
             f"({self.ways}-way {self.shots}-shot, {self.queries} queries a class, {self.episodes} episodes, "
-            f"{'transductive' if self.transductive else 'not transductive'}, {self.interval})"
+            f"{'transductive' if self.transductive else 'not transductive'}, {self.interval}"
+            f"{f', computed on {self.device}' if self.device else ''})"
         )
 
     def to_json(self) -> str:
@@ -190,6 +193,7 @@ def evaluate(
         model=model.digest,
         best_iteration=model.best_iteration,
         per_episode=tuple(accuracies),
+        device=torch.device(device).type,
     )
 
 

@@ -345,6 +345,8 @@ def _protocol(evaluation: Evaluation) -> str:
         f"{evaluation.seed}; {evaluation.algorithm.upper()}, {evaluation.inner_steps} inner steps of size "
         f"{evaluation.inner_learning_rate:g}; normalisation {evaluation.norm} ({kind}). ± is the "
         f"{evaluation.interval}, of one training run each: it does not cover what another training seed would change."
+        f"{f' Computed on {evaluation.device}.' if evaluation.device else ''} "
+        "docs/protocol.md says what each of these means."
     )
 
 

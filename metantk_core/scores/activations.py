@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from metantk_core.kernels import outputs_with_relus
+from metantk_core.kernels import exact_arithmetic, outputs_with_relus
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
@@ -184,8 +184,7 @@ def _forward(
     network: nn.Module, images: Float[Tensor, "n c h w"], look: Callable[[Tensor], None], reuse: "Reuse"
 ) -> Tensor:
     """Return the outputs of one forward pass without gradients, whose ReLUs ``look`` sees."""
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with torch.no_grad(), exact, _Pass(look, reuse):
+    with torch.no_grad(), exact_arithmetic(), _Pass(look, reuse):
         return network(images)
 
 

@@ -194,7 +194,7 @@ SCORES = ScoreTable(
         "log10",
         "NTK Frobenius norm",
         "Frobenius norm of the neural tangent kernel Θ. Averaged over log10.",
-        "Xu et al., ICML 2021 (KNAS)",
+        "This project; not what the code of Xu et al., ICML 2021 (KNAS) computes",
         "pass",
         revision=2,
     ),
@@ -336,8 +336,18 @@ SCORES = ScoreTable(
         "log10",
         "Fisher",
         "Sum over channels of ½ mean over images of (Σ a ⊙ ∂L/∂a)², a being the outputs of convolutions and linear "
-        "layers. Averaged over log10.",
+        "layers; each channel counts once. Averaged over log10.",
         "Theis et al. 2018; Turner et al., ICLR 2020",
+        "backward",
+    ),
+    ScoreDefinition(
+        "fisher_fan_in",
+        "higher",
+        "log10",
+        "Fisher × fan-in",
+        "The sum of fisher with each channel counted once for each of its weights, that is, times the layer's fan-in "
+        "(input channels / groups × kernel height × width). Averaged over log10.",
+        "Abdelfattah et al., ICLR 2021, as their code (zero-cost-nas) computes it",
         "backward",
     ),
     ScoreDefinition(

@@ -9,6 +9,7 @@ Axes: n images of the batch · tq query images of all tasks.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -70,7 +71,16 @@ from metantk_core.scores.alignment import (
 )
 from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
-from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
+from metantk_core.scores.gradients import (
+    LossGradients,
+    fisher,
+    fisher_fan_in,
+    grad_norm,
+    loss_gradients,
+    plain,
+    snip,
+    zico,
+)
 from metantk_core.scores.patches import RESIZED, training_patches
 from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.synflow import synflow
@@ -239,7 +249,10 @@ class _InnerLoop(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """What one repeat shares: the network with its weights, and the episodes, images and labels on the device."""
+    """What one repeat shares: the network with its weights, and the episodes, images and labels on the device.
+
+    It stays what it is: nothing that is drawn later changes its weights.
+    """
 
     network: nn.Module
     episodes: tuple[Episode, ...]
@@ -388,7 +401,14 @@ _OF_SMALLEST_EIGENVALUE = frozenset(
 )
 _OF_CODES: Mapping[str, Callable[[Float64[Tensor, "n n"]], Score]] = MappingProxyType({"naswot": naswot})
 _OF_GRADIENTS: Mapping[str, Callable[[LossGradients], float]] = MappingProxyType(
-    {"grad_norm": grad_norm, "snip": snip, "plain": plain, "fisher": fisher, "zico": zico}
+    {
+        "grad_norm": grad_norm,
+        "snip": snip,
+        "plain": plain,
+        "fisher": fisher,
+        "fisher_fan_in": fisher_fan_in,
+        "zico": zico,
+    }
 )
 _OF_DRAW: Mapping[str, Callable[[Draw], Score | float]] = MappingProxyType(
     {
@@ -464,7 +484,7 @@ class Scorer:
         self._drawn = [name for name in config.scores if SCORES[name].cost != "none"]
         self._counted = [name for name in config.scores if name in _OF_COSTS]
         self._networks: dict[int, _Networks] = {}
-        self._spare: _Networks | None = None
+        self._spare: _Networks | None = None  # initialised again for the next draw that has weights of its own
         self._episodes: dict[int, tuple[Episode, ...]] = {}
         self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
         self._reuse = Reuse(_REUSED_BYTES)
@@ -503,13 +523,13 @@ class Scorer:
         seconds = dict.fromkeys(wanted, 0.0)
         for repeat in repeats if drawn else ():
             start = perf_counter()
-            draw = self.draw(genotype, repeat, stream, weights)
-            _share(seconds, drawn, start)
-            for together in _sharing(drawn):
-                start = perf_counter()
-                for name, score in shared_scores(together, draw).items():
-                    draws[name].append(score)
-                _share(seconds, together, start)
+            with self._drawn_for(genotype, repeat, stream, weights) as draw:
+                _share(seconds, drawn, start)
+                for together in _sharing(drawn):
+                    start = perf_counter()
+                    for name, score in shared_scores(together, draw).items():
+                        draws[name].append(score)
+                    _share(seconds, together, start)
         if counted:
             start = perf_counter()
             costs = self._costs.of(genotype)
@@ -533,26 +553,40 @@ class Scorer:
         )
 
     def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> "Draw":
-        """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`."""
+        """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`.
+
+        A draw is the caller's: it holds its networks as long as it is held, and the scorer initialises them no more.
+        """
         own = tuple(filter(None, (stream, weights)))
-        networks = self._spare_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
-        network = restricted(networks.network, genotype)
-        regions = None if networks.regions is None else restricted(networks.regions, genotype)
-        episodes = self._episodes_of(repeat, stream)
-        source = self._source
-        # Weights that only one candidate has leave nothing to reuse.
-        reuse = Reuse(0) if own else self._reuse
+        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
+        return self._draw_of(networks, genotype, repeat, stream, own)
+
+    @contextmanager
+    def _drawn_for(self, genotype: Genotype, repeat: int, stream: str, weights: str) -> Iterator["Draw"]:
+        """Give a draw that nobody holds afterwards, so that its networks can serve another one."""
+        own = tuple(filter(None, (stream, weights)))
+        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
+        try:
+            yield self._draw_of(networks, genotype, repeat, stream, own)
+        finally:
+            if own:
+                self._spare = networks
+
+    def _draw_of(
+        self, networks: "_Networks", genotype: Genotype, repeat: int, stream: str, own: tuple[str, ...]
+    ) -> "Draw":
         return Draw(
-            network,
-            episodes,
+            restricted(networks.network, genotype),
+            self._episodes_of(repeat, stream),
             self._config,
             self._seed,
             repeat,
             self._device,
-            source.image_shape,
-            regions,
+            self._source.image_shape,
+            None if networks.regions is None else restricted(networks.regions, genotype),
             stream,
-            reuse,
+            # Weights that only one candidate has leave nothing to reuse.
+            Reuse(0) if own else self._reuse,
             partial(self._regions_images_of, repeat, stream),
         )
 
@@ -576,19 +610,18 @@ class Scorer:
             self._networks[repeat] = made
         return self._networks[repeat]
 
-    def _spare_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
-        """Return networks with weights for this genotype alone; they are the same modules each time."""
-        if self._spare is None:
-            self._spare = self._make()
+    def _own_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
+        """Return networks with weights for this genotype alone: spare ones, which are then used up, or new ones."""
+        networks, self._spare = self._spare or self._make(), None
         self._initialise(
             _Networks(
-                restricted(self._spare.network, genotype),
-                None if self._spare.regions is None else restricted(self._spare.regions, genotype),
+                restricted(networks.network, genotype),
+                None if networks.regions is None else restricted(networks.regions, genotype),
             ),
             repeat,
             own,
         )
-        return self._spare
+        return networks
 
     def _make(self) -> "_Networks":
         config, source = self._config, self._source

@@ -2,7 +2,7 @@ r"""Scores of one loss backward: a network and labelled episodes enter, sums ove
 
 The loss L is the mean cross-entropy of all images of the batch, with the labels of their episodes. It is taken episode
 by episode: the mean of the episodes' gradients is the gradient of L, and their spread is what ZiCo asks for, so one
-backward of the batch serves all five scores. W are the weights of convolutions and linear layers.
+backward of the batch serves all six scores. W are the weights of convolutions and linear layers.
 
 Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from metantk_core.kernels import parameter_names
+from metantk_core.kernels import exact_arithmetic, parameter_names
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class LossGradients:
     by_task: Mapping[str, Tensor]
     saliencies: Mapping[str, Float64[Tensor, " m"]]
     loss: Float64[Tensor, " t"]
+
+    def fan_in(self, layer: str) -> int:
+        """Return the number of weights behind one channel of a layer's output, a key of ``saliencies``."""
+        weight = self.weights[f"{layer}.weight" if layer else "weight"]
+        return weight.numel() // len(self.saliencies[layer])
 
     def finite(self) -> bool:
         """Return whether all losses and gradients are finite."""
@@ -69,7 +74,7 @@ def loss_gradients(
     stacks: list[list[Tensor]] = []
     hooks = [network.get_submodule(layer).register_forward_hook(partial(keep, layer)) for layer in layers]
     try:
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        with torch.enable_grad(), exact_arithmetic():
             for batch, classes in zip(images, labels, strict=True):
                 outputs.clear()
                 loss = F.cross_entropy(network(batch), classes)
@@ -127,11 +132,29 @@ def _products(gradients: LossGradients) -> list[Tensor]:
 def fisher(gradients: LossGradients) -> float:
     r"""Return :math:`\sum_{\text{channels}} \tfrac12 \, \mathrm{mean}_n (\sum_{hw} a \odot \partial L / \partial a)^2`.
 
-    The activations a are the outputs of convolutions and linear layers, before their normalisation.
+    Every channel counts once, as Theis et al. and Turner et al. define it. The activations a are the outputs of
+    convolutions and linear layers, before their normalisation.
 
     Source: Theis et al. 2018; Turner et al., ICLR 2020; activations as in Abdelfattah et al., ICLR 2021.
     """
     return 0.5 * sum(float(saliency.sum()) for saliency in gradients.saliencies.values())
+
+
+def fisher_fan_in(gradients: LossGradients) -> float:
+    r"""Return the sum of :func:`fisher` with every channel counted once for each of its weights.
+
+    .. math:: \sum_{\text{layers}} \text{fan-in} \sum_{\text{channels}}
+        \tfrac12 \, \mathrm{mean}_n \Big(\sum_{hw} a \odot \frac{\partial L}{\partial a}\Big)^2,
+
+    where fan-in is the number of weights behind one output channel: input channels over groups, times height and width
+    of the kernel. That is what the published code computes: it copies each channel's value to all of the channel's
+    weights, so that the value has the shape of the layer's weights, before it sums over them.
+
+    Source: Abdelfattah et al., ICLR 2021, as their code (zero-cost-nas) computes it.
+    """
+    return 0.5 * sum(
+        gradients.fan_in(layer) * float(saliency.sum()) for layer, saliency in gradients.saliencies.items()
+    )
 
 
 def zico(gradients: LossGradients) -> float:

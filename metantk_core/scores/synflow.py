@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels import parameter_names
+from metantk_core.kernels import exact_arithmetic, parameter_names
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -43,7 +43,7 @@ def layer_flows(network: nn.Module, image_shape: tuple[int, int, int]) -> Float6
     names = parameter_names(positive, "weights")
     weights = [positive.get_parameter(name) for name in names]
     ones = torch.ones(1, *image_shape, dtype=torch.float64, device=weights[0].device)
-    with torch.enable_grad():
+    with torch.enable_grad(), exact_arithmetic():
         flow = positive(ones).sum()
         gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
     products = [(weight.detach() * gradient).abs().sum() for weight, gradient in zip(weights, gradients, strict=True)]

@@ -11,6 +11,7 @@ from metantk_core import __version__
 from metantk_core.config import RunConfig
 from metantk_core.progress import Progress, silent
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker, run_scope
+from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
 
 
@@ -33,6 +34,11 @@ class Ports:
     run: str
     progress_for: Callable[[str], Progress] = lambda step: silent
     device: str = "cpu"
+
+    @property
+    def device_kind(self) -> str:
+        """Kind of the device, such as ``"cpu"`` or ``"cuda"``: what numbers depend on, by rounding."""
+        return device_kind(self.device)
 
 
 def open_run(config: RunConfig, tracker: Tracker) -> str:
@@ -64,9 +70,17 @@ def open_run(config: RunConfig, tracker: Tracker) -> str:
 def step_run(
     ports: Ports, name: str, description: str, parameters: Mapping[str, str | int | float | bool]
 ) -> Iterator[str]:
-    """Give a step a run of its own below the pipeline's, finished or failed with the step."""
+    """Give a step a run of its own below the pipeline's, finished or failed with the step.
+
+    It is another run on another kind of device, whose numbers are others; the tag ``metantk.device`` says which.
+    """
+    kind = ports.device_kind
     run = ports.tracker.open_run(
-        f"{ports.run}/{name}", name, parent=ports.run, description=description, tags={"metantk.step": name}
+        f"{ports.run}/{name}" if kind == "cpu" else f"{ports.run}/{name} on {kind}",
+        name,
+        parent=ports.run,
+        description=description,
+        tags={"metantk.step": name, "metantk.device": kind},
     )
     ports.tracker.log_parameters(run, parameters)
     with run_scope(ports.tracker, run):

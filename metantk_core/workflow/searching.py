@@ -18,7 +18,6 @@ from metantk_core.scores import (
     Scorer,
     ScoreRecord,
     check_model,
-    device_kind,
     score_candidate,
     score_model,
 )
@@ -198,7 +197,7 @@ def score_shard(
         earlier: The records of earlier rounds.
         ports: Ports of the step.
     """
-    kind = device_kind(ports.device)
+    kind = ports.device_kind
     memory = ScoreStore(config, dataset, ports.store, kind)
     scorer = cache(lambda: _scorer(config, dataset, ports.device))  # a repeated step often needs none
     mine = shard(state.plan, index, shards)

@@ -51,7 +51,7 @@ def meta_train(
 ) -> TrainedModel:
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{FORMAT}/{_training_digest(config, genotype, dataset)}.checkpoint"
+    key = f"training/{FORMAT}/{_training_digest(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
     described = (
         f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
@@ -80,7 +80,8 @@ def meta_train(
 
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
     """Evaluate a meta-trained network on episodes of test classes."""
-    work = digest([model.digest, config.evaluation.model_dump(mode="json"), dataset.digest, config.seed])
+    evaluated = config.evaluation.model_dump(mode="json")
+    work = digest([model.digest, evaluated, dataset.digest, config.seed, ports.device_kind])
     key = f"evaluation/{FORMAT}/{work}.checkpoint"
     described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
@@ -144,6 +145,7 @@ def register_model(
             "half_width_95": f"{evaluation.half_width:.4f}",
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
+            "evaluated_on": evaluation.device,
             "metantk.config": config.digest,
         },
         input_example=_input_example(config, dataset),
@@ -192,7 +194,7 @@ def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.nda
     }
 
 
-def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset) -> str:
+def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset, device: str) -> str:
     return digest(
         [
             config.training.model_dump(mode="json"),
@@ -202,5 +204,6 @@ def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDatase
             config.seed,
             __version__,
             torch.__version__,
+            device,
         ]
     )

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,10 +100,20 @@ def test_evaluation_states_its_protocol_and_round_trips():
     }  # fmt: skip
     assert stated.items() <= found.protocol.items()
     assert "accuracy" not in found.protocol
-    for words in ("3-way 1-shot", "12 episodes", "not transductive", "Student's t"):
+    assert found.device == "cpu"
+    for words in ("3-way 1-shot", "12 episodes", "not transductive", "Student's t", "computed on cpu"):
         assert words in found.summary()
     with pytest.raises(InputError):
         Evaluation.from_json('{"accuracy": 1}')
+
+
+def test_evaluation_of_before_devices_were_noted_is_read_and_says_nothing_of_one():
+    found = evaluate(MODEL, TEST, EVALUATION.model_copy(update={"episodes": 2}), 5)
+    values = json.loads(found.to_json())
+    del values["device"]
+    old = Evaluation.from_json(json.dumps(values))
+    assert old == replace(found, device="")
+    assert "computed on" not in old.summary()
 
 
 def test_transductive_normalisation_is_stated():

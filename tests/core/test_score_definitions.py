@@ -45,7 +45,7 @@ from metantk_core.scores.alignment import (
     spectral_entropy,
 )
 from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
-from metantk_core.scores.gradients import fisher, grad_norm, loss_gradients, plain, snip, zico
+from metantk_core.scores.gradients import fisher, fisher_fan_in, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.synflow import layer_flows, synflow
 from metantk_core.seeding import generator
 
@@ -159,11 +159,28 @@ def test_zico_leaves_out_weights_whose_gradient_never_varies_and_layers_without_
     assert math.isfinite(expected)
 
 
-def test_fisher_is_half_the_mean_square_of_what_scaling_one_channel_of_one_image_does_to_the_loss():
-    network, step = tiny(), 1e-5
-    expected = 0.0
-    for layer, channels in (("first", 4), ("second", 3), ("head", 3)):
-        for channel in range(channels):
+class Grouped(nn.Module):
+    """A full convolution, one in two groups with a kernel that is not square, one by channel, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.groups = nn.Conv2d(4, 6, (1, 3), groups=2)
+        self.depthwise = nn.Conv2d(6, 6, (3, 1), groups=6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.depthwise(self.groups(torch.relu(self.full(x))))).mean(dim=(2, 3)))
+
+
+def channel_values(network: nn.Module) -> dict[str, np.ndarray]:
+    """By layer, half the mean square of what scaling one channel of one image does to the loss, by differences."""
+    step, values = 1e-5, {}
+    for layer, module in network.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        values[layer] = np.zeros(len(module.weight))
+        for channel in range(len(module.weight)):
             squares = []
             for t, n in itertools.product(range(3), range(4)):
                 losses = []
@@ -174,14 +191,40 @@ def test_fisher_is_half_the_mean_square_of_what_scaling_one_channel_of_one_image
                         output[:, channel] *= scale
                         return output
 
-                    hook = network.get_submodule(layer).register_forward_hook(stretch)
+                    hook = module.register_forward_hook(stretch)
                     with torch.no_grad():
                         logits = network(IMAGES[t, n][None])[0].numpy()
                     hook.remove()
                     losses.append((math.log(np.exp(logits).sum()) - logits[LABELS[t, n]]) / 12)
                 squares.append(((losses[0] - losses[1]) / (2 * step)) ** 2)
-            expected += 0.5 * np.mean(squares)
+            values[layer][channel] = 0.5 * np.mean(squares)
+    return values
+
+
+def grouped() -> Grouped:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Grouped().double()
+
+
+@pytest.mark.parametrize("make", [tiny, grouped])
+def test_fisher_counts_what_scaling_one_channel_of_one_image_does_to_the_loss_once(make):
+    network = make()
+    expected = sum(values.sum() for values in channel_values(network).values())
     assert fisher(loss_gradients(network, tuple(IMAGES), tuple(LABELS))) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("make", [tiny, grouped])
+def test_fisher_fan_in_is_the_sum_over_weights_that_each_hold_a_copy_of_their_channels_value(make):
+    network, expected = make(), 0.0
+    for layer, values in channel_values(network).items():
+        copies = np.zeros(tuple(network.get_submodule(layer).weight.shape))
+        for index in np.ndindex(copies.shape):
+            copies[index] = values[index[0]]
+        expected += copies.sum()
+    gradients = loss_gradients(network, tuple(IMAGES), tuple(LABELS))
+    assert fisher_fan_in(gradients) == pytest.approx(expected, rel=1e-7)
+    assert fisher_fan_in(gradients) > 1.5 * fisher(gradients)
 
 
 def test_backward_of_loss_leaves_no_trace_in_the_network():
@@ -628,6 +671,7 @@ def test_every_score_of_a_candidate_is_that_of_its_parts_in_float64():
             "snip": snip(gradients),
             "plain": plain(gradients),
             "fisher": fisher(gradients),
+            "fisher_fan_in": fisher_fan_in(gradients),
             "zico": zico(gradients),
             "synflow": synflow(network, (1, 8, 8)),
         }

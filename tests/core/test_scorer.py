@@ -11,7 +11,8 @@ from metantk_core.candidates import Genotype, space_named
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource, normalise
 from metantk_core.networks import NetworkConfig, build, initialise, restricted
-from metantk_core.scores import Scorer, ScoringConfig, score_candidate, scoring_episodes
+from metantk_core.scores import Scorer, ScoringConfig, evaluate, score_candidate, scoring_episodes
+from metantk_core.scores.evaluate import shared_scores
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
 CONFIG = ScoringConfig.model_validate(
@@ -124,6 +125,45 @@ def test_weights_can_be_set_apart_on_the_same_episodes():
     assert torch.equal(images[0], images[1])
     assert torch.equal(images[1], images[2])
     assert len({tuple(head.flatten().tolist()) for head in heads}) == 3
+
+
+def kept(draw) -> dict[str, torch.Tensor]:
+    """Return copies of all that a draw is made of."""
+    networks = {"network": draw.network, "regions": draw.regions_network}
+    found = {f"{kind}.{name}": w for kind, network in networks.items() for name, w in network.named_parameters()}
+    return {name: weight.detach().clone() for name, weight in found.items()} | {"images": draw.images}
+
+
+@pytest.mark.parametrize("first", [("", ""), ("mine", ""), ("mine", "candidate"), ("", "candidate")])
+def test_draw_that_is_held_stays_what_it_is_whatever_is_drawn_or_scored_later(first):
+    candidate, other, _ = genotypes("nasbench201")
+    small = CONFIG.model_copy(update={"network": NetworkConfig(channels=2, cells=1)})
+    scorer = Scorer(space_named("nasbench201").supernet(), source(), small, 0)
+    scorer.score(other, range(1), "earlier")  # leaves networks that can be used again
+    held = scorer.draw(candidate, 0, *first)
+    before, value = kept(held), shared_scores(["metantk_cond"], held)
+    for stream, weights in (("", ""), ("mine", ""), ("yours", "other"), ("", "other")):
+        scorer.draw(other, 0, stream, weights)
+    scorer.score(candidate, range(1, 3), "yours")
+    after = kept(held)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert shared_scores(["metantk_cond"], held) == value
+
+
+def test_scoring_with_weights_of_their_own_uses_the_same_memory_again_also_after_an_error(monkeypatch):
+    candidate, other, _ = genotypes("nasbench201")
+    small = CONFIG.model_copy(update={"network": NetworkConfig(channels=2, cells=1)})
+    scorer = Scorer(space_named("nasbench201").supernet(), source(), small, 0)
+    made, make = [], scorer._make
+    monkeypatch.setattr(scorer, "_make", lambda: made.append(1) or make())
+    scorer.score(candidate, range(3), "mine")
+    monkeypatch.setattr(evaluate, "shared_scores", None)
+    with pytest.raises(TypeError):
+        scorer.score(candidate, range(1), "mine")
+    monkeypatch.undo()
+    monkeypatch.setattr(scorer, "_make", lambda: made.append(1) or make())
+    scorer.score(other, range(2), "yours", "candidate")
+    assert len(made) == 1
 
 
 def test_redrawing_the_head_alone_keeps_all_other_weights():

@@ -69,6 +69,15 @@ def test_only_the_computing_steps_ask_for_the_accelerator(tmp_path):
         assert asking[name]["resourceCpuRequest"] == "4"
 
 
+def test_latency_is_measured_where_the_computing_steps_are(tmp_path):
+    limited = load_config("smoke", RECIPES, ["search.constraints.max_latency=1"])
+    executors = compiled(tmp_path, Resources(accelerator="nvidia.com/gpu"), config=limited)["deploymentSpec"][
+        "executors"
+    ]
+    asking = {name for name, executor in executors.items() if "resources" in executor["container"]}
+    assert asking == COMPUTING | {"exec-start-search"}
+
+
 def test_every_step_runs_in_the_image_that_was_asked_for(tmp_path):
     executors = compiled(tmp_path, Resources(image="registry.example/metantk-python:abc"))["deploymentSpec"][
         "executors"
