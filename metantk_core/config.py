@@ -113,6 +113,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         del values["name"], values["registered_model"], values["search"]["shards"]
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
+        del values["search"]["mix_devices"]  # says what is refused: a refused search goes on when it is allowed
         return digest(values)
 
     @property

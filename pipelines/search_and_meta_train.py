@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,36 @@ class Resources:
         memory_request(self.memory)
 
 
+def add_search(
+    config: RunConfig, placed: Callable[..., dsl.PipelineTask], ports: dict[str, Any], run: Any, dataset: Any
+) -> tuple[Any, Any]:
+    """Add the steps of a search to the pipeline that is being built; return its leaderboard and its history.
+
+    Args:
+        config: Says how many rounds and shards there are.
+        placed: Gives a task its place on the cluster.
+        ports: Configuration and addresses, which every step takes.
+        run: The run in the tracker.
+        dataset: The prepared images.
+    """
+    shards = config.search.shards
+    if shards == 1:
+        found = placed(search(**ports, run=run, dataset=dataset), computes=True)
+        return found.outputs["leaderboard"], found.outputs["history"]
+    # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
+    started = placed(start_search(**ports, run=run))
+    state, records = started.outputs["state"], started.outputs["records"]
+    for number in range(1, workflow.num_rounds(config) + 1):
+        so_far = {**ports, "run": run, "state": state, "earlier": records}
+        # The number of rounds is known beforehand; those after the end of a search have nothing to score.
+        with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
+            scored = placed(score_shard(**so_far, dataset=dataset, shard=shard, shards=shards), computes=True)
+        closed = placed(close_round(**so_far, scores=dsl.Collected(scored.outputs["scores"])))
+        state, records = closed.outputs["following"], closed.outputs["records"]
+    ranked = placed(rank_candidates(**ports, run=run, state=state, records=records))
+    return ranked.outputs["leaderboard"], ranked.outputs["history"]
+
+
 def build(config: RunConfig, resources: Resources | None = None, *, store: str = "", tracking_uri: str = "") -> Any:
     """Return the pipeline of a run.
 
@@ -86,7 +117,7 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
     """
     resources = resources or Resources()
     roles: list[Any] = list(config.trained_roles)
-    shards, rounds = config.search.shards, workflow.num_rounds(config)
+    config_given = config  # the pipeline has a parameter of that name
 
     def placed(task: dsl.PipelineTask, *, computes: bool = False) -> dsl.PipelineTask:
         task.set_container_image(resources.image)
@@ -100,22 +131,6 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
             task.set_accelerator_type(resources.accelerator).set_accelerator_limit(resources.accelerators)
         return task
 
-    def searched(ports: dict[str, Any], run: Any, dataset: Any) -> tuple[Any, Any]:
-        """Add the steps of the search; return its leaderboard and its history."""
-        common = {**ports, "run": run, "dataset": dataset}
-        if shards == 1:
-            found = placed(search(**common), computes=True)
-            return found.outputs["leaderboard"], found.outputs["history"]
-        state = placed(start_search(**ports, run=run)).outputs["state"]
-        for number in range(1, rounds + 1):
-            # The number of rounds is known beforehand; those after the end of a search have nothing to score.
-            with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
-                scored = placed(score_shard(**common, state=state, shard=shard, shards=shards), computes=True)
-            closed = placed(close_round(**common, state=state, scores=dsl.Collected(scored.outputs["scores"])))
-            state = closed.outputs["following"]
-        ranked = placed(rank_candidates(**common, state=state))
-        return ranked.outputs["leaderboard"], ranked.outputs["history"]
-
     @dsl.pipeline(
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
     )
@@ -125,7 +140,7 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         ports: dict[str, Any] = {"config": config, "store": store, "tracking_uri": tracking_uri}
         prepared = placed(prepare_dataset(**ports))
         run, dataset = prepared.outputs["run"], prepared.outputs["dataset"]
-        leaderboard, history = searched(ports, run, dataset)
+        leaderboard, history = add_search(config_given, placed, ports, run, dataset)
         with dsl.ParallelFor(roles, name="candidates") as role:
             trained = placed(
                 meta_train(**ports, run=run, role=role, dataset=dataset, leaderboard=leaderboard),

@@ -8,10 +8,11 @@ from metantk_core.scores.evaluate import (
     Scorer,
     ScoringConfig,
     candidate_kernels,
+    inner_loop,
     score_candidate,
     scoring_episodes,
 )
-from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.user_model import MODEL_SPACE, check_model, load_factory, score_model
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "candidate_kernels",
     "check_model",
     "condition_number",
+    "device_kind",
+    "inner_loop",
     "load_factory",
     "log_determinant",
     "score_candidate",

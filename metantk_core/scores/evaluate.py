@@ -72,7 +72,7 @@ from metantk_core.scores.conditioning import condition_number, log_determinant, 
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
 from metantk_core.scores.gradients import LossGradients, fisher, grad_norm, loss_gradients, plain, snip, zico
 from metantk_core.scores.patches import RESIZED, training_patches
-from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.synflow import synflow
 from metantk_core.seeding import generator
 
@@ -478,7 +478,14 @@ class Scorer:
             ways=self._config.episode.ways,
         )
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
+    def score(
+        self,
+        genotype: Genotype,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
         """Return one record per score, in the order of the configuration.
 
         Args:
@@ -486,28 +493,43 @@ class Scorer:
             repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
             stream: Name of other random numbers than the usual ones, for weights and episodes.
             weights: Name that sets the weights apart from others of the stream.
+            names: The scores that are asked for, among those of the configuration; all if not given. The value of a
+                score does not depend on which others are computed beside it.
         """
-        draws: dict[str, list[Score]] = {name: [] for name in self._config.scores}
-        seconds = dict.fromkeys(self._config.scores, 0.0)
-        for repeat in repeats if self._drawn else ():
+        wanted = [name for name in self._config.scores if names is None or name in names]
+        drawn = [name for name in wanted if name in self._drawn]
+        counted = [name for name in wanted if name in self._counted]
+        draws: dict[str, list[Score]] = {name: [] for name in wanted}
+        seconds = dict.fromkeys(wanted, 0.0)
+        for repeat in repeats if drawn else ():
             start = perf_counter()
             draw = self.draw(genotype, repeat, stream, weights)
-            _share(seconds, self._drawn, start)
-            for names in _sharing(self._drawn):
+            _share(seconds, drawn, start)
+            for together in _sharing(drawn):
                 start = perf_counter()
-                for name, score in shared_scores(names, draw).items():
+                for name, score in shared_scores(together, draw).items():
                     draws[name].append(score)
-                _share(seconds, names, start)
-        if self._counted:
+                _share(seconds, together, start)
+        if counted:
             start = perf_counter()
             costs = self._costs.of(genotype)
-            for name in self._counted:
+            for name in counted:
                 draws[name].append(Score(float(_OF_COSTS[name](costs))))
-            _share(seconds, self._counted, start)
-        text = str(genotype)
+            _share(seconds, counted, start)
+        text, device = str(genotype), device_kind(self._device)
         return tuple(
-            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream, weights)
-            for name in self._config.scores
+            ScoreRecord(
+                genotype.space,
+                text,
+                name,
+                tuple(draws[name]),
+                self._seed,
+                seconds[name],
+                stream,
+                weights,
+                "" if name in _OF_COSTS else device,
+            )
+            for name in wanted
         )
 
     def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> "Draw":

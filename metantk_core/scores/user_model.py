@@ -29,7 +29,7 @@ from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import count_parameters
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.evaluate import Draw, ScoringConfig, check_source, inner_loop, scoring_episodes, shared_scores
-from metantk_core.scores.record import Score, ScoreRecord
+from metantk_core.scores.record import Score, ScoreRecord, device_kind
 from metantk_core.seeding import derive
 
 MODEL_SPACE = "model"
@@ -96,7 +96,11 @@ def score_model(
                 for name, score in found.items():
                     draws[name].append(score)
     share = (perf_counter() - start) / len(config.scores)
-    return tuple(ScoreRecord(MODEL_SPACE, address, name, tuple(draws[name]), seed, share) for name in config.scores)
+    kind = device_kind(device)
+    return tuple(
+        ScoreRecord(MODEL_SPACE, address, name, tuple(draws[name]), seed, share, device="" if name in _COUNTS else kind)
+        for name in config.scores
+    )
 
 
 def check_model(address: str, config: ScoringConfig) -> Callable[[int, int], object]:

@@ -124,6 +124,11 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         le=1000,
         description="Number of parts that are scored side by side, on a cluster each in a pod; never changes a result.",
     )
+    mix_devices: bool = Field(
+        default=False,
+        description="Whether candidates that were scored on different kinds of device (cpu, cuda), which round "
+        "differently, may be compared; otherwise that is refused.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "SearchConfig":

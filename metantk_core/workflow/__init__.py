@@ -14,6 +14,7 @@ from metantk_core.workflow.data import (
     score_source,
 )
 from metantk_core.workflow.ports import Ports, open_run, versions
+from metantk_core.workflow.records import Records, load_records, read_records, write_records
 from metantk_core.workflow.reporting import RunResult, read_result, report
 from metantk_core.workflow.searching import (
     SearchResult,
@@ -25,19 +26,18 @@ from metantk_core.workflow.searching import (
     leaderboard_columns,
     num_rounds,
     ranking_metrics,
-    read_records,
     round_columns,
     score,
     score_own_model,
     score_shard,
     search,
     start_search,
-    write_records,
 )
 from metantk_core.workflow.training import evaluate, genotype_of, meta_train, register_model, training_metrics
 
 __all__ = [
     "Ports",
+    "Records",
     "RunResult",
     "SearchResult",
     "admit_dataset",
@@ -51,6 +51,7 @@ __all__ = [
     "found_a_value",
     "genotype_of",
     "leaderboard_columns",
+    "load_records",
     "meta_train",
     "num_rounds",
     "open_run",
