@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
@@ -33,7 +33,16 @@ from metantk_core.scores import Score, Scorer, ScoreRecord, ScoringConfig
 from metantk_core.scores.evaluate import scoring_episodes, shared_scores
 from metantk_core.search import SearchState
 from metantk_core.seeding import numpy_generator
-from metantk_core.workflow import close_round, finish_search, score_shard, score_source, start_search, write_records
+from metantk_core.workflow import (
+    Records,
+    close_round,
+    finish_search,
+    read_records,
+    score_shard,
+    score_source,
+    start_search,
+    write_records,
+)
 from metantk_core.workflow.ports import Ports, open_run
 
 SECONDS_A_CANDIDATE = 0.5
@@ -48,16 +57,24 @@ class Stub:
     def __init__(self, supernet: Genotype, source: object, config: ScoringConfig, seed: int, **others: object) -> None:
         self._names, self._seed = config.scores, seed
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
+    def score(
+        self,
+        genotype: Genotype,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
         """Return records as the scorer would, one a score."""
-        values = numpy_generator(self._seed, genotype.key).lognormal(2, 1, len(repeats))
+        values = numpy_generator(self._seed, genotype.key).lognormal(2, 1, max(1, len(repeats)))
         draws = tuple(Score(float(value)) for value in values)
         text = str(genotype)
         return tuple(
-            ScoreRecord(
-                genotype.space, text, name, draws[:1] if name in ("params", "flops") else draws, self._seed, 0.5
-            )
+            ScoreRecord(genotype.space, text, name, draws[:1], self._seed, 0.0)
+            if name in ("params", "flops")
+            else ScoreRecord(genotype.space, text, name, draws, self._seed, 0.5, device="cpu")
             for name in self._names
+            if names is None or name in names
         )
 
 
@@ -104,20 +121,25 @@ def enumerate_cells(
     ports = Ports(wiring.artifact_store(str(folder / "store")), tracker, registry, run)
     with watch("plan"):
         state = start_search(config, ports)
+    texts = []
     with patch("metantk_core.workflow.searching.Scorer", Stub):
         for part in range(shards):
             with watch("state between steps"):
                 state = SearchState.from_json(state.to_json())
             with watch("shards: plan, write records"):
-                written = score_shard(config, state, part, shards, dataset, ports)
+                written = score_shard(config, state, part, shards, dataset, Records(), ports)
             with watch("records between steps"):
-                write_records(written)
+                texts.append(write_records(written))
+    with watch("records between steps"):
+        found = Records().joined(record for text in texts for record in read_records(text))
     with watch("close the round"):
-        state = close_round(config, state, dataset, ports)
+        state = close_round(config, state, found, ports)
+    with watch("records between steps"):
+        found = Records().joined(read_records(write_records(found)))
     with watch("state between steps"):
         state = SearchState.from_json(state.to_json())
-    with watch("finish: read, rank, log"):
-        result = finish_search(config, state, dataset, ports)
+    with watch("finish: rank, log"):
+        result = finish_search(config, state, found, ports)
     processor, wall = (sum(times) for times in zip(*watch.seconds.values(), strict=True))
     parts = {**watch.seconds, "all": (processor, wall)}
     # Parts of the above, on their own; and a rerun of a finished search, which only reads.
@@ -132,7 +154,7 @@ def enumerate_cells(
     state = start_search(config, ports)
     with again("rerun of all shards"):
         for part in range(shards):
-            score_shard(config, state, part, shards, dataset, ports)
+            score_shard(config, state, part, shards, dataset, Records(), ports)
     assert board == result.leaderboard
     return parts | {f"({what})": seconds for what, seconds in again.seconds.items()}
 

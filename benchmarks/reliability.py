@@ -36,6 +36,7 @@ from metantk_core.datasets.glyphs import glyphs
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
+    SINGLE_PRECISION,
     KernelBlocks,
     Kernels,
     Outputs,
@@ -44,6 +45,7 @@ from metantk_core.kernels import (
     centred_targets,
     held_out_predictions,
     meta_ntk,
+    rounding_floor,
     split,
     tangent_and_last_layer_kernel,
 )
@@ -54,13 +56,11 @@ from metantk_core.scores import (
     ScoringConfig,
     condition_number,
     log_determinant,
-    rounding_floor,
     scoring_episodes,
     trace_ratio,
 )
 from metantk_core.scores.activations import code_kernel, linear_regions, naswot
 from metantk_core.scores.alignment import spectral_entropy
-from metantk_core.scores.conditioning import SINGLE_PRECISION
 from metantk_core.seeding import generator, numpy_generator
 
 SEED = 0

@@ -1,6 +1,6 @@
 """How scores agree and how reliable they are: a folder of score records enters, two Markdown tables leave.
 
-Usage, after a ``metantk search`` that computed several scores: ``python benchmarks/scores.py runs/scores/<digest>``.
+Usage, after a ``metantk search`` that computed several scores: ``python benchmarks/scores.py runs/scores/2/<portion>``.
 
 Axes: m scores.
 """
@@ -21,7 +21,9 @@ from metantk_core.workflow import read_records
 
 def main(folder: Path) -> None:
     """Print reliability and rank correlations of all scores in a folder of records."""
-    records = [record for path in sorted(folder.glob("*.jsonl")) for record in read_records(path.read_text())]
+    # The first line of a file is its seal.
+    texts = [path.read_text().partition("\n")[2] for path in sorted(folder.glob("*.jsonl"))]
+    records = [record for text in texts for record in read_records(text)]
     names = list(dict.fromkeys(record.score for record in records))
     boards = {name: rank(records, by=name) for name in names}
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -72,5 +74,5 @@ def _correlations(boards: dict[str, Leaderboard], genotypes: list[str]) -> Float
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("usage: python benchmarks/scores.py FOLDER, as in runs/scores/0123456789abcdef")
+        sys.exit("usage: python benchmarks/scores.py FOLDER, as in runs/scores/2/0123456789abcdef")
     main(Path(sys.argv[1]))

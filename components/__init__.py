@@ -3,5 +3,6 @@
 A step's function is shipped as source and runs in an image that holds ``metantk_core``: its body imports what it uses
 and reads nothing of its module. All steps take the whole configuration as one JSON text (Kubeflow would turn the
 integers of a dictionary into floats) and two addresses: ``store`` keeps finished work between attempts,
-``tracking_uri`` is MLflow's.
+``tracking_uri`` is MLflow's. What a step needs comes through its inputs: the store only saves repetition, and without
+one a pipeline ends with the same leaderboard.
 """

@@ -1,4 +1,4 @@
-"""Step: the state of a finished search in, a leaderboard and the search's history out."""
+"""Step: the state and the records of a finished search in, a leaderboard and the search's history out."""
 
 from kfp import dsl
 
@@ -11,8 +11,8 @@ def rank_candidates(
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
-    dataset: dsl.Input[dsl.Dataset],
     state: dsl.Input[dsl.Artifact],
+    records: dsl.Input[dsl.Dataset],
     leaderboard: dsl.Output[dsl.Dataset],
     history: dsl.Output[dsl.Artifact],
     table: dsl.Output[dsl.Markdown],
@@ -23,10 +23,10 @@ def rank_candidates(
     Args:
         config: ``RunConfig`` as JSON.
         run: Text file with the identifier of the run in MLflow.
-        store: Address of the artifact store, which holds the records.
+        store: Address of the artifact store.
         tracking_uri: Address of MLflow.
-        dataset: Folder with the prepared arrays.
         state: ``SearchState`` as JSON, after the last round.
+        records: The records of all rounds, one a line, as JSON.
         leaderboard: ``Leaderboard`` as JSON.
         history: ``SearchHistory`` as JSON.
         table: The leaderboard for people.
@@ -34,12 +34,12 @@ def rank_candidates(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, workflow, workspace
+    from metantk_core import workflow, workspace
     from metantk_core.search import SearchState
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
         ended = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
-        result = workflow.finish_search(run_config, ended, datasets.load(Path(dataset.path)), ports)
+        result = workflow.finish_search(run_config, ended, workflow.load_records(records.path), ports)
         result.write(leaderboard=Path(leaderboard.path), history=Path(history.path), table=Path(table.path))
         leaderboard.metadata["digest"] = result.leaderboard.digest
         for metric in workflow.ranking_metrics(result.leaderboard):

@@ -15,6 +15,7 @@ def score_shard(
     tracking_uri: str,
     dataset: dsl.Input[dsl.Dataset],
     state: dsl.Input[dsl.Artifact],
+    earlier: dsl.Input[dsl.Dataset],
     scores: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Metrics],
 ) -> None:
@@ -25,10 +26,11 @@ def score_shard(
         shard: Index of the shard, from 0.
         shards: Number of shards of the round.
         run: Text file with the identifier of the run in MLflow.
-        store: Address of the artifact store.
+        store: Address of the artifact store, which saves repetition; empty for none.
         tracking_uri: Address of MLflow.
         dataset: Folder with the prepared arrays.
         state: ``SearchState`` as JSON: says what the round scores.
+        earlier: The records of all earlier rounds, whose draws are not computed again.
         scores: One ``ScoreRecord`` a line, as JSON.
         summary: How many records there are, and the seconds that they took.
     """
@@ -39,7 +41,8 @@ def score_shard(
 
     with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
         planned = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
-        records = workflow.score_shard(run_config, planned, shard, shards, datasets.load(Path(dataset.path)), ports)
+        images, known = datasets.load(Path(dataset.path)), workflow.load_records(earlier.path)
+        records = workflow.score_shard(run_config, planned, shard, shards, images, known, ports)
         Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
         summary.log_metric("records", len(records))
         summary.log_metric("seconds", sum(record.seconds for record in records))

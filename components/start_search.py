@@ -1,4 +1,4 @@
-"""Step: configuration in, the state of a search before its first round out."""
+"""Step: configuration in, the state of a search before its first round, and its records, none as yet, out."""
 
 from kfp import dsl
 
@@ -12,6 +12,7 @@ def start_search(
     store: str,
     tracking_uri: str,
     state: dsl.Output[dsl.Artifact],
+    records: dsl.Output[dsl.Dataset],
 ) -> None:
     """Decide what the first round of the search scores.
 
@@ -20,7 +21,8 @@ def start_search(
         run: Text file with the identifier of the run in MLflow.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
-        state: ``SearchState`` as JSON.
+        state: ``SearchState`` as JSON, with the latency table if latency is limited.
+        records: What was scored before the first round: nothing.
     """
     from pathlib import Path
 
@@ -30,3 +32,4 @@ def start_search(
         started = workflow.start_search(run_config, ports)
         state.metadata["candidates"] = len(started.plan)
         Path(state.path).write_text(started.to_json(), encoding="utf-8")
+        Path(records.path).write_text("", encoding="utf-8")

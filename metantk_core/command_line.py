@@ -2,19 +2,49 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from metantk_core import __version__
-from metantk_core.config import Role, RunConfig, load_config
-from metantk_core.errors import InputError
+from metantk_core.candidates import parse_genotype
+from metantk_core.config import Role, RunConfig, explained, load_config
+from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.recipes import RECIPES
+
+# What is said of arguments that don't fit; typer has its own copy of click and gives out but the subclass.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """The commands; what they complain about is shown without words that may be addresses with a password."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _without_addresses():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _without_addresses():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _without_addresses() -> Iterator[None]:
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        error.message = without_addresses(error.message)
+        raise
+
 
 app = typer.Typer(
     name="metantk",
+    cls=_Commands,
     help="Training-free architecture search for few-shot learning: rank architectures at initialisation, "
     "meta-train the best, say how far to trust it.",
     epilog="Start with: metantk run smoke",
@@ -37,7 +67,12 @@ WorkspaceRoot = Annotated[
     ),
 ]
 TrackingUri = Annotated[
-    str, typer.Option("--tracking-uri", envvar="MLFLOW_TRACKING_URI", help="MLflow; default: SQLite in the workspace.")
+    str,
+    typer.Option(
+        "--tracking-uri",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow; default: SQLite in the workspace. An address with a password belongs into the variable.",
+    ),
 ]
 Device = Annotated[
     str,
@@ -69,11 +104,17 @@ def _options(
     del version
 
 
-@app.command(epilog="Examples: metantk recipes  ·  metantk recipes --show glyphs > mine.json")
+@app.command(
+    epilog="Examples: metantk recipes  ·  metantk recipes --show glyphs > mine.json  ·  "
+    "metantk recipes --show glyphs --explain > mine.yaml"
+)
 def recipes(
     show: Annotated[
         str | None, typer.Option(metavar="RECIPE", help="Print a recipe (or a file, completed) as JSON.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="With --show: as YAML, with the meaning and the limits of every setting.")
+    ] = False,
     overrides: Overrides = None,
     seed: Seed = None,
 ) -> None:
@@ -81,7 +122,11 @@ def recipes(
     from metantk_core import terminal
 
     if show is None:
+        if explain or overrides or seed is not None:
+            raise InputError("Expected --show RECIPE with --explain, --set or --seed; name a recipe or a file.")
         terminal.print_recipes(RECIPES)
+    elif explain:
+        typer.echo(explained(_config(show, overrides, seed)), nl=False)
     else:
         _print_json(json.loads(_config(show, overrides, seed).to_json()))
 
@@ -116,27 +161,46 @@ def score(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score one architecture, or a network of your own, at random initialisation, every draw shown."""
+    """Score one architecture, or a network of your own, at random initialisation, every draw shown.
+
+    Ends with exit code 1, as grep does that finds nothing, if none of the scores that depend on weights has a value.
+    """
     from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
 
     place = wiring.device(device)
+    # What was asked for is checked before the images are made, which takes a while.
     if model is not None:
-        if genotype is not None and recipe != "glyphs":
-            raise InputError("expected an architecture or --model, not both")
+        if genotype is not None and (recipe != "glyphs" or not _names_configuration(genotype)):
+            raise InputError(
+                "Expected an architecture or --model, not both; with --model the first argument is a recipe or a file."
+            )
         # Without an architecture, the first argument is the recipe.
         config = _config(genotype or recipe, overrides, seed)
+        workflow.check_own_model(config, model)
         records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config), device=place)
-    elif genotype is None:
-        raise InputError("expected an architecture in the recipe's search space, or --model package.module:factory")
+    elif genotype is None or _names_configuration(genotype):
+        got = "nothing" if genotype is None else f"the configuration {quoted(genotype)}"
+        raise InputError(
+            f"Expected an architecture in the recipe's search space, or --model package.module:factory, got {got}; "
+            "give the architecture first, then the recipe."
+        )
     else:
         config = _config(recipe, overrides, seed)
+        if without_addresses(genotype) != genotype:  # which the search space would quote
+            raise InputError(
+                f"Expected an architecture in the recipe's search space, got {quoted(genotype)}; give the architecture "
+                "first, then the recipe."
+            )
+        parse_genotype(config.search.space, genotype)
         records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config), device=place)
     if as_json:
         _print_json([json.loads(record.to_json()) for record in records])
     else:
         terminal.print_records(records)
         terminal.print_device(place)
+    if not workflow.found_a_value(records):
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -197,7 +261,7 @@ def train(
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _config(recipe, overrides, seed)
+    config = _trained(_config(recipe, overrides, seed), role)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
@@ -239,7 +303,7 @@ def evaluate(
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _config(recipe, overrides, seed)
+    config = _trained(_config(recipe, overrides, seed), role)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
@@ -303,28 +367,36 @@ def compile_pipeline(
         str | None, typer.Option(help="Image that holds metantk_core; default: the one of this release.")
     ] = None,
     accelerator: Annotated[str, typer.Option(help="Accelerator of the computing steps, such as nvidia.com/gpu.")] = "",
-    accelerators: Annotated[int, typer.Option(min=1, help="Accelerators a step.")] = 1,
-    cpu: Annotated[str, typer.Option(help="CPU request of the computing steps, such as 4.")] = "",
-    memory: Annotated[str, typer.Option(help="Memory request of the computing steps, such as 16G.")] = "",
-    retries: Annotated[int, typer.Option(min=0, help="Repetitions of a step whose pod died.")] = 3,
+    accelerators: Annotated[
+        int | None, typer.Option(min=1, max=64, help="Accelerators a step, 1 if not given; with --accelerator.")
+    ] = None,
+    cpu: Annotated[str, typer.Option(help="CPU request of the computing steps, such as 4 or 500m.")] = "",
+    memory: Annotated[str, typer.Option(help="Memory request of the computing steps, such as 16G or 1.5Gi.")] = "",
+    retries: Annotated[int, typer.Option(min=0, max=20, help="Repetitions of a step whose pod died.")] = 3,
     store: Annotated[
-        str, typer.Option(help="Folder, the same in all pods, that keeps finished work between attempts.")
+        str, typer.Option(help="Absolute folder, the same in all pods, that keeps finished work between attempts.")
     ] = "",
-    tracking_uri: Annotated[str, typer.Option("--tracking-uri", help="MLflow as the cluster sees it.")] = "",
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            "--tracking-uri", help="MLflow as the cluster sees it: http(s):// or postgresql://, without password."
+        ),
+    ] = "",
     overrides: Overrides = None,
     seed: Seed = None,
 ) -> None:
     """Compile the pipeline to YAML for a Kubeflow cluster."""
-    from metantk_core import wiring
     from pipelines import search_and_meta_train
 
     config = _config(recipe, overrides, seed)
-    wiring.refuse_credentials(tracking_uri)
-    wiring.refuse_credentials(store)
+    if accelerators is not None and not accelerator:
+        raise InputError(
+            "Expected --accelerator with --accelerators; name what nodes offer, such as --accelerator nvidia.com/gpu."
+        )
     resources = search_and_meta_train.Resources(
-        image=image or search_and_meta_train.IMAGE,
+        image=search_and_meta_train.IMAGE if image is None else image,
         accelerator=accelerator,
-        accelerators=accelerators,
+        accelerators=accelerators or 1,
         cpu=cpu,
         memory=memory,
         retries=retries,
@@ -353,6 +425,20 @@ def ui(
 
 def _config(recipe: str, overrides: list[str] | None, seed: int | None) -> RunConfig:
     return load_config(recipe, RECIPES, overrides or (), seed=seed)
+
+
+def _trained(config: RunConfig, role: Role) -> RunConfig:
+    """Return the configuration, if it trains candidates of this rank."""
+    if role not in config.trained_roles:
+        raise InputError(
+            f"Expected one of the roles that the configuration trains ({', '.join(config.trained_roles)}), got --role "
+            f"{role}; give one of these, or add it with --set 'trained_roles=[best, {role}]'."
+        )
+    return config
+
+
+def _names_configuration(argument: str) -> bool:
+    return argument in RECIPES or argument.endswith((".yaml", ".yml", ".json"))
 
 
 def _print_json(value: Any) -> None:

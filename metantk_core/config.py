@@ -2,31 +2,38 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
 from metantk_core.ranking import Criterion
 from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
 from metantk_core.seeding import digest
+from metantk_core.settings_text import parse_json, parse_yaml, read_settings
 
 Role = Literal["best", "worst", "random"]
 ROLES: tuple[str, ...] = get_args(Role)
 
+_COMPLAINTS = 10  # in one message
 
-class RunConfig(BaseModel, frozen=True, extra="forbid"):
+
+class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Everything that decides a run's numbers, and nothing that doesn't (no addresses, no credentials, no folders)."""
 
     name: str = Field(
-        default="run", pattern=r"^[a-z0-9][a-z0-9-]*$", description="Name for people: small letters, digits, -"
+        default="run",
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=50,
+        description="Name for people: small letters, digits, -; so short that folders and pods can be named after it",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**53, description="Seed of everything random; below 2^53, which JSON keeps exactly"
@@ -34,23 +41,37 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     data: DataConfig = Field(default_factory=DataConfig, description="Labelled images")
     search: SearchConfig = Field(default_factory=SearchConfig, description="Which candidates are scored")
     scoring: ScoringConfig = Field(default_factory=ScoringConfig, description="How a candidate is scored")
-    rank_by: str | dict[str, float] = Field(
+    rank_by: str | dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(
         default="metantk_cond",
         description="The score that ranks the candidates, or weights of the ranks by several scores, as in "
         "{metantk_cond: 1, linear_regions: 1}",
     )
     trained_roles: tuple[Role, ...] = Field(
         default=("best", "worst", "random"),
+        strict=False,  # JSON has lists alone
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Meta-training")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
-    registered_model: str = Field(default="metantk-few-shot", min_length=1, description="Name in the model registry")
+    registered_model: str = Field(
+        default="metantk-few-shot",
+        max_length=256,
+        description="Name in the model registry, by MLflow's rules: without / and :, as long as its database keeps",
+    )
     dataset_digest: str | None = Field(
         default=None,
+        max_length=256,
         description="Digest of the images under data.path, noted when a run starts: other images at the same path are "
         "another run. Given by hand, it pins the images: others are refused",
     )
+
+    @field_validator("registered_model")
+    @classmethod
+    def _can_be_registered(cls, name: str) -> str:
+        # What MLflow refuses, and spaces and dots that would make a path of a model's address.
+        if name != name.strip() or not name or "/" in name or ":" in name or set(name) <= {"."} or "'" in name:
+            raise ValueError("a model in the registry needs a name without '/', ':' or quotes, such as few-shot-glyphs")
+        return name
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RunConfig":
@@ -92,6 +113,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         del values["name"], values["registered_model"], values["search"]["shards"]
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
+        del values["search"]["mix_devices"]  # says what is refused: a refused search goes on when it is allowed
         return digest(values)
 
     @property
@@ -111,11 +133,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             InputError: The text is no JSON, or holds an unknown key or a wrong value.
         """
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"Expected a configuration in JSON, but {error}; check the file or the parameter."
-            ) from error
+            values = parse_json(text)
+        except InputError as error:
+            raise InputError(f"Can't use the configuration: {error}; check the file or the parameter.") from error
         return cls.from_values(values, "the configuration")
 
     @classmethod
@@ -131,14 +151,47 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         """
         if not isinstance(values, Mapping):
             raise InputError(
-                f"Expected {origin} to hold keys and values, but it holds {type(values).__name__}; "
+                f"Expected {origin} to hold keys and values, but it holds {_kind(values)}; "
                 "see `metantk recipes --show glyphs`."
             )
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            complaints = "; ".join(_complaint(cls, detail) for detail in error.errors(include_url=False))
-            raise InputError(f"Can't use {origin}: {complaints}.") from error
+            found = list(dict.fromkeys(_complaint(cls, detail) for detail in error.errors(include_url=False)))
+            more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
+            raise InputError(f"Can't use {origin}: {'; '.join(found[:_COMPLAINTS])}{more}.") from error
+
+
+def explained(config: RunConfig) -> str:
+    """Return a configuration as YAML that reads back to an equal one, with the meaning and limits of every setting."""
+    return "".join(f"{line}\n" for line in _explained(RunConfig, json.loads(config.to_json()), ""))
+
+
+def _explained(model: type[BaseModel], values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        below = field.annotation
+        limits = _limits(field)
+        for line in textwrap.wrap(f"{(field.description or '').rstrip('.')}{f' ({limits})' if limits else ''}.", 100):
+            yield f"{indent}# {line}"
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _explained(below, values[name], f"{indent}  ")
+        else:
+            yield f"{indent}{name}: {json.dumps(values[name], ensure_ascii=False)}"
+
+
+def _limits(field: FieldInfo) -> str:
+    """Return what a number must be between, in words."""
+    limits = {
+        kind: value
+        for part in field.metadata
+        for kind in ("ge", "gt", "le", "lt")
+        if (value := getattr(part, kind, None)) is not None
+    }
+    words = {kind: f"{value:g}" if isinstance(value, float) else f"{value:,}" for kind, value in limits.items()}
+    least = f"from {words['ge']}" if "ge" in words else f"above {words['gt']}" if "gt" in words else ""
+    most = f"to {words['le']}" if "le" in words else f"below {words['lt']}" if "lt" in words else ""
+    return f"{least}{', ' if 'lt' in words and least else ' '}{most}".strip()
 
 
 def load_config(
@@ -170,28 +223,22 @@ def load_config(
 def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml", ".json"):
-        near = difflib.get_close_matches(source, recipes, n=1)
+        near = difflib.get_close_matches(source[:100], recipes, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {', '.join(recipes)}"
-        raise InputError(f"Expected the name of a recipe or a .yaml or .json file, but got {source!r}; {hint}.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Can't read the configuration file {source}: {error.strerror}; check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"Expected YAML or JSON in {source}, but {' '.join(str(error).split())}; correct the file."
-        ) from error
+        raise InputError(f"Expected the name of a recipe or a .yaml or .json file, but got {quoted(source)}; {hint}.")
+    values = read_settings(path)
     if not isinstance(values, dict):
         raise InputError(
-            f"Expected keys and values in {source}, but found {type(values).__name__}; "
-            "see `metantk recipes --show glyphs`."
+            f"Expected keys and values in {source}, but found {_kind(values)}; see `metantk recipes --show glyphs`."
         )
     recipe = values.pop("recipe", None)
     if recipe is None:
         return values
-    if recipe not in recipes:
+    if not isinstance(recipe, str) or recipe not in recipes:
+        got = quoted(recipe) if isinstance(recipe, str) else _kind(recipe)
         raise InputError(
-            f"{source} starts from the recipe {recipe!r}, which does not exist; the recipes are {', '.join(recipes)}."
+            f"Expected the name of a recipe under 'recipe' in {source}, but got {got}; the recipes are "
+            f"{', '.join(recipes)}."
         )
     return _merge(json.loads(recipes[recipe].to_json()), values)
 
@@ -207,40 +254,50 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise InputError(f"Expected an override like search.num_candidates=200, but got {override!r}; write key=value.")
+        raise InputError(
+            f"Expected an override like search.num_candidates=200, but got {quoted(override)}; write key=value."
+        )
     *parents, last = path.split(".")
     place = values
     for depth, part in enumerate(parents):
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
             raise InputError(
-                f"The override {override!r} goes below {'.'.join(parents[: depth + 1])}, which is a single value; "
+                f"The override of {quoted(path)} goes below {'.'.join(parents[: depth + 1])}, which is a single value; "
                 "shorten the key."
             )
     try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        place[last] = parse_yaml(text)
+    except InputError as error:
         raise InputError(
-            f"Expected a value after '=' in {override!r}, such as 200, 0.1, true or [a, b]; got {text!r}."
+            f"Expected a value such as 200, 0.1, true or [a, b] after '=' in the override of {path}, but {error}."
         ) from error
 
 
 def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     """Return one of pydantic's complaints as part of a sentence, with the nearest known key for an unknown one."""
     location = [str(part) for part in detail["loc"]]
-    where = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known: Iterable[str] = _fields_at(model, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(location[-1][:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"there is no setting {where!r} ({hint})"
-    message = detail["msg"].removeprefix("Value error, ")
+        return f"there is no setting {quoted('.'.join(location))} ({hint})"
+    # Behind the settings' own names come the names of types, where a setting may have one of several.
+    where = ".".join(part for depth, part in enumerate(location) if part in _fields_at(model, location[:depth]))
+    message = without_addresses(detail["msg"].removeprefix("Value error, ").rstrip("."))
     message = message[:1].lower() + message[1:]
     if not where:
         return message
     given = detail["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool | None) else ""
-    return f"{where}: {message}{shown}"
+    shown = f", not {quoted(given)}" if isinstance(given, str | int | float | bool | None) else f", not {_kind(given)}"
+    own = detail["type"] == "value_error" and not isinstance(given, str | int | float)  # says itself what it found
+    return f"{where}: {message}{'' if own else shown}"
+
+
+def _kind(value: object) -> str:
+    """Return what a value is, in the words of a configuration file."""
+    kinds = {dict: "keys and values", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
+    return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:

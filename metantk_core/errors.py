@@ -1,13 +1,20 @@
 """The one exception that a person's input can cause; the command line turns it into one sentence and exit code 2."""
 
+import re
+
 from pydantic import ValidationError
+
+_ADDRESS = re.compile(r"\S*(@|%40|://|:/|//|[?;#]\S*=|(?i:token|passw|secret|key)\w*=)\S*")
+_HIDDEN = "what may be an address (not shown: it may hold a password)"
+_LONGEST = 60
 
 
 class InputError(ValueError):
     """What a person gave can't be used: a path, a file, a configuration, an address.
 
     The message is one sentence (two at most) that says what was expected, what came instead, and what to do. It never
-    holds a secret: addresses are shown without their credentials.
+    holds a secret: addresses are shown without their credentials. After an error in a person's own code, their lines of
+    the traceback follow on lines of their own.
     """
 
 
@@ -20,3 +27,16 @@ def first_complaint(error: ValidationError) -> str:
 
 class StepError(RuntimeError):
     """A step of a local pipeline run ended by an error of ours; the message says so and names the log."""
+
+
+def quoted(value: object) -> str:
+    """Return a value that a person gave as it stands in a message: cut, and not what may be an address."""
+    if isinstance(value, str) and _ADDRESS.search(value):
+        return _HIDDEN
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def without_addresses(text: str) -> str:
+    """Return a message without the words that may be addresses with a password."""
+    return _ADDRESS.sub(_HIDDEN, text)

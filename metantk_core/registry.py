@@ -95,6 +95,10 @@ class ArtifactStore(Protocol):
         """Give the keys that start with a prefix, sorted."""
         ...
 
+    def place(self, key: str) -> str:
+        """Return where the bytes of a key are, for people."""
+        ...
+
 
 @runtime_checkable
 class Tracker(Protocol):

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -48,8 +48,9 @@ def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     Console().print(table)
 
 
-def print_records(records: Iterable[ScoreRecord]) -> None:
+def print_records(records: Sequence[ScoreRecord], console: Console | None = None) -> None:
     """Print the scores of one architecture: mean, standard error and every draw, or why there is none."""
+    console = console or Console()
     table = Table(box=None, pad_edge=False)
     table.add_column("score")
     for heading in ("mean", "± standard error", "draws"):
@@ -64,8 +65,14 @@ def print_records(records: Iterable[ScoreRecord]) -> None:
         scaled = np.log10(values) if definition.scale == "log10" else np.asarray(values)
         error = float(scaled.std(ddof=1) / np.sqrt(len(scaled))) if len(scaled) > 1 else None
         mean, spread = _measured(float(scaled.mean()), error)
-        table.add_row(definition.label, mean, spread, "  ".join(_number(float(value)) for value in scaled))
-    Console().print(table)
+        draws = [
+            _number(float(value)) + ("*" if draw.precision == "float64" else "")
+            for value, draw in zip(scaled, record.draws, strict=True)
+        ]
+        table.add_row(definition.label, mean, spread, "  ".join(draws))
+    console.print(table)
+    if any(draw.precision == "float64" and draw.value is not None for record in records for draw in record.draws):
+        console.print("* computed in float64: in float32, rounding could have been more than 1 % of it")
 
 
 def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from metantk_core.adapters.addresses import refuse_credentials, scheme, shown
+from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "refuse_credentials", "tracker"]
+__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
 
 DEVICE = "METANTK_DEVICE"
 """Environment variable that says where networks run, to every command and step that is not told otherwise."""

@@ -72,10 +72,11 @@ class Workspace:
             change, and is then another run.
 
         Raises:
-            InputError: There is no such device, the folder can't be written, MLflow doesn't answer, or images can't be
-                read.
+            InputError: There is no such device, no candidate is within the limits, the folder can't be written, MLflow
+                doesn't answer, or the images can't be read.
         """
         wiring.device(self.device, probe=False)
+        workflow.check_limits(config)
         self._make_writable(self.root.absolute())
         wiring.tracker(self.tracking_uri)
         if config.data.path is None or config.dataset_digest is not None:
@@ -251,28 +252,29 @@ def open_step(
     if parent:
         stopping.end_with(int(parent))
     try:
-        run_config = RunConfig.from_json(config)
-        address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not address:
-            raise InputError(
-                "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
-            )
-        tracker = wiring.tracker(address)
-        if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
-            found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
-            run_config = run_config.model_copy(update={"dataset_digest": found.digest})
-        with tempfile.TemporaryDirectory() as scratch:
-            yield (
-                run_config,
-                Ports(
-                    store=wiring.artifact_store(store or scratch),
-                    tracker=tracker,
-                    registry=wiring.model_registry(address),
-                    run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
-                    progress_for=_progress_for,
-                    device=wiring.device(),
-                ),
-            )
+        with stopping.raising():  # a pod that is told to go tidies up, whatever it is at
+            run_config = RunConfig.from_json(config)
+            address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+            if not address:
+                raise InputError(
+                    "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
+                )
+            tracker = wiring.tracker(address)
+            if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
+                found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
+                run_config = run_config.model_copy(update={"dataset_digest": found.digest})
+            with tempfile.TemporaryDirectory() as scratch:
+                yield (
+                    run_config,
+                    Ports(
+                        store=wiring.artifact_store(store or scratch),
+                        tracker=tracker,
+                        registry=wiring.model_registry(address),
+                        run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
+                        progress_for=_progress_for,
+                        device=wiring.device(),
+                    ),
+                )
     except InputError as error:
         if folder:
             _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(error)}), encoding="utf-8")

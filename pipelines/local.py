@@ -70,6 +70,8 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
     environment = {
         "OMP_NUM_THREADS": threads,
         **os.environ,
+        # Not as an argument, which everybody can read and the runner logs: it may hold a password.
+        "MLFLOW_TRACKING_URI": place.tracking_uri,
         "METANTK_PROGRESS": str(place.progress),
         "METANTK_DATASET_CACHE": str(place.dataset_cache),
         **({"METANTK_DEVICE": place.device} if place.device else {}),
@@ -84,7 +86,6 @@ def run_locally(config: RunConfig, place: LocalRun, watch: Callable[[], None], *
         "pipelines.local",
         str(configuration),
         place.store,
-        place.tracking_uri,
         str(place.folder / "kfp"),
     ]
     with place.log.open("w", encoding="utf-8") as log:
@@ -121,7 +122,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
+def _main(configuration: str, store: str, root: str) -> None:
     stopping.end_with(int(os.environ[stopping.PARENT]))
     from kfp import local
 
@@ -130,7 +131,7 @@ def _main(configuration: str, store: str, tracking_uri: str, root: str) -> None:
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
     # A step that fails here fails for a reason that a repetition would meet again.
-    build(config, Resources(retries=0))(store=store, tracking_uri=tracking_uri)
+    build(config, Resources(retries=0))(store=store)
 
 
 if __name__ == "__main__":

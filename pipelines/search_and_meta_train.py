@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from components.write_report import write_report
 from metantk_core import workflow
 from metantk_core.config import RunConfig
 from metantk_core.errors import InputError
+from pipelines.cluster_values import (
+    MOST_RETRIES,
+    admit_accelerator,
+    admit_addresses,
+    admit_image,
+    cpu_request,
+    memory_request,
+)
 
 PIPELINE_NAME = "metantk-search-and-meta-train"
 
@@ -33,10 +42,13 @@ class Resources:
     Attributes:
         image: Container image that holds ``metantk_core`` and ``kfp``.
         accelerator: Resource name of the accelerator, such as ``nvidia.com/gpu``; empty for none.
-        accelerators: Number of accelerators a step.
-        cpu: CPU request, such as ``4``; empty for the cluster's default.
-        memory: Memory request, such as ``16G``; empty for the cluster's default.
-        retries: How often a step is repeated after its pod died; finished work is not repeated.
+        accelerators: Number of accelerators a step, 1 to 64.
+        cpu: CPU request as a Kubernetes quantity, such as ``4`` or ``500m``; empty for the cluster's default.
+        memory: Memory request as a Kubernetes quantity, such as ``16G`` or ``1.5Gi``; empty for the cluster's default.
+        retries: How often a step is repeated after its pod died, 0 to 20; finished work is not repeated.
+
+    Raises:
+        InputError: The cluster, or the compiler, would refuse a value.
     """
 
     image: str = IMAGE
@@ -45,6 +57,51 @@ class Resources:
     cpu: str = ""
     memory: str = ""
     retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse what is no name, quantity or number of the kind."""
+        admit_image(self.image)
+        if self.accelerator:
+            admit_accelerator(self.accelerator)
+        for name, value, least, most in (
+            ("accelerators", self.accelerators, 1, 64),
+            ("retries", self.retries, 0, MOST_RETRIES),
+        ):
+            if not least <= value <= most:
+                raise InputError(f"Expected {name} from {least} to {most}, got {value}; give another number.")
+        cpu_request(self.cpu)
+        memory_request(self.memory)
+
+
+def add_search(
+    config: RunConfig, placed: Callable[..., dsl.PipelineTask], ports: dict[str, Any], run: Any, dataset: Any
+) -> tuple[Any, Any]:
+    """Add the steps of a search to the pipeline that is being built; return its leaderboard and its history.
+
+    Args:
+        config: Says how many rounds and shards there are.
+        placed: Gives a task its place on the cluster.
+        ports: Configuration and addresses, which every step takes.
+        run: The run in the tracker.
+        dataset: The prepared images.
+    """
+    shards = config.search.shards
+    if shards == 1:
+        found = placed(search(**ports, run=run, dataset=dataset), computes=True)
+        return found.outputs["leaderboard"], found.outputs["history"]
+    # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
+    timed = config.search.constraints.max_latency is not None  # where networks run, or it would be another machine's
+    started = placed(start_search(**ports, run=run), computes=timed)
+    state, records = started.outputs["state"], started.outputs["records"]
+    for number in range(1, workflow.num_rounds(config) + 1):
+        so_far = {**ports, "run": run, "state": state, "earlier": records}
+        # The number of rounds is known beforehand; those after the end of a search have nothing to score.
+        with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
+            scored = placed(score_shard(**so_far, dataset=dataset, shard=shard, shards=shards), computes=True)
+        closed = placed(close_round(**so_far, scores=dsl.Collected(scored.outputs["scores"])))
+        state, records = closed.outputs["following"], closed.outputs["records"]
+    ranked = placed(rank_candidates(**ports, run=run, state=state, records=records))
+    return ranked.outputs["leaderboard"], ranked.outputs["history"]
 
 
 def build(config: RunConfig, resources: Resources | None = None, *, store: str = "", tracking_uri: str = "") -> Any:
@@ -62,36 +119,19 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
     """
     resources = resources or Resources()
     roles: list[Any] = list(config.trained_roles)
-    shards, rounds = config.search.shards, workflow.num_rounds(config)
+    config_given = config  # the pipeline has a parameter of that name
 
     def placed(task: dsl.PipelineTask, *, computes: bool = False) -> dsl.PipelineTask:
         task.set_container_image(resources.image)
         if resources.retries:
             task.set_retry(resources.retries, backoff_duration="10s", backoff_factor=2.0)
         if computes and resources.cpu:
-            task.set_cpu_request(resources.cpu)
+            task.set_cpu_request(cpu_request(resources.cpu))
         if computes and resources.memory:
-            task.set_memory_request(resources.memory)
+            task.set_memory_request(memory_request(resources.memory))
         if computes and resources.accelerator:
             task.set_accelerator_type(resources.accelerator).set_accelerator_limit(resources.accelerators)
         return task
-
-    def searched(ports: dict[str, Any], run: Any, dataset: Any) -> tuple[Any, Any]:
-        """Add the steps of the search; return its leaderboard and its history."""
-        common = {**ports, "run": run, "dataset": dataset}
-        if shards == 1:
-            found = placed(search(**common), computes=True)
-            return found.outputs["leaderboard"], found.outputs["history"]
-        timed = config.search.constraints.max_latency is not None
-        state = placed(start_search(**ports, run=run), computes=timed).outputs["state"]
-        for number in range(1, rounds + 1):
-            # The number of rounds is known beforehand; those after the end of a search have nothing to score.
-            with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
-                scored = placed(score_shard(**common, state=state, shard=shard, shards=shards), computes=True)
-            closed = placed(close_round(**common, state=state, scores=dsl.Collected(scored.outputs["scores"])))
-            state = closed.outputs["following"]
-        ranked = placed(rank_candidates(**common, state=state))
-        return ranked.outputs["leaderboard"], ranked.outputs["history"]
 
     @dsl.pipeline(
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
@@ -102,7 +142,7 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         ports: dict[str, Any] = {"config": config, "store": store, "tracking_uri": tracking_uri}
         prepared = placed(prepare_dataset(**ports))
         run, dataset = prepared.outputs["run"], prepared.outputs["dataset"]
-        leaderboard, history = searched(ports, run, dataset)
+        leaderboard, history = add_search(config_given, placed, ports, run, dataset)
         with dsl.ParallelFor(roles, name="candidates") as role:
             trained = placed(
                 meta_train(**ports, run=run, role=role, dataset=dataset, leaderboard=leaderboard),
@@ -132,8 +172,9 @@ def write(config: RunConfig, path: Path, resources: Resources, *, store: str = "
     """Write the compiled pipeline; equal arguments give equal bytes.
 
     Raises:
-        InputError: The file can't be written there, or its name doesn't end in .yaml.
+        InputError: The file can't be written there, its name doesn't end in .yaml, or an address is none for pods.
     """
+    admit_addresses(store, tracking_uri)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"Expected the name of a YAML file for the pipeline, but got {path}; end it in .yaml.")
     pipeline = build(config, resources, store=store, tracking_uri=tracking_uri)

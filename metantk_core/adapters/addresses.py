@@ -1,25 +1,35 @@
-"""Addresses of stores and servers: a URI enters, what may be shown of it leaves."""
+"""Addresses of stores and servers: a URI enters; what may be shown of it leaves, and whether it may hold a secret.
 
+A password ends up in the oddest places of an address that was typed in a hurry. So nothing here tries to find it: an
+address is shown as far as its parts have the form of a host, a port and a path, and the rest is left out.
+"""
+
+import re
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from metantk_core.errors import InputError
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_KEY_AND_VALUE = re.compile(r"(token|key|secret|passw|pwd|credential|auth|sig)[^/=]*=", re.IGNORECASE)
+_FILES = ("", "file", "sqlite", "sqlite+pysqlite")
+"""Schemes whose path is one on a disk, where a person may have an ``@`` in a folder's name."""
+
 
 def shown(uri: str) -> str:
-    """Return a URI without what may be secret: user, password, query and fragment."""
-    parts = _split(uri)
-    if parts is None:
-        return "(an address that can't be read)"
-    if not parts.netloc:
-        return uri.split("?", 1)[0].split("#", 1)[0]
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """Return a URI without what may be secret: user, password, query, fragment, and what can't be told from these."""
+    start, path = _host_and_path(uri)
+    if path is None:
+        kind = f"{scheme(uri)}://…" if scheme(uri) else "…"
+        return f"{kind} (the rest, which may hold a password, is not shown)"
+    return f"{start}{path}"
 
 
 def scheme(uri: str) -> str:
     """Return the lower-case scheme of a URI, such as ``https``; empty for a path."""
-    parts = _split(uri)
-    return parts.scheme if parts and "://" in uri else ""
+    kind, separator, _ = uri.partition("://")
+    return kind.lower() if separator and _SCHEME.fullmatch(kind) else ""
 
 
 def credentials(uri: str) -> tuple[str, str] | None:
@@ -30,16 +40,22 @@ def credentials(uri: str) -> tuple[str, str] | None:
     return unquote(parts.username), unquote(parts.password or "")
 
 
-def refuse_credentials(uri: str) -> None:
-    """Do nothing for a URI that holds no user or password.
+def may_hold_secret(uri: str) -> bool:
+    """Return whether an address has any part besides scheme, host, port and path, or none of these forms."""
+    return _host_and_path(uri) != _whole(uri)
+
+
+def refuse_secrets(uri: str) -> None:
+    """Do nothing for an address that can't hold a secret: what is written into a file or a list of arguments.
 
     Raises:
-        InputError: It holds one, and would be written into a file that others read.
+        InputError: It may hold one.
     """
-    if credentials(uri):
+    if may_hold_secret(uri):
+        server = "scheme, host, port and path alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
         raise InputError(
-            f"The address {shown(uri)} was given with a user or password, which would be readable in the result; "
-            "give it without, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the work runs."
+            f"The address {shown(uri)} was given with a user, password, query or fragment, which would be readable in "
+            f"the result; give {f'{server}MLFLOW_TRACKING_TOKEN) where the work runs' if scheme(uri) else 'a folder'}."
         )
 
 
@@ -55,6 +71,61 @@ def sqlite_path(uri: str) -> Path | None:
     """Return the path of the database that a SQLite address names; none if it names no file."""
     path = unquote(uri.split("?", 1)[0].partition(":///")[2])
     return Path(path) if path and ":memory:" not in path else None
+
+
+def refuse_misplaced_secrets(uri: str) -> None:
+    """Do nothing for an address of a server that has user and password at most where they belong.
+
+    Raises:
+        InputError: What is host and path, and what is a password, can't be told apart.
+    """
+    if scheme(uri) in ("http", "https") and (uri.endswith("://") or _host_and_path(uri)[1] is None):
+        raise InputError(
+            f"Expected the MLflow server's address as http(s)://host:port/path, got {shown(uri)}; give user and "
+            "password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token in MLFLOW_TRACKING_TOKEN."
+        )
+
+
+def _host_and_path(uri: str) -> tuple[str, str | None]:
+    """Return what may be shown: everything up to the host and port, and the path; none for a path that can't be told.
+
+    An ``@`` behind the host is not told apart: a password may hold ``/``, ``?`` and ``#`` as well.
+    """
+    kind = scheme(uri)
+    start, rest = (f"{kind}://", uri.partition("://")[2]) if kind else ("", uri)
+    if kind and not rest:
+        return start, ""
+    if kind and kind not in _FILES:
+        authority, slash, rest = rest.partition("/")
+        if not slash:
+            authority, mark, rest = re.match(r"([^?#]*)([?#]?)(.*)", authority, re.DOTALL).groups()  # type: ignore[union-attr]
+            rest = mark + rest
+        host = authority.rpartition("@")[2]
+        if not _HOST.fullmatch(host):
+            return "", None
+        start, rest = f"{start}{host}", slash + rest
+        at_sign = "@" in rest or "%40" in rest
+    else:
+        local = bool(kind) or re.match(r"\.{0,2}/(?!/)", rest)
+        at_sign = re.search(r":[^/]*(@|%40)" if local else r"@|%40", rest) is not None
+    path = re.split(r"[?#;]", rest, maxsplit=1)[0]
+    if at_sign or _KEY_AND_VALUE.search(path) or not path.isprintable():
+        return "", None
+    if not kind and re.match(r"[^/.]*:", path):  # host:port or user:password without a scheme, not a path
+        return "", None
+    return start, path
+
+
+def _whole(uri: str) -> tuple[str, str]:
+    """Return the same two parts of a URI as it is written."""
+    kind = scheme(uri)
+    if not kind:
+        return "", uri
+    rest = uri.partition("://")[2]
+    if kind in _FILES:
+        return f"{kind}://", rest
+    authority, slash, path = rest.partition("/")
+    return f"{kind}://{authority}", slash + path
 
 
 def _split(uri: str) -> SplitResult | None:

@@ -119,6 +119,10 @@ class FilesystemStore:
         )
         yield from sorted(key for key in found if key.startswith(prefix))
 
+    def place(self, key: str) -> str:
+        """Return the path of a key's file."""
+        return str(self._path(key))
+
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in parts):

@@ -21,7 +21,14 @@ from mlflow.utils.rest_utils import http_request
 from requests.exceptions import RequestException
 
 from metantk_core.adapters import locks, mlflow_database
-from metantk_core.adapters.addresses import credentials, scheme, shown, sqlite_path, sqlite_uri
+from metantk_core.adapters.addresses import (
+    credentials,
+    refuse_misplaced_secrets,
+    scheme,
+    shown,
+    sqlite_path,
+    sqlite_uri,
+)
 from metantk_core.adapters.mlflow_client import OverdueError, translating, within
 from metantk_core.errors import InputError
 from metantk_core.seeding import digest
@@ -61,6 +68,7 @@ def connect(uri: str) -> Connection:
     Raises:
         InputError: The scheme is unknown, nobody answers within seconds, or access is refused. Never names a password.
     """
+    refuse_misplaced_secrets(uri)
     kind = scheme(uri).partition("+")[0]
     openers = {
         "http": _connect_server,

@@ -151,6 +151,8 @@ def _read_image(file: Path, image_size: int, channels: Literal[1, 3]) -> UInt8[n
                         f"Image '{shown(file)}' has {image.width:,} x {image.height:,} pixels: expected at most "
                         f"{MAX_PIXELS:,} in all. Make it smaller."
                     )
+                if image.format == "PPM" and image.mode == "I":  # 16 bits, whatever the file calls white
+                    return to_array(Image.fromarray(np.asarray(image).astype(np.uint16)), image_size, channels)
                 if image.mode in ("I", "F"):
                     raise InputError(
                         f"Image '{shown(file)}' has 32-bit pixels, whose range is unknown: expected 8 or 16 bits. "

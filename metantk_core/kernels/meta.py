@@ -13,8 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from metantk_core.kernels.blocks import KernelBlocks
-
-DOUBLE_PRECISION = torch.finfo(torch.float64).eps
+from metantk_core.kernels.rounding import DOUBLE_PRECISION, TOLERANCE, rounding_noise
 
 
 def adaptation(
@@ -37,8 +36,7 @@ def adaptation(
         time: Inner learning rate times inner steps, at least 0; may be infinite, which drops the exponential.
         ridge: Regularisation, at least 0.
         steps: Number of gradient-descent steps, at least 1; None is gradient flow, which more and more steps approach.
-        precision: Relative precision of the kernel's entries; eigenvalues up to ``s · precision`` times the largest one
-            of their task count as zero.
+        precision: Relative precision of the gradients behind the kernel; eigenvalues within its rounding count as zero.
 
     Returns:
         One map per task; NaN if the kernel holds numbers that are not finite.
@@ -55,11 +53,45 @@ def adaptation(
     if not bool(support_support.isfinite().all()):
         return torch.full_like(query_support, torch.nan)
     spectrum, basis = torch.linalg.eigh(support_support)
-    largest = spectrum[:, -1:].clamp_min(0)
-    adapts = spectrum > spectrum.shape[-1] * precision * largest
+    adapts = spectrum > _noise(support_support, precision)
     positive = torch.where(adapts, spectrum, 1.0)  # keeps 0/0 and 0·∞ out of the line below
     gain = torch.where(adapts, _learnt(positive, time, steps) / (positive + ridge), 0.0)
     return query_support @ (basis * gain[:, None, :]) @ basis.mT
+
+
+def inner_loop_is_known(kernel: KernelBlocks, *, ridge: float, precision: float) -> bool:
+    """Return whether rounding leaves the map of :func:`adaptation` right to about 1 %.
+
+    It does where every direction's eigenvalue is known within 1 %, or a ridge keeps what is not known small.
+
+    Args:
+        kernel: Kernel that drives the inner loop.
+        ridge: Regularisation, at least 0.
+        precision: Relative precision of the gradients behind the kernel.
+    """
+    _, support_support = kernel.within_task
+    if not bool(support_support.isfinite().all()):
+        return True  # nothing that more digits would tell
+    spectrum = torch.linalg.eigvalsh(support_support)
+    return bool((spectrum + ridge > _noise(support_support, precision) / TOLERANCE).all())
+
+
+def adapted_lengths(ntk: KernelBlocks, adapted: Float64[Tensor, "t q s"]) -> Float64[Tensor, " tq"]:
+    r"""Return :math:`\sum_j A_{ij}^2 \Theta_{jj}` with :math:`A = [I, -S]`, which sizes the MetaNTK's rounding.
+
+    They are the squared gradient lengths of the adapted predictions if no image's gradient were to cancel another's.
+
+    Args:
+        ntk: Kernel Θ of the whole network.
+        adapted: The map S of each task's inner loop.
+    """
+    supports = ntk.support_support.diagonal().unflatten(0, (ntk.tasks, -1))
+    return ntk.query_query.diagonal() + (adapted.square() @ supports[:, :, None]).flatten()
+
+
+def _noise(support_support: Float64[Tensor, "t s s"], precision: float) -> Float64[Tensor, "t 1"]:
+    longest = support_support.diagonal(dim1=1, dim2=2).amax(dim=1, keepdim=True).clamp_min(0)
+    return rounding_noise(support_support.shape[-1], precision) * longest
 
 
 def _learnt(rates: Float64[Tensor, "t s"], time: float, steps: int | None) -> Float64[Tensor, "t s"]:

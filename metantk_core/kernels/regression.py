@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from metantk_core.kernels.meta import DOUBLE_PRECISION
+from metantk_core.kernels.rounding import DOUBLE_PRECISION, rounding_noise
 
 
 def centred_targets(labels: Int64[Tensor, "*any"], ways: int) -> Float64[Tensor, "*any k"]:
@@ -53,8 +53,8 @@ def held_out_predictions(
         query_targets: Targets Y of the query images; those of the tasks held out are not used.
         held_out: Numbers of the tasks to predict; all others are trained on.
         floor: Eigenvalues of the training block up to this one count as zero, beside the rule of ``precision``.
-        precision: Relative precision of ``meta_kernel``; eigenvalues up to ``size · precision`` times the largest
-            count as zero.
+        precision: Relative precision of the gradients behind ``meta_kernel``; eigenvalues within its rounding count as
+            zero.
 
     Raises:
         ValueError: No task is held out, or none is left to train on.
@@ -69,7 +69,8 @@ def held_out_predictions(
     across = blocks[list(held_out)][:, :, train].flatten(2, 3).flatten(0, 1)
     residual = (query_targets - from_support)[train].flatten(0, 1)
     spectrum, basis = torch.linalg.eigh(inside)
-    moves = spectrum > max(len(spectrum) * precision * max(spectrum[-1].item(), 0.0), floor)
+    noise = rounding_noise(len(inside), precision) * max(inside.diagonal().max().item(), 0.0)
+    moves = spectrum > max(noise, floor)
     inverse = torch.where(moves, 1 / torch.where(moves, spectrum, 1.0), 0.0)
     learned = across @ (basis @ (inverse[:, None] * (basis.mT @ residual)))
     return from_support[list(held_out)] + learned.unflatten(0, (len(held_out), queries))

@@ -23,15 +23,15 @@ from metantk_core.seeding import digest
 CHECKPOINT_SECONDS = 5.0
 
 
-class EvaluationConfig(BaseModel, frozen=True, extra="forbid"):
+class EvaluationConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a model is evaluated."""
 
     episode: EpisodeConfig = Field(
         default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of test classes"
     )
-    episodes: int = Field(default=600, ge=2, description="Number of episodes")
+    episodes: int = Field(default=600, ge=2, le=1_000_000, description="Number of episodes")
     inner_steps: int | None = Field(
-        default=None, ge=0, description="Steps of the adaptation; as in training if not given"
+        default=None, ge=0, le=1000, description="Steps of the adaptation; as in training if not given"
     )
 
 

@@ -5,8 +5,10 @@ from metantk_core.networks.costs import CostTable, LatencyTable, What, cost_tabl
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import Scheme, initialise
 from metantk_core.networks.normalisation import Normalisation, forget_moments
+from metantk_core.networks.operations import REVISIONS
 
 __all__ = [
+    "REVISIONS",
     "CostTable",
     "FewShotNetwork",
     "LatencyTable",

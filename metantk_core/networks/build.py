@@ -17,13 +17,16 @@ from metantk_core.networks.operations import OPERATIONS
 Variant = Literal["scoring", "training"]
 
 
-class NetworkConfig(BaseModel, frozen=True, extra="forbid"):
+class NetworkConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How wide and how deep a network is."""
 
-    channels: int = Field(default=16, ge=1, description="Channels after the stem; each reduction doubles them.")
+    channels: int = Field(
+        default=16, ge=1, le=1024, description="Channels after the stem, at most 1024; each reduction doubles them."
+    )
     cells: int = Field(
         default=5,
         ge=1,
+        le=100,
         description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages.",
     )
 

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -181,6 +182,7 @@ class CostTable:
             raise ValueError(f"a cost table of {self.space} does not know the space {genotype.space}")
 
 
+@lru_cache(maxsize=16)  # a second or two, and every shard and round of a search asks for the same one
 def cost_table(space: str, config: NetworkConfig, *, image_shape: tuple[int, int, int], ways: int) -> CostTable:
     """Return the costs of all networks of a space, in their training variant; counted on its supernet once.
 

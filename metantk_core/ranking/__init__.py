@@ -6,6 +6,7 @@ from metantk_core.ranking.leaderboard import Leaderboard, Standing
 from metantk_core.ranking.markdown import render_markdown
 from metantk_core.ranking.order import rank
 from metantk_core.ranking.racing import separated
+from metantk_core.ranking.records import check_devices
 from metantk_core.ranking.resampling import agreement, certainty, halves, resamples
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Standing",
     "agreement",
     "certainty",
+    "check_devices",
     "draws_needed",
     "halves",
     "losses",

@@ -72,6 +72,7 @@ class Leaderboard:
             bootstrap resamples of the draws in which no other one is better than any of them.
         winner: Text form of the candidate that the search chose. By default the first one; a pruning search has a
             winner that need not be first among the candidates that it is compared with.
+        devices: Kinds of device that the scores were computed on, in alphabetical order.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -87,6 +88,7 @@ class Leaderboard:
     spearman: tuple[tuple[str, float], ...]
     top_stability: tuple[tuple[int, float], ...] = ()
     winner: str = ""
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.winner and self.standings:

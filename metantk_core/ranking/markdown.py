@@ -18,6 +18,8 @@ def render_markdown(leaderboard: Leaderboard, top: int = 10) -> str:
     failed = [standing for standing in standings if standing.mean is None]
     lines = [f"# {len(standings)} candidates of {leaderboard.space} by {leaderboard.label}", ""]
     lines.append(f"{leaderboard.direction.capitalize()} is better; mean ± standard error over draws.")
+    if leaderboard.devices:
+        lines.append(f"Scored on {' and '.join(leaderboard.devices)}.")
     if leaderboard.reliability is None:
         lines.append("The reliability of the order can't be told from these draws.")
     else:

@@ -17,14 +17,18 @@ from metantk_core.errors import InputError
 from metantk_core.ranking.consistency import reliability
 from metantk_core.ranking.criterion import Criterion, failures, loss_matrix, number_of_draws
 from metantk_core.ranking.leaderboard import Leaderboard, Standing
-from metantk_core.ranking.records import RecordTable, means, tabulate
+from metantk_core.ranking.records import RecordTable, check_devices, means, tabulate
 from metantk_core.ranking.resampling import stability
 from metantk_core.scores.definitions import SCORES, Direction
 from metantk_core.scores.record import Outcome, ScoreRecord
 
 
 def rank(
-    records: Iterable[ScoreRecord], *, by: str | Mapping[str, float] | Criterion, winner: str | None = None
+    records: Iterable[ScoreRecord],
+    *,
+    by: str | Mapping[str, float] | Criterion,
+    winner: str | None = None,
+    mix_devices: bool = False,
 ) -> Leaderboard:
     """Return the leaderboard of all candidates that the records are about.
 
@@ -35,12 +39,17 @@ def rank(
         records: Records of one run in any order; each candidate has one of each score in ``by``.
         by: What ranks: the name of a score, or weights of several by name, whose ranks are combined.
         winner: Text form of the candidate that the search chose; None for the first.
+        mix_devices: Whether the records may be from different kinds of device.
 
     Raises:
         InputError: There is no such score, a candidate has no record of it, two records contradict each other, records
-            are not comparable (different search spaces or seeds), or the winner is none of the candidates.
+            are not comparable (different search spaces, seeds or kinds of device), or the winner is none of the
+            candidates.
     """
     criterion = Criterion.of(by)
+    records = tuple(records)
+    if not mix_devices:
+        check_devices(records)
     table = tabulate(records, criterion.names)
     first = table[criterion.names[0]]
     if winner is not None and winner not in first:
@@ -107,6 +116,7 @@ def rank(
         spearman=_agreement(criterion.direction, numbers, others),
         top_stability=top_stability,
         winner=winner or standings[0].genotype,
+        devices=tuple(sorted({record.device for record in records} - {""})),
     )
 
 

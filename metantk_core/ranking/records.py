@@ -47,6 +47,24 @@ def tabulate(records: Iterable[ScoreRecord], ranked_by: Sequence[str]) -> Record
     return table
 
 
+def check_devices(records: Iterable[ScoreRecord]) -> None:
+    """Check that all records are from one kind of device; what is counted is from none.
+
+    Raises:
+        InputError: They are not.
+    """
+    candidates: dict[str, set[str]] = {}
+    for record in records:
+        if record.device:
+            candidates.setdefault(record.device, set()).add(record.genotype)
+    if len(candidates) > 1:
+        shown = ", ".join(f"{len(candidates[kind])} on {kind}" for kind in sorted(candidates))
+        raise InputError(
+            f"Expected candidates that were scored on one kind of device, but got {shown}, which round differently; "
+            "score all of them on one kind, or allow it with search.mix_devices=true."
+        )
+
+
 def failure(record: ScoreRecord) -> tuple[Outcome, str] | None:
     """Return outcome and reason of a record's first failed draw, if one failed."""
     failed = [draw for draw in record.draws if draw.outcome is not Outcome.OK]

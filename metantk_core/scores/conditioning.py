@@ -8,27 +8,11 @@ Axes: n images.
 
 import math
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from metantk_core.kernels import eigenvalues
+from metantk_core.kernels import SINGLE_PRECISION, eigenvalues, rounding_floor
 from metantk_core.scores.record import Outcome, Score
-
-SINGLE_PRECISION = torch.finfo(torch.float32).eps
-"""Relative precision of kernels whose gradients were taken in float32."""
-
-
-def rounding_floor(kernel: Float64[Tensor, "n n"], *, precision: float = SINGLE_PRECISION) -> float:
-    """Return the size below which eigenvalues of a kernel are rounding: ``n · precision`` times the largest eigenvalue.
-
-    This is the rule of ``numpy.linalg.matrix_rank``, at the precision of the gradients.
-
-    Args:
-        kernel: Symmetric positive semidefinite kernel of finite numbers.
-        precision: Relative precision of its entries.
-    """
-    return len(kernel) * precision * max(eigenvalues(kernel)[-1].item(), 0.0)
 
 
 def condition_number(
@@ -38,13 +22,13 @@ def condition_number(
 
     Args:
         kernel: The kernel.
-        precision: Relative precision of its entries.
-        floor: Rounding floor of the kernel that this one was computed from, if that one is larger: differences of large
-            numbers keep the rounding of the large numbers.
+        precision: Relative precision of the gradients behind it.
+        floor: Rounding floor that it has from the kernel that it was computed from, if that one is larger: differences
+            of large numbers keep the rounding of the large numbers.
 
     Returns:
-        The number; ``NON_FINITE`` if the kernel holds NaN or infinity; ``DEGENERATE`` if the smallest eigenvalue can't
-        be told from zero, by the rule of :func:`rounding_floor` or by ``floor``.
+        The number; ``NON_FINITE`` if the kernel holds NaN or infinity; ``DEGENERATE`` if the smallest eigenvalue is
+        below :func:`metantk_core.kernels.rounding_floor` or ``floor``, so that rounding may be more than 1 % of it.
     """
     spectrum = _resolved(kernel, precision, floor)
     return spectrum if isinstance(spectrum, Score) else Score((spectrum[-1] / spectrum[0]).item())
@@ -101,12 +85,12 @@ def _resolved(kernel: Float64[Tensor, "n n"], precision: float, floor: float) ->
     smallest, largest = spectrum[0].item(), spectrum[-1].item()
     if largest <= 0:
         return Score(None, Outcome.DEGENERATE, "the kernel is zero: no output depends on any weight")
-    limit = max(len(kernel) * precision * largest, floor)
+    limit = max(rounding_floor(kernel, precision=precision), floor)
     if smallest <= limit:
         return Score(
             None,
             Outcome.DEGENERATE,
-            f"the kernel is singular: its smallest eigenvalue, {smallest:.1e}, is within the rounding error of "
-            f"{limit:.1e} (the largest is {largest:.1e})",
+            f"the kernel is singular: its smallest eigenvalue, {smallest:.1e}, is lost in rounding, which leaves those "
+            f"from {limit:.1e} on (the largest is {largest:.1e})",
         )
     return spectrum

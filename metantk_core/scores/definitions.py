@@ -4,12 +4,26 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 Direction = Literal["higher", "lower"]
 Scale = Literal["linear", "log10"]
 Algorithm = Literal["maml", "anil"]
 Cost = Literal["pass", "forward", "backward", "own pass", "none"]
+Sees = Literal["images", "shape", "channels"]
+
+_WEIGHTS = ("network", "initialisation", "redraw")
+_EPISODES = ("episode", "tasks", "image_size", "augmentation", "normalisation")
+_READS: Mapping[Cost, tuple[str, ...]] = MappingProxyType(
+    {
+        "pass": (*_WEIGHTS, *_EPISODES, "parameters", "outputs"),
+        "forward": (*_WEIGHTS, *_EPISODES),
+        "backward": (*_WEIGHTS, *_EPISODES),
+        "own pass": (*_WEIGHTS, *_EPISODES),
+        "none": ("episode.ways",),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,10 @@ class ScoreDefinition:
             not depend on weights or images.
         tasks: Fewest episodes that it can be computed from.
         inner_loop: The inner loop that the name asks for; None for scores that have none.
+        revision: Raised whenever the definition, or what it counts as a failure, changes a value: records of another
+            revision are never served.
+        own_reads: The settings that reach the score, if they are not those of its cost; see :attr:`reads`.
+        sees: What reaches it of a dataset: its images, their shape, or the number of their channels alone.
     """
 
     name: str
@@ -64,6 +82,18 @@ class ScoreDefinition:
     cost: Cost
     tasks: int = 1
     inner_loop: InnerLoop | None = None
+    revision: int = 1
+    own_reads: tuple[str, ...] | None = None
+    sees: Sees = "images"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Fields of ``ScoringConfig`` that reach the score, beside those of its inner loop; no other changes a value.
+
+        A field of a field is written with a dot. Records are kept under these settings alone, so a field that is
+        missing here lets the store serve wrong values; a test changes every field and compares.
+        """
+        return _READS[self.cost] if self.own_reads is None else self.own_reads
 
     @property
     def scaled_label(self) -> str:
@@ -134,6 +164,7 @@ SCORES = ScoreTable(
         "directions of the tasks. Averaged over log10.",
         "Wang, Wang, Sun, Li, CVPR 2022, Theorem 1 and Section 4",
         "pass",
+        revision=2,
         inner_loop=InnerLoop(),
     ),
     ScoreDefinition(
@@ -145,6 +176,7 @@ SCORES = ScoreTable(
         "training learns. Averaged over log10.",
         "Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "ntk_trace",
@@ -154,6 +186,7 @@ SCORES = ScoreTable(
         "Trace of the neural tangent kernel Θ: how fast plain training moves the outputs. Averaged over log10.",
         "Shu et al., ICLR 2022 (NASI)",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "ntk_frobenius",
@@ -163,6 +196,7 @@ SCORES = ScoreTable(
         "Frobenius norm of the neural tangent kernel Θ. Averaged over log10.",
         "This project; not what the code of Xu et al., ICML 2021 (KNAS) computes",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "spectral_entropy",
@@ -173,6 +207,7 @@ SCORES = ScoreTable(
         "n images as equally different, 0 if it can't tell them apart.",
         "Kang et al., ICML 2025 (IBFS), equations 9 and 10",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "label_gradient_alignment",
@@ -183,6 +218,7 @@ SCORES = ScoreTable(
         "same class and -1 for others.",
         "Mok et al., CVPR 2022 (LGA)",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "kernel_target_alignment",
@@ -193,6 +229,7 @@ SCORES = ScoreTable(
         "and -1 for others.",
         "Cristianini et al., NIPS 2001",
         "pass",
+        revision=2,
     ),
     ScoreDefinition(
         "metantk_logdet",
@@ -203,6 +240,7 @@ SCORES = ScoreTable(
         "meta-training learns all directions alike. The meaning of the condition number, from the whole spectrum.",
         "This project; the statistic is that of Mauchly 1940 (sphericity)",
         "pass",
+        revision=2,
         inner_loop=InnerLoop(),
     ),
     ScoreDefinition(
@@ -214,6 +252,7 @@ SCORES = ScoreTable(
         "meta-training learns all directions alike. Averaged over log10.",
         "This project",
         "pass",
+        revision=2,
         inner_loop=InnerLoop(),
     ),
     ScoreDefinition(
@@ -225,6 +264,7 @@ SCORES = ScoreTable(
         "m directions alike. Its exponential is the effective rank.",
         "This project; the effective rank is that of Roy & Vetterli, EUSIPCO 2007",
         "pass",
+        revision=2,
         inner_loop=InnerLoop(),
     ),
     ScoreDefinition(
@@ -236,6 +276,7 @@ SCORES = ScoreTable(
         "learning from the others of its batch; each episode is left out once.",
         "This project; the predictor is that of Wang, Wang, Sun, Li, CVPR 2022, Theorem 1",
         "pass",
+        revision=2,
         tasks=2,
         inner_loop=InnerLoop(),
     ),
@@ -248,6 +289,7 @@ SCORES = ScoreTable(
         "images; predicting nothing gives 1 - 1/ways. Averaged over log10.",
         "This project; the predictor is that of Wang, Wang, Sun, Li, CVPR 2022, Theorem 1",
         "pass",
+        revision=2,
         tasks=2,
         inner_loop=InnerLoop(),
     ),
@@ -327,6 +369,8 @@ SCORES = ScoreTable(
         "without normalisation. Looks at no image.",
         "Tanaka et al., NeurIPS 2020; as a score: Abdelfattah et al., ICLR 2021",
         "own pass",
+        own_reads=(*_WEIGHTS, "image_size", "episode.ways"),
+        sees="channels",
     ),
     ScoreDefinition(
         "linear_regions",
@@ -336,6 +380,8 @@ SCORES = ScoreTable(
         "Number of different ReLU sign patterns among 3 × 3 patches of training images, of one thin cell of each kind.",
         "Xiong et al., ICML 2020; Chen, Gong, Wang, ICLR 2021 (TE-NAS)",
         "own pass",
+        revision=2,
+        own_reads=("linear_regions", "network.cells", "initialisation", "redraw"),
     ),
     ScoreDefinition(
         "params",
@@ -345,6 +391,7 @@ SCORES = ScoreTable(
         "Trainable parameters of the network that is meta-trained. A baseline that a score must beat.",
         "the baseline that every score must beat",
         "none",
+        sees="shape",
     ),
     ScoreDefinition(
         "flops",
@@ -355,6 +402,7 @@ SCORES = ScoreTable(
         "must beat.",
         "the baseline that every score must beat",
         "none",
+        sees="shape",
     ),
 )
 """Every score. Counts are reported beside a score; as in the literature, larger is the better guess."""

@@ -10,29 +10,37 @@ Axes: n images of the batch · tq query images of all tasks.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from time import perf_counter
 from types import MappingProxyType
 from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from pydantic import BaseModel, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 from torch import Tensor, nn
 
 from metantk_core.candidates import Costs, Genotype
 from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource
 from metantk_core.kernels import (
+    EPSILON,
     KernelBlocks,
     Kernels,
     Outputs,
     ParameterChoice,
+    Precision,
     adaptation,
+    adapted_lengths,
     batch,
     centred_targets,
+    eigenvalues,
+    even_gradients,
     held_out_predictions,
+    inner_loop_is_known,
     meta_ntk,
+    rounding_floor,
     split,
     tangent_and_last_layer_kernel,
 )
@@ -61,13 +69,7 @@ from metantk_core.scores.alignment import (
     same_class,
     spectral_entropy,
 )
-from metantk_core.scores.conditioning import (
-    SINGLE_PRECISION,
-    condition_number,
-    log_determinant,
-    rounding_floor,
-    trace_ratio,
-)
+from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
 from metantk_core.scores.definitions import SCORES, Algorithm, Cost
 from metantk_core.scores.gradients import (
     LossGradients,
@@ -80,12 +82,14 @@ from metantk_core.scores.gradients import (
     zico,
 )
 from metantk_core.scores.patches import RESIZED, training_patches
-from metantk_core.scores.record import Outcome, Score, ScoreRecord
+from metantk_core.scores.record import Outcome, Score, ScoreRecord, device_kind
 from metantk_core.scores.synflow import synflow
 from metantk_core.seeding import generator
 
 _Duration = Annotated[
-    float, PlainSerializer(lambda time: "inf" if math.isinf(time) else time, when_used="json")  # JSON has no infinity
+    float,
+    BeforeValidator(lambda time: math.inf if time == "inf" else time),
+    PlainSerializer(lambda time: "inf" if math.isinf(time) else time, when_used="json"),  # JSON has no infinity
 ]
 
 
@@ -93,10 +97,11 @@ _KEPT_BYTES = 2**30  # of weights of initialised networks
 _REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
 _KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
 _PADDING = 4
+_MOST_IMAGES = 10_000  # of a kernel: the square of it in float64 takes 0.8 GB
 _ATTEMPTS = 100  # to draw an episode that shares no image with the others of its batch
 
 
-class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
+class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """The network and the images of ``linear_regions``; the defaults are the published ones."""
 
     definition: Literal["published", "noise"] = Field(
@@ -108,11 +113,16 @@ class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
     channels: int = Field(
         default=1,
         ge=1,
+        le=1024,
         description="Channels after the stem, with 'noise'; the published network has no stem, and 1 channel at first.",
     )
-    image_size: int = Field(default=3, ge=1, description="Height and width of the images, which have one channel.")
-    images: int = Field(default=3000, ge=2, description="Number of images: the largest possible score.")
-    batch: int = Field(default=1000, ge=2, description="Patches that are normalised together, with 'published'.")
+    image_size: int = Field(
+        default=3, ge=1, le=512, description="Height and width of the images, which have one channel."
+    )
+    images: int = Field(default=3000, ge=2, le=100_000, description="Number of images: the largest possible score.")
+    batch: int = Field(
+        default=1000, ge=2, le=100_000, description="Patches that are normalised together, with 'published'."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "LinearRegionsConfig":
@@ -129,23 +139,30 @@ class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
+class ScoringConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How candidates are scored at initialisation."""
 
     scores: tuple[str, ...] = Field(
         default=("metantk_cond", "ntk_cond", "params", "flops"),
         min_length=1,
+        max_length=100,
+        strict=False,  # JSON has lists alone
         description="Names of the scores to compute; metantk_cond_anil_time1_ridge1e-5 and the like are other inner "
         "loops beside the one below.",
     )
     num_inits: int = Field(
-        default=3, ge=1, description="Initialisations, each with episodes of its own, that a score averages."
+        default=3, ge=1, le=1000, description="Initialisations, each with episodes of its own, that a score averages."
     )
-    tasks: int = Field(default=3, ge=1, description="Episodes of one kernel.")
+    tasks: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Episodes of one kernel, whose images are 10,000 at most: it has their square.",
+    )
     episode: EpisodeConfig = Field(
         default=EpisodeConfig(ways=5, shots=1, queries=1), description="Size of these episodes."
     )
-    image_size: int = Field(default=32, ge=1, description="Height and width of the scored images, in pixels.")
+    image_size: int = Field(default=32, ge=1, le=512, description="Height and width of the scored images, in pixels.")
     network: NetworkConfig = Field(
         default=NetworkConfig(channels=16, cells=5), description="Width and depth of the scored networks."
     )
@@ -155,7 +172,7 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
     time: _Duration = Field(
         default=math.inf, ge=0, description="Inner learning rate times inner steps; inf is adaptation to convergence."
     )
-    ridge: float = Field(default=1e-3, ge=0, allow_inf_nan=False, description="Regularisation λ of the inner loop.")
+    ridge: float = Field(default=1e-3, ge=0, le=1e30, description="Regularisation λ of the inner loop.")
     parameters: ParameterChoice = Field(default="weights", description="Parameters that kernels count.")
     outputs: Outputs = Field(
         default="sum",
@@ -195,6 +212,12 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _has_enough_tasks(self) -> "ScoringConfig":
+        images = self.tasks * self.episode.ways * (self.episode.shots + self.episode.queries)
+        if images > _MOST_IMAGES:
+            raise ValueError(
+                f"{self.tasks} tasks of {images // self.tasks:,} images are {images:,} images of one kernel, more than "
+                f"{_MOST_IMAGES:,}: lower tasks, episode.ways, shots or queries"
+            )
         for name in self.scores:
             if self.tasks < SCORES[name].tasks:
                 raise ValueError(
@@ -261,17 +284,45 @@ class Draw:
 
 @dataclass(frozen=True)
 class _PassResult:
-    """What scores of the kernel pass are computed from."""
+    """What scores of the kernel pass are computed from, and the precision of its gradients."""
 
     ntk: KernelBlocks
     nngp: KernelBlocks | None
     draw: Draw
+    precision: Precision = "float32"
+
+    @property
+    def epsilon(self) -> float:
+        return EPSILON[self.precision]
 
     def meta(self, loop: _InnerLoop) -> Float64[Tensor, "tq tq"]:
-        return meta_ntk(self.ntk, self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
+        return meta_ntk(self.ntk, self._inner(loop), time=loop.time, ridge=loop.ridge, precision=self.epsilon)
 
     def adapted(self, loop: _InnerLoop) -> Float64[Tensor, "t q s"]:
-        return adaptation(self._inner(loop), time=loop.time, ridge=loop.ridge, precision=SINGLE_PRECISION)
+        return adaptation(self._inner(loop), time=loop.time, ridge=loop.ridge, precision=self.epsilon)
+
+    def meta_floor(self, loop: _InnerLoop) -> float:
+        """Return the size from which on eigenvalues of the MetaNTK are known within 1 %."""
+        lengths = adapted_lengths(self.ntk, self.adapted(loop))
+        return rounding_floor(self.ntk.full, precision=self.epsilon, lengths=lengths)
+
+    def knows(self, name: str, loop: _InnerLoop) -> bool:
+        """Return whether the precision is enough for a score to be right within 1 %, or no precision would be."""
+        plain, ntk = SCORES.plain_name(name), self.ntk.full
+        if not bool(ntk.isfinite().all()):
+            return True
+        if not even_gradients(ntk):
+            return False
+        if plain in _OF_META_NTK and not inner_loop_is_known(
+            self._inner(loop), ridge=loop.ridge, precision=self.epsilon
+        ):
+            return False
+        if plain not in _OF_SMALLEST_EIGENVALUE:
+            return True
+        if plain not in _OF_META_NTK:
+            return eigenvalues(ntk)[0].item() > rounding_floor(ntk, precision=self.epsilon)
+        meta = self.meta(loop)
+        return not bool(meta.isfinite().all()) or eigenvalues(meta)[0].item() > self.meta_floor(loop)
 
     def _inner(self, loop: _InnerLoop) -> KernelBlocks:
         inner = {"maml": self.ntk, "anil": self.nngp}[loop.algorithm]
@@ -282,7 +333,7 @@ class _PassResult:
 
 def _unevenness(measure: Callable[..., Score], result: _PassResult, loop: _InnerLoop) -> Score:
     """Return a number that says how uneven the spectrum of the MetaNTK is."""
-    return measure(result.meta(loop), floor=rounding_floor(result.ntk.full))
+    return measure(result.meta(loop), precision=result.epsilon, floor=result.meta_floor(loop))
 
 
 def _metantk_entropy(result: _PassResult, loop: _InnerLoop) -> float:
@@ -296,7 +347,7 @@ def _regression(result: _PassResult, loop: _InnerLoop) -> tuple[float, float]:
     labels = torch.stack([episode.query_labels for episode in episodes])
     targets = centred_targets(labels, ways)
     support = centred_targets(torch.stack([episode.support_labels for episode in episodes]), ways)
-    meta, adapted = result.meta(loop), result.adapted(loop)
+    meta, adapted, floor = result.meta(loop), result.adapted(loop), result.meta_floor(loop)
     predicted = torch.cat(
         [
             held_out_predictions(
@@ -305,8 +356,8 @@ def _regression(result: _PassResult, loop: _InnerLoop) -> tuple[float, float]:
                 support,
                 targets,
                 held_out=(task,),
-                floor=rounding_floor(result.ntk.full),
-                precision=SINGLE_PRECISION,
+                floor=floor,
+                precision=result.epsilon,
             )
             for task in range(len(episodes))
         ]
@@ -324,7 +375,7 @@ def _aligned(
 _OF_KERNELS: Mapping[str, Callable[[_PassResult, _InnerLoop], Score | float]] = MappingProxyType(
     {
         "metantk_cond": partial(_unevenness, condition_number),
-        "ntk_cond": lambda result, _: condition_number(result.ntk.full),
+        "ntk_cond": lambda result, _: condition_number(result.ntk.full, precision=result.epsilon),
         "ntk_trace": lambda result, _: result.ntk.full.trace().item(),
         "ntk_frobenius": lambda result, _: result.ntk.full.norm().item(),
         "spectral_entropy": lambda result, _: spectral_entropy(result.ntk.full),
@@ -335,6 +386,17 @@ _OF_KERNELS: Mapping[str, Callable[[_PassResult, _InnerLoop], Score | float]] = 
         "metantk_spectral_entropy": _metantk_entropy,
         "metantk_regression_accuracy": lambda result, loop: _regression(result, loop)[0],
         "metantk_regression_loss": lambda result, loop: _regression(result, loop)[1],
+    }
+)
+_OF_META_NTK = frozenset(name for name in _OF_KERNELS if name.startswith("metantk"))
+_OF_SMALLEST_EIGENVALUE = frozenset(
+    {
+        "ntk_cond",
+        "metantk_cond",
+        "metantk_logdet",
+        "metantk_trace_ratio",
+        "metantk_regression_accuracy",
+        "metantk_regression_loss",
     }
 )
 _OF_CODES: Mapping[str, Callable[[Float64[Tensor, "n n"]], Score]] = MappingProxyType({"naswot": naswot})
@@ -436,7 +498,14 @@ class Scorer:
             ways=self._config.episode.ways,
         )
 
-    def score(self, genotype: Genotype, repeats: range, stream: str = "", weights: str = "") -> tuple[ScoreRecord, ...]:
+    def score(
+        self,
+        genotype: Genotype,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
         """Return one record per score, in the order of the configuration.
 
         Args:
@@ -444,28 +513,43 @@ class Scorer:
             repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
             stream: Name of other random numbers than the usual ones, for weights and episodes.
             weights: Name that sets the weights apart from others of the stream.
+            names: The scores that are asked for, among those of the configuration; all if not given. The value of a
+                score does not depend on which others are computed beside it.
         """
-        draws: dict[str, list[Score]] = {name: [] for name in self._config.scores}
-        seconds = dict.fromkeys(self._config.scores, 0.0)
-        for repeat in repeats if self._drawn else ():
+        wanted = [name for name in self._config.scores if names is None or name in names]
+        drawn = [name for name in wanted if name in self._drawn]
+        counted = [name for name in wanted if name in self._counted]
+        draws: dict[str, list[Score]] = {name: [] for name in wanted}
+        seconds = dict.fromkeys(wanted, 0.0)
+        for repeat in repeats if drawn else ():
             start = perf_counter()
             with self._drawn_for(genotype, repeat, stream, weights) as draw:
-                _share(seconds, self._drawn, start)
-                for names in _sharing(self._drawn):
+                _share(seconds, drawn, start)
+                for together in _sharing(drawn):
                     start = perf_counter()
-                    for name, score in shared_scores(names, draw).items():
+                    for name, score in shared_scores(together, draw).items():
                         draws[name].append(score)
-                    _share(seconds, names, start)
-        if self._counted:
+                    _share(seconds, together, start)
+        if counted:
             start = perf_counter()
             costs = self._costs.of(genotype)
-            for name in self._counted:
+            for name in counted:
                 draws[name].append(Score(float(_OF_COSTS[name](costs))))
-            _share(seconds, self._counted, start)
-        text = str(genotype)
+            _share(seconds, counted, start)
+        text, device = str(genotype), device_kind(self._device)
         return tuple(
-            ScoreRecord(genotype.space, text, name, tuple(draws[name]), self._seed, seconds[name], stream, weights)
-            for name in self._config.scores
+            ScoreRecord(
+                genotype.space,
+                text,
+                name,
+                tuple(draws[name]),
+                self._seed,
+                seconds[name],
+                stream,
+                weights,
+                "" if name in _OF_COSTS else device,
+            )
+            for name in wanted
         )
 
     def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> "Draw":
@@ -604,8 +688,11 @@ def candidate_kernels(
     """
     kernels_alone = config.model_copy(update={"scores": ("metantk_cond",)})
     draw = Scorer(genotype, source, kernels_alone, seed, device=device).draw(genotype, repeat)
+    loop = inner_loop("metantk_cond", config)
     result = _in_blocks(_kernels(draw), draw)
-    return CandidateKernels(result.ntk, result.nngp, result.meta(inner_loop("metantk_cond", config)))
+    if not result.knows("metantk_cond", loop):
+        result = _in_float64(draw) or result
+    return CandidateKernels(result.ntk, result.nngp, result.meta(loop))
 
 
 def scoring_episodes(
@@ -749,15 +836,35 @@ def inner_loop(name: str, config: ScoringConfig) -> _InnerLoop:
     )
 
 
-def _kernels(draw: Draw, codes: CodeKernel | None = None) -> Kernels:
-    """Run the one per-image-gradient pass of a draw; ``codes`` sees its ReLUs."""
+def _kernels(draw: Draw, codes: CodeKernel | None = None, *, images: Float[Tensor, "n c h w"] | None = None) -> Kernels:
+    """Run the one per-image-gradient pass of a draw, or of these images; ``codes`` sees its ReLUs."""
     config = draw.config
+    if images is None:
+        images = draw.images
     return tangent_and_last_layer_kernel(
-        draw.network, draw.images, parameters=config.parameters, outputs=config.outputs, on_relu=codes
+        draw.network, images, parameters=config.parameters, outputs=config.outputs, on_relu=codes
     )
 
 
-def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:
+def _in_float64(draw: Draw) -> _PassResult | None:
+    """Return what the kernel pass gives with the same weights and images in float64.
+
+    None if a network of a person's own can't be computed in float64.
+    """
+    # Apple's accelerator has no float64.
+    device = "cpu" if draw.images.device.type == "mps" else draw.images.device
+    try:
+        network = deepcopy(draw.network).to(device, torch.float64)
+        exact = replace(draw, network=network)
+        kernels = _kernels(exact, images=draw.images.to(device, torch.float64))
+    except (RuntimeError, TypeError, ValueError):
+        if isinstance(draw.network, FewShotNetwork):
+            raise
+        return None
+    return _in_blocks(kernels, draw, "float64")
+
+
+def _in_blocks(kernels: Kernels, draw: Draw, precision: Precision = "float32") -> _PassResult:
     episode, tasks = draw.config.episode, draw.config.tasks
     ntk, nngp = (
         None
@@ -766,7 +873,7 @@ def _in_blocks(kernels: Kernels, draw: Draw) -> _PassResult:
         for kernel in (kernels.ntk, kernels.nngp)
     )
     assert ntk is not None
-    return _PassResult(ntk, nngp, draw)
+    return _PassResult(ntk, nngp, draw, precision)
 
 
 def _pass_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
@@ -776,11 +883,24 @@ def _pass_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:
     kernels = _kernels(draw, codes)
     if codes is not None:
         found = _code_scores(of_codes, codes.kernel if bool(kernels.outputs.isfinite().all()) else None)
-        return found | _kernel_scores([name for name in names if name not in found], kernels, draw)
-    return _kernel_scores(names, kernels, draw)
+        return found | kernel_scores([name for name in names if name not in found], kernels, draw)
+    return kernel_scores(names, kernels, draw)
 
 
-def _kernel_scores(names: Sequence[str], kernels: Kernels, draw: Draw) -> dict[str, Score]:
+def kernel_scores(
+    names: Sequence[str], kernels: Kernels, draw: Draw, precision: Precision = "float32"
+) -> dict[str, Score]:
+    """Return scores of one draw from its kernels.
+
+    Those that float32 can't know within 1 %, or could fail for nothing but rounding, come from one more pass in
+    float64, which they share.
+
+    Args:
+        names: Scores of the kernel pass.
+        kernels: Of the draw's network and images.
+        draw: What is computed again if need be.
+        precision: What the gradients of ``kernels`` were computed in; after ``float64`` nothing is computed again.
+    """
     overflowed = int((~kernels.outputs.isfinite()).sum())
     if overflowed:
         reason = f"the logits of {overflowed} of {len(kernels.outputs)} images are not finite"
@@ -791,11 +911,16 @@ def _kernel_scores(names: Sequence[str], kernels: Kernels, draw: Draw) -> dict[s
         return _all_failed(names, Outcome.NON_FINITE, reason)
     if not bool(kernels.ntk.any()):
         return _all_failed(names, Outcome.DEGENERATE, "the kernel is zero: no output depends on any weight")
-    result = _in_blocks(kernels, draw)
-    return {
-        name: _checked(name, _OF_KERNELS[SCORES.plain_name(name)](result, inner_loop(name, draw.config)))
-        for name in names
-    }
+    result = _in_blocks(kernels, draw, precision)
+    exact = cache(lambda: _in_float64(draw))
+    scores = {}
+    for name in names:
+        loop = inner_loop(name, draw.config)
+        enough = precision == "float64" or result.knows(name, loop)
+        used = result if enough else exact() or result
+        score = _checked(name, _OF_KERNELS[SCORES.plain_name(name)](used, loop))
+        scores[name] = replace(score, precision=used.precision)
+    return scores
 
 
 def _forward_scores(names: Sequence[str], draw: Draw) -> dict[str, Score]:

@@ -9,6 +9,12 @@ from typing import ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core.errors import InputError, first_complaint
+from metantk_core.kernels import Precision
+
+
+def device_kind(device: str) -> str:
+    """Return the kind of a device as torch spells it, without its number: ``"cuda"`` of ``"cuda:1"``."""
+    return device.partition(":")[0]
 
 
 class Outcome(StrEnum):
@@ -27,6 +33,8 @@ class Score:
         value: The number, if the outcome is ``OK``.
         outcome: How scoring ended.
         reason: For people: what went wrong, empty if nothing did.
+        precision: What the gradients behind it were computed in: ``float64`` where ``float32`` would not have been
+            enough to know the value, or that there is none.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -34,6 +42,7 @@ class Score:
     value: float | None
     outcome: Outcome = Outcome.OK
     reason: str = ""
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.outcome is Outcome.OK and (self.value is None or not math.isfinite(self.value) or self.reason):
@@ -60,6 +69,8 @@ class ScoreRecord:
         weights: Name that sets the weights apart from others of the stream; empty for those shared by all.
         seconds: Wall time that this score took. Scores that share a pass share its time, so that sums over records are
             the time spent.
+        device: Kind of device that the networks ran on, such as ``"cpu"`` or ``"cuda"``: kinds round differently. Empty
+            for what is counted, not computed.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -72,6 +83,7 @@ class ScoreRecord:
     seconds: float
     stream: str = ""
     weights: str = ""
+    device: str = ""
 
     def __post_init__(self) -> None:
         if not self.draws:
@@ -83,14 +95,18 @@ class ScoreRecord:
         """Return the record of the first draws alone; one that has no more stays as it is."""
         return self if len(self.draws) <= draws else replace(self, draws=self.draws[:draws])
 
+    def without_first(self, draws: int) -> "ScoreRecord":
+        """Return the record of the draws after the first ones, of which it has more."""
+        return replace(self, draws=self.draws[draws:]) if draws else self
+
     def followed_by(self, more: "ScoreRecord") -> "ScoreRecord":
         """Return the record of these draws and later ones of the same score.
 
         Raises:
-            ValueError: The other record is of another candidate, score, seed or stream.
+            ValueError: The other record is of another candidate, score, seed, stream or kind of device.
         """
         mine, others = (
-            (record.space, record.genotype, record.score, record.seed, record.stream, record.weights)
+            (record.space, record.genotype, record.score, record.seed, record.stream, record.weights, record.device)
             for record in (self, more)
         )
         if mine != others:

@@ -1,32 +1,47 @@
 """Scoring any module: the address of a factory, a source of episodes and a seed enter, records leave.
 
+Whatever a person's code raises, ``SystemExit`` included, becomes an ``InputError``: a sentence, then their own lines.
+
 Axes: n images of the batch · k logits.
 """
 
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from metantk_core.episodes import EpisodeSource
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import count_parameters
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.evaluate import Draw, ScoringConfig, check_source, inner_loop, scoring_episodes, shared_scores
-from metantk_core.scores.record import Score, ScoreRecord
+from metantk_core.scores.record import Score, ScoreRecord, device_kind
 from metantk_core.seeding import derive
 
 MODEL_SPACE = "model"
 """What records of a person's own model say instead of a search space."""
 
+# Of an import statement: no folders, no leading dots.
+_ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+_OURS = str(Path(__file__).parents[1]) + os.sep
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_INSTALLED = ("<frozen ", _OURS, *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")))
+_FRAMES = 8  # of a person's code: the last ones
+_LONGEST = 300  # characters of their message
 _TOLERANCE = 1e-3  # of logits, relative: what batching may change by rounding
 
 
@@ -51,36 +66,60 @@ def score_model(
         ValueError: The source's episodes are not those of ``config``.
     """
     check_source(source, config)
-    make = load_factory(address)
+    make = check_model(address, config)
     draws: dict[str, list[Score]] = {name: [] for name in config.scores}
     counts = {"params", "flops"} & set(draws)
     from_pass = [name for name in config.scores if SCORES[name].cost == "pass"]
-    others = [name for name in config.scores if name not in counts and name not in from_pass]
-    if others:
-        raise InputError(
-            f"{', '.join(others)} can't be computed for a network of your own, only scores of the kernel pass, params "
-            "and flops; leave them out of scoring.scores"
-        )
     start = perf_counter()
     for repeat in range(config.num_inits if from_pass else 1):
         episodes = scoring_episodes(source, config, seed, repeat)
         images = batch([episode.query_images for episode in episodes], [episode.support_images for episode in episodes])
         with torch.random.fork_rng():
             torch.manual_seed(derive(seed, "score", "init", repeat))
-            network = make(images.shape[1], config.episode.ways)
+            with _own_code(f"{address} fails when it is called"):
+                network = make(images.shape[1], config.episode.ways)
             if not isinstance(network, nn.Module):
                 raise InputError(f"expected {address} to return a torch.nn.Module, got {type(network).__name__}")
-            network, images = network.to(device), images.to(device)
+            _refuse_lazy(network, address)
+            images = images.to(device)
+            with _own_code(f"{address} fails when it is moved to {device}"):
+                network = network.to(device)
             if repeat == 0:
-                _check(network, images, config, address)
-                for name in counts:
-                    draws[name].append(Score(float(_COUNTS[name](network, images[:1]))))
+                with _own_code(f"{address} fails on images of shape {tuple(images.shape)}"):
+                    _check(network, images, config, address)
+                    for name in counts:
+                        draws[name].append(Score(float(_COUNTS[name](network, images[:1]))))
             if from_pass:
                 draw = Draw(network, episodes, config, seed, repeat, device, source.image_shape, regions_network=None)
-                for name, score in shared_scores(from_pass, draw).items():
+                with _own_code(f"{address} fails while its kernel is computed", ours=True):
+                    found = shared_scores(from_pass, draw)
+                for name, score in found.items():
                     draws[name].append(score)
     share = (perf_counter() - start) / len(config.scores)
-    return tuple(ScoreRecord(MODEL_SPACE, address, name, tuple(draws[name]), seed, share) for name in config.scores)
+    kind = device_kind(device)
+    return tuple(
+        ScoreRecord(MODEL_SPACE, address, name, tuple(draws[name]), seed, share, device="" if name in _COUNTS else kind)
+        for name in config.scores
+    )
+
+
+def check_model(address: str, config: ScoringConfig) -> Callable[[int, int], object]:
+    """Return the factory at an address, if a network of a person's own may be asked for the configured scores.
+
+    Args:
+        address: ``package.module:factory``; see :func:`load_factory`.
+        config: What is to be computed.
+
+    Raises:
+        InputError: The address leads to no factory, or a score is none for such a network.
+    """
+    others = [name for name in config.scores if SCORES[name].cost != "pass" and name not in _COUNTS]
+    if others:
+        raise InputError(
+            f"{', '.join(others)} can't be computed for a network of your own, only scores of the kernel pass, params "
+            "and flops; leave them out of scoring.scores"
+        )
+    return load_factory(address)
 
 
 def load_factory(address: str) -> Callable[[int, int], object]:
@@ -93,26 +132,45 @@ def load_factory(address: str) -> Callable[[int, int], object]:
         address: ``package.module:factory``.
 
     Raises:
-        InputError: No such module, no such name in it, or it is not callable.
+        InputError: No such module, no such name in it, it is not callable, or the module's own code fails.
     """
-    module_name, _, name = address.partition(":")
-    if not module_name or not name:
-        raise InputError(f"expected a model as package.module:factory, got {address!r}")
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise InputError(
+            f"expected a model as package.module:factory, got {quoted(address)}; write the module's name without "
+            "folders and .py, as in an import, and name a function or class of it"
+        )
+    module_name, name = parts["module"], parts["name"]
     here = os.getcwd()
     sys.path.insert(0, here)
+    importlib.invalidate_caches()  # the module may be younger than this process
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(
-            f"expected an importable module in {address!r} (looked in {here} and among installed packages): {error}"
-        ) from error
+        with _own_code(f"the module {module_name} fails when it is imported"):
+            try:
+                module = importlib.import_module(module_name)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                    raise  # something that the module itself imports
+                raise InputError(
+                    f"expected an importable module in {address!r} (looked in {here} and among installed packages): "
+                    f"{error}"
+                ) from error
     finally:
         sys.path.remove(here)
-    factory = getattr(module, name, None)
+    with _own_code(f"the module {module_name} fails when it is asked for {name}"):
+        # What every module has, such as __class__, is nothing that a person wrote.
+        own = name in vars(module) or "__getattr__" in vars(module)
+        factory = getattr(module, name, None) if own else None
     if not callable(factory):
         found = "nothing of that name" if factory is None else f"a {type(factory).__name__}"
         raise InputError(f"expected {name!r} in {module_name} to be a function or a class, got {found}")
-    signature = inspect.signature(factory)
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of something written in C
+        raise InputError(
+            f"expected {address} to take (in_channels, ways) or no argument, but it doesn't say what it takes; write a "
+            "function that calls it"
+        ) from None
     for arguments in ((1, 1), ()):
         try:
             signature.bind(*arguments)
@@ -120,6 +178,53 @@ def load_factory(address: str) -> Callable[[int, int], object]:
             continue
         return factory if arguments else lambda in_channels, ways: factory()
     raise InputError(f"expected {address} to take (in_channels, ways) or no argument, but its signature is {signature}")
+
+
+@contextmanager
+def _own_code(failure: str, *, ours: bool = False) -> Iterator[None]:
+    """Turn whatever a person's code raises into one sentence that is followed by their lines of the traceback.
+
+    Args:
+        failure: The start of the sentence.
+        ours: Whether code of this package runs as well: an error without a line of the person's is then our own.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, InputError):
+        raise
+    except BaseException as error:
+        frames = _own_frames(error)
+        if ours and not frames:
+            raise
+        if isinstance(error, SystemExit):
+            said = f"it ends the program (sys.exit({error.code!r}))"
+        else:
+            with_type = traceback.format_exception_only(error)
+            said = " ".join(with_type[-1].split()) or type(error).__name__
+            said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+        lines = "".join(traceback.StackSummary.from_list(frames[-_FRAMES:]).format())
+        if isinstance(error, SyntaxError):
+            lines += "".join(traceback.format_exception_only(error)[:-1])
+        raise InputError(f"{failure}: {said}\n{lines}".rstrip()) from error
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the lines of a traceback from the first one that is a person's, without ours and torch's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = (number for number, frame in enumerate(frames) if not frame.filename.startswith(_INSTALLED))
+    # A person's package may be installed like any other: then it is what we have called.
+    called = max((number + 1 for number, frame in enumerate(frames) if frame.filename.startswith(_OURS)), default=0)
+    kept = frames[next(theirs, called) :]
+    return [frame for frame in kept if not frame.filename.startswith(("<frozen ", _OURS, _TORCH, importlib.__file__))]
+
+
+def _refuse_lazy(network: nn.Module, address: str) -> None:
+    lazy = [name for name, parameter in network.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise InputError(
+            f"{address} has parameters whose size is not known yet ({', '.join(lazy[:3])}); give them sizes, or let "
+            "the factory pass an image through the network"
+        )
 
 
 def _check(network: nn.Module, images: Float[Tensor, "n _ _ _"], config: ScoringConfig, address: str) -> None:
@@ -130,11 +235,7 @@ def _check(network: nn.Module, images: Float[Tensor, "n _ _ _"], config: Scoring
             "image has a gradient of its own; use GroupNorm, or let the factory call .eval() to score it as it is then"
         )
     with torch.no_grad():
-        try:
-            logits = network(images)
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{address} fails on images of shape {tuple(images.shape)}: {reason}") from error
+        logits = network(images)
         if not isinstance(logits, Tensor) or logits.shape != (len(images), config.episode.ways):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(

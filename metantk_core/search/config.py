@@ -1,5 +1,6 @@
 """What to search and how: the settings of all strategies."""
 
+from math import ceil
 from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -8,10 +9,13 @@ from metantk_core.candidates import FiniteSearchSpace, space_named
 from metantk_core.errors import InputError
 from metantk_core.search.constraints import ConstraintsConfig
 
+MOST_GENERATIONS = 100
+"""Of an evolution in shards: each has steps of its own in the pipeline, and a cluster keeps that as one object."""
+
 Strategy = Literal["sample", "enumerate", "prune", "evolve", "race"]
 
 
-class PruneConfig(BaseModel, frozen=True, extra="forbid"):
+class PruneConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """The pruning search [Wang et al. 2022, Algorithm 1]; the defaults are the paper's, with better statistics."""
 
     draws: Literal["shared", "own"] = Field(
@@ -37,12 +41,21 @@ class PruneConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-class EvolveConfig(BaseModel, frozen=True, extra="forbid"):
+class EvolveConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Regularised evolution [Real et al. 2019]: the oldest die, the best of a random few have children."""
 
-    population: int = Field(default=16, ge=2, description="Candidates alive; the first ones are drawn at random.")
-    tournament: int = Field(default=4, ge=1, description="Candidates drawn for each child; the best is its parent.")
-    children: int = Field(default=8, ge=1, description="Children of a generation, which are scored side by side.")
+    population: int = Field(
+        default=16,
+        ge=2,
+        le=10_000,
+        description="Candidates alive; the first ones are drawn at random, and all are scored.",
+    )
+    tournament: int = Field(
+        default=4, ge=1, le=10_000, description="Candidates drawn for each child; the best is its parent."
+    )
+    children: int = Field(
+        default=8, ge=1, le=10_000, description="Children of a generation, which are scored side by side."
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "EvolveConfig":
@@ -51,18 +64,25 @@ class EvolveConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class RaceConfig(BaseModel, frozen=True, extra="forbid"):
+class RaceConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Successive elimination: only candidates that may still be the best get more draws."""
 
     # Intervals of fewer draws are so wide (Student's t) that hardly anybody can be dropped.
-    first: int = Field(default=5, ge=2, description="Draws of all candidates; scoring.num_inits is the most of any.")
-    growth: float = Field(default=2.0, gt=1, allow_inf_nan=False, description="Each round has so many times the draws.")
+    first: int = Field(
+        default=5, ge=2, le=1000, description="Draws of all candidates; scoring.num_inits is the most of any."
+    )
+    growth: float = Field(
+        default=2.0,
+        ge=1.1,
+        le=100,
+        description="Each round has so many times the draws; from 1.1, for fewer than 70 rounds.",
+    )
     confidence: float = Field(
         default=0.95, gt=0.5, lt=1, description="Confidence that no candidate as good as the best is dropped."
     )
 
 
-class SearchConfig(BaseModel, frozen=True, extra="forbid"):
+class SearchConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Which candidates are scored, and in how many parts."""
 
     space: str = Field(default="nasbench201", description="Search space: nasbench201, darts_fewshot or darts.")
@@ -74,7 +94,9 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     num_candidates: int = Field(
         default=20,
         ge=1,
-        description="Number of candidates; with 'enumerate' the size of the space (or of 'unique' ones), with 'prune' "
+        le=1_000_000,
+        description="Number of candidates, as many as a leaderboard in memory can hold; "
+        "with 'enumerate' the size of the space (or of 'unique' ones), with 'prune' "
         "the number of random ones that the found one is compared with at the end.",
     )
     unique: Literal["no", "benchmark", "function"] = Field(
@@ -89,7 +111,7 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
         description="Draw on, in doubling steps from scoring.num_inits, until a round's ICC(C,k) reaches this; none "
         "draws scoring.num_inits times.",
     )
-    max_inits: int = Field(default=24, ge=2, description="Most draws that target_reliability may take.")
+    max_inits: int = Field(default=24, ge=2, le=1000, description="Most draws that target_reliability may take.")
     constraints: ConstraintsConfig = Field(
         default=ConstraintsConfig(), description="Limits on the networks that may be found."
     )
@@ -97,7 +119,15 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
     evolve: EvolveConfig = Field(default=EvolveConfig(), description="Settings of 'evolve'.")
     race: RaceConfig = Field(default=RaceConfig(), description="Settings of 'race'.")
     shards: int = Field(
-        default=2, ge=1, description="Number of parts that are scored side by side; never changes a result."
+        default=2,
+        ge=1,
+        le=1000,
+        description="Number of parts that are scored side by side, on a cluster each in a pod; never changes a result.",
+    )
+    mix_devices: bool = Field(
+        default=False,
+        description="Whether candidates that were scored on different kinds of device (cpu, cuda), which round "
+        "differently, may be compared; otherwise that is refused.",
     )
 
     @model_validator(mode="after")
@@ -118,12 +148,22 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
                 f"evolve starts from a population of {self.evolve.population}, but num_candidates is "
                 f"{self.num_candidates}: raise it, or lower evolve.population."
             )
+        if self.strategy == "evolve" and self.shards > 1 and self._generations > MOST_GENERATIONS:
+            raise InputError(
+                f"{self.num_candidates:,} candidates in generations of {self.evolve.children} are "
+                f"{self._generations:,} generations, and a pipeline of several shards has steps for at most "
+                f"{MOST_GENERATIONS}: raise evolve.children, lower num_candidates, or set shards to 1."
+            )
         if self.target_reliability is not None and self.strategy in ("evolve", "race"):
             raise InputError(
                 f"target_reliability is for the strategies sample, enumerate and prune, not {self.strategy!r}: "
                 "leave it out (race has race.confidence)."
             )
         return self
+
+    @property
+    def _generations(self) -> int:
+        return ceil((self.num_candidates - self.evolve.population) / self.evolve.children)
 
     def _check_enumeration(self) -> None:
         space = space_named(self.space)

@@ -9,13 +9,13 @@ from metantk_core.candidates import Costs
 from metantk_core.errors import InputError
 
 
-class ConstraintsConfig(BaseModel, frozen=True, extra="forbid"):
+class ConstraintsConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """What a candidate's training network may cost at most; a limit itself is allowed."""
 
-    max_params: int | None = Field(default=None, ge=1, description="Parameters, norms and head included.")
-    max_macs: int | None = Field(default=None, ge=1, description="Multiply-accumulates for one image.")
+    max_params: int | None = Field(default=None, ge=1, le=10**12, description="Parameters, norms and head included.")
+    max_macs: int | None = Field(default=None, ge=1, le=10**15, description="Multiply-accumulates for one image.")
     max_latency: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="Seconds for one image, by a stored latency table."
+        default=None, gt=0, le=3600, description="Seconds for one image, by a stored latency table."
     )
 
     @property

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from metantk_core.candidates import Genotype, SearchSpace, space_named
 from metantk_core.errors import InputError, first_complaint
+from metantk_core.networks import LatencyTable
 from metantk_core.ranking import Criterion
 from metantk_core.scores import ScoreRecord
 from metantk_core.search.config import SearchConfig
@@ -79,6 +80,8 @@ class SearchState:
         board: The candidates scored so far that belong in the final ranking.
         supernet: Pruning: text form of the present supernet.
         compared: Pruning: text form of the supernet that the candidates' kernels are compared with.
+        latency: The times that a limit on latency is judged by, measured before the first round: every later step, on
+            whatever machine, admits the same candidates. None without such a limit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -88,6 +91,7 @@ class SearchState:
     board: tuple[Job, ...] = ()
     supernet: str = ""
     compared: str = ""
+    latency: LatencyTable | None = None
 
     @property
     def finished(self) -> bool:
@@ -106,7 +110,7 @@ class SearchState:
 
     def to_json(self) -> str:
         """Return the state as JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(_STATE.dump_python(self, mode="json"), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "SearchState":

@@ -14,37 +14,44 @@ from metantk_core.workflow.data import (
     score_source,
 )
 from metantk_core.workflow.ports import Ports, open_run, versions
+from metantk_core.workflow.records import Records, load_records, read_records, write_records
 from metantk_core.workflow.reporting import RunResult, read_result, report
 from metantk_core.workflow.searching import (
     SearchResult,
+    check_limits,
+    check_own_model,
     close_round,
     finish_search,
+    found_a_value,
     leaderboard_columns,
     num_rounds,
     ranking_metrics,
-    read_records,
     round_columns,
     score,
     score_own_model,
     score_shard,
     search,
     start_search,
-    write_records,
 )
 from metantk_core.workflow.training import evaluate, genotype_of, meta_train, register_model, training_metrics
 
 __all__ = [
     "Ports",
+    "Records",
     "RunResult",
     "SearchResult",
     "admit_dataset",
+    "check_limits",
+    "check_own_model",
     "close_round",
     "dataset_folder",
     "episode_source",
     "evaluate",
     "finish_search",
+    "found_a_value",
     "genotype_of",
     "leaderboard_columns",
+    "load_records",
     "meta_train",
     "num_rounds",
     "open_run",

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 
-import torch
-
 from metantk_core import __version__
 from metantk_core.config import RunConfig
 from metantk_core.progress import Progress, silent
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker, run_scope
+from metantk_core.scores import device_kind
+from metantk_core.workflow.sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ports:
     @property
     def device_kind(self) -> str:
         """Kind of the device, such as ``"cpu"`` or ``"cuda"``: what numbers depend on, by rounding."""
-        return torch.device(self.device).type
+        return device_kind(self.device)
 
 
 def open_run(config: RunConfig, tracker: Tracker) -> str:
@@ -61,7 +61,7 @@ def open_run(config: RunConfig, tracker: Tracker) -> str:
     )
     parameters = _flattened(json.loads(config.to_json()))
     # The same run may be repeated in another number of shards; MLflow's parameters can't change.
-    del parameters["search.shards"], parameters["registered_model"]
+    del parameters["search.shards"], parameters["search.mix_devices"], parameters["registered_model"]
     tracker.log_parameters(run, parameters)
     return run
 
@@ -95,12 +95,12 @@ class StoredCheckpoint:
     key: str
 
     def load(self) -> bytes | None:
-        """Return the stored state, or none."""
-        return self.store.read(self.key)
+        """Return the stored state; none if there is none, or, after a warning, if the file is damaged."""
+        return read_sealed(self.store, self.key)
 
     def save(self, data: bytes) -> None:
         """Store a state in the place of the last one."""
-        self.store.write(self.key, data)
+        write_sealed(self.store, self.key, data)
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -3,11 +3,11 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from metantk_core.candidates import parse_genotype
 from metantk_core.config import RunConfig
@@ -24,6 +24,8 @@ from metantk_core.workflow.ports import Ports, versions
 
 if TYPE_CHECKING:
     from metantk_core.report import CandidateKernel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,29 @@ def read_result(config: RunConfig, store: ArtifactStore) -> RunResult:
     """Return what a finished run left in the store.
 
     Raises:
-        InputError: The run has not finished.
+        InputError: The run has not finished, or a file is damaged.
     """
 
-    def read(name: str) -> str:
-        data = store.read(f"{config.run_id}/{name}")
+    def read(name: str, parse: Callable[[str], T]) -> T:
+        key = f"{config.run_id}/{name}"
+        data = store.read(key)
         if data is None:
             raise InputError(
                 f"Expected {name} of the run {config.run_id}, but it is not there; run the pipeline to its end first."
             )
-        return data.decode()
+        try:
+            return parse(data.decode())
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{store.place(key)} is damaged; run the pipeline again, which writes it anew and repeats no finished "
+                "work."
+            ) from error
 
     return RunResult(
-        Leaderboard.from_json(read("leaderboard.json")),
-        SearchHistory.from_json(read("search.json")),
-        {role: Evaluation.from_json(read(f"evaluation-{role}.json")) for role in config.trained_roles},
-        json.loads(read("model.json"))["uri"],
+        read("leaderboard.json", Leaderboard.from_json),
+        read("search.json", SearchHistory.from_json),
+        {role: read(f"evaluation-{role}.json", Evaluation.from_json) for role in config.trained_roles},
+        read("model.json", lambda text: str(json.loads(text)["uri"])),
     )
 
 

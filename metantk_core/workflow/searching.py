@@ -1,26 +1,43 @@
 """Steps of the search: configuration, images and the state of the search enter, records and a leaderboard leave."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from metantk_core import __version__
 from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.networks import LatencyTable, cost_table, measure_latency
-from metantk_core.ranking import Leaderboard, rank, render_markdown
-from metantk_core.registry import ArtifactStore, MetricPoint
-from metantk_core.scores import SCORES, Scorer, ScoreRecord, score_candidate, score_model
-from metantk_core.search import Job, SearchHistory, SearchRound, SearchState, Setting, advance, most_rounds, start
+from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
+from metantk_core.registry import MetricPoint
+from metantk_core.scores import (
+    SCORES,
+    Scorer,
+    ScoreRecord,
+    check_model,
+    score_candidate,
+    score_model,
+)
+from metantk_core.search import (
+    Found,
+    Job,
+    SearchHistory,
+    SearchRound,
+    SearchState,
+    Setting,
+    advance,
+    most_rounds,
+    start,
+)
 from metantk_core.search.constraints import admits
-from metantk_core.seeding import digest
 from metantk_core.workflow.data import score_source
 from metantk_core.workflow.ports import Ports
+from metantk_core.workflow.records import Records, lacking
+from metantk_core.workflow.score_store import ScoreStore
+from metantk_core.workflow.sealed import FORMAT, read_sealed, write_sealed
 
 
 def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: str = "cpu") -> tuple[ScoreRecord, ...]:
@@ -62,6 +79,50 @@ def score_own_model(
     return score_model(address, score_source(config, dataset), config.scoring, config.seed, device=device)
 
 
+def check_own_model(config: RunConfig, address: str) -> None:
+    """Do nothing if a network that somebody wrote is there and may be asked for the configured scores.
+
+    Raises:
+        InputError: The address leads to no factory, or a score is none for a network of a person's own.
+    """
+    check_model(address, config.scoring)
+
+
+def found_a_value(records: Sequence[ScoreRecord]) -> bool:
+    """Return whether any score that depends on weights has a value in all its draws, or none was asked for."""
+    drawn = [record for record in records if SCORES[record.score].cost != "none"]
+    return not drawn or any(all(draw.value is not None for draw in record.draws) for record in drawn)
+
+
+def check_limits(config: RunConfig) -> None:
+    """Do nothing if some candidate of the space may be within the limits on parameters and multiply-accumulates.
+
+    Raises:
+        InputError: Even the cheapest parts of all candidates together are above a limit.
+    """
+    limits = config.search.constraints
+    if limits.max_params is None and limits.max_macs is None:
+        return
+    table = cost_table(
+        config.search.space,
+        config.training.network,
+        image_shape=config.data.image_shape,
+        ways=config.training.episode.ways,
+    )
+    supernet = space_named(config.search.space).supernet()
+    checks: tuple[tuple[Literal["params", "macs"], int | None], ...] = (
+        ("params", limits.max_params),
+        ("macs", limits.max_macs),
+    )
+    for cost, limit in checks:
+        least = int(table.cheapest(supernet, cost))
+        if limit is not None and least > limit:
+            raise InputError(
+                f"No candidate of {config.search.space} is within search.constraints.max_{cost} = {limit:,}: the least "
+                f"is {least:,}; raise the limit, or lower training.network.channels."
+            )
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """What a search found.
@@ -83,11 +144,11 @@ class SearchResult:
 
 def search(config: RunConfig, dataset: ImageDataset, ports: Ports) -> SearchResult:
     """Search from start to end in this process."""
-    state = start_search(config, ports)
+    state, records = start_search(config, ports), Records()
     while not state.finished:
-        score_shard(config, state, 0, 1, dataset, ports)
-        state = close_round(config, state, dataset, ports)
-    return finish_search(config, state, dataset, ports)
+        records = records.joined(score_shard(config, state, 0, 1, dataset, records, ports))
+        state = close_round(config, state, records, ports)
+    return finish_search(config, state, records, ports)
 
 
 def num_rounds(config: RunConfig) -> int:
@@ -101,18 +162,8 @@ def start_search(config: RunConfig, ports: Ports) -> SearchState:
     Raises:
         InputError: The limits leave too few candidates.
     """
-    limits = config.search.constraints
-    if limits.max_latency is not None and ports.store.read(_latency_key(config)) is None:
-        # Measured once a run: all steps, on whatever machine, then admit the same candidates.
-        measured = measure_latency(
-            config.search.space,
-            config.training.network,
-            image_shape=config.data.image_shape,
-            ways=config.training.episode.ways,
-            device=ports.device,
-        )
-        ports.store.write(_latency_key(config), measured.to_json().encode())
-    state = start(_limited_setting(config, ports))
+    latency = _latency(config, ports) if config.search.constraints.max_latency is not None else None
+    state = replace(start(_limited(config, latency)), latency=latency)
     parameters = {
         "strategy": config.search.strategy,
         "space": config.search.space,
@@ -124,12 +175,18 @@ def start_search(config: RunConfig, ports: Ports) -> SearchState:
 
 
 def score_shard(
-    config: RunConfig, state: SearchState, index: int, shards: int, dataset: ImageDataset, ports: Ports
+    config: RunConfig,
+    state: SearchState,
+    index: int,
+    shards: int,
+    dataset: ImageDataset,
+    earlier: Records,
+    ports: Ports,
 ) -> tuple[ScoreRecord, ...]:
     """Score every job of one part of the planned round and return the records, candidate by candidate.
 
-    Records are stored as soon as a candidate is scored; what is stored is not computed again, and a candidate with too
-    few draws gets only the missing ones.
+    Only what neither earlier rounds nor the store have is computed: the missing draws of the missing scores. They are
+    stored as soon as a candidate is scored.
 
     Args:
         config: The run.
@@ -137,57 +194,61 @@ def score_shard(
         index: Number of the part, from 0.
         shards: Number of parts.
         dataset: The images.
+        earlier: The records of earlier rounds.
         ports: Ports of the step.
-
-    Raises:
-        InputError: A stored record is not readable.
     """
-    stored = _Records(config, dataset, ports.store)
+    kind = ports.device_kind
+    memory = ScoreStore(config, dataset, ports.store, kind)
+    scorer = cache(lambda: _scorer(config, dataset, ports.device))  # a repeated step often needs none
     mine = shard(state.plan, index, shards)
     progress = ports.progress_for(_part_name(config, state, index, shards))
     records: list[ScoreRecord] = []
-    scorer: Scorer | None = None
     progress(0, max(1, len(mine)))
     for done, job in enumerate(mine, start=1):
-        found = stored.read(job)
-        missing = stored.missing(job, found)
-        if missing:
-            # Made for the first candidate that needs it: a repeated step often needs none.
-            scorer = scorer or Scorer(
-                space_named(config.search.space).supernet(),
-                score_source(config, dataset),
-                config.scoring,
-                config.seed,
-                training_network=config.training.network,
-                device=ports.device,
-            )
-            more = scorer.score(parse_genotype(config.search.space, job.genotype), missing, job.stream, job.weights)
-            found = _joined(found, more) if found else more
-            stored.write(job, found)
-        records += [record.first(job.draws) for record in found]
+        found = memory.completed(job, _usable(earlier, job, kind))
+        for draws, names in _missing(config, job, found):
+            genotype = parse_genotype(config.search.space, job.genotype)
+            more = scorer().score(genotype, draws, job.stream, job.weights, names)
+            memory.write(job, draws, more)
+            found |= {new.score: found[new.score].followed_by(new) if new.score in found else new for new in more}
+        records += [found[name].first(job.draws) for name in config.scoring.scores]
         progress(done, len(mine))
     if not mine:
         progress(1, 1)
     return tuple(records)
 
 
-def close_round(config: RunConfig, state: SearchState, dataset: ImageDataset, ports: Ports) -> SearchState:
+def close_round(config: RunConfig, state: SearchState, records: Records, ports: Ports) -> SearchState:
     """Return the state after the planned round, all of whose parts have been scored, and log what it found.
 
+    Args:
+        config: The run.
+        state: The state that planned the round.
+        records: Those of the round and of all earlier ones.
+        ports: Ports of the step.
+
     Raises:
-        InputError: Records of some candidates are missing, or nothing that the search could go on with was scored.
+        InputError: Records of some candidates are missing or from another kind of device, or nothing that the search
+            could go on with was scored.
     """
     if state.finished:
         return state
-    # Strategies ask for the same records more than once.
-    found = cache(_Records(config, dataset, ports.store).of)
-    following = advance(_limited_setting(config, ports), state, found)
+    found = _found(config, records)
+    if not config.search.mix_devices:
+        check_devices(record for job in (*state.board, *state.plan) for record in found(job))
+    following = advance(_limited(config, state.latency), state, found)
     ports.tracker.log_metrics(_search_run(config, ports), round_metrics(following.rounds[-1]))
     return following
 
 
-def finish_search(config: RunConfig, state: SearchState, dataset: ImageDataset, ports: Ports) -> SearchResult:
+def finish_search(config: RunConfig, state: SearchState, records: Records, ports: Ports) -> SearchResult:
     """Return the leaderboard and the history of a search that has ended; keep and log both.
+
+    Args:
+        config: The run.
+        state: The state after the last round.
+        records: Those of all rounds.
+        ports: Ports of the step.
 
     Raises:
         InputError: The search has not ended, or records are missing.
@@ -198,13 +259,13 @@ def finish_search(config: RunConfig, state: SearchState, dataset: ImageDataset, 
         )
     progress = ports.progress_for("rank")
     progress(0, 1)
-    found = _Records(config, dataset, ports.store)
-    records = [record for job in state.board for record in found.of(job)]
-    leaderboard = rank(records, by=config.criterion, winner=state.history.winner)
+    found = _found(config, records)
+    ranked = [record for job in state.board for record in found(job)]
+    leaderboard = rank(ranked, by=config.criterion, winner=state.history.winner, mix_devices=config.search.mix_devices)
     ports.store.write(f"{config.run_id}/leaderboard.json", leaderboard.to_json().encode())
     ports.store.write(f"{config.run_id}/leaderboard.md", render_markdown(leaderboard).encode())
     ports.store.write(f"{config.run_id}/search.json", state.history.to_json().encode())
-    run = _search_run(config, ports)
+    run = _search_run(config, ports, leaderboard.devices)
     ports.tracker.log_table(run, round_columns(state.rounds), "rounds.json")
     if any(closed.removals for closed in state.rounds):
         ports.tracker.log_table(run, removal_columns(state.rounds), "prunings.json")
@@ -213,20 +274,6 @@ def finish_search(config: RunConfig, state: SearchState, dataset: ImageDataset, 
     ports.tracker.close_run(run, "finished")
     progress(1, 1)
     return SearchResult(leaderboard, state.history)
-
-
-def write_records(records: Iterable[ScoreRecord]) -> str:
-    """Return records as JSON lines."""
-    return "".join(f"{record.to_json()}\n" for record in records)
-
-
-def read_records(text: str) -> tuple[ScoreRecord, ...]:
-    """Return the records of JSON lines, in their order.
-
-    Raises:
-        InputError: A line is not a whole record.
-    """
-    return tuple(ScoreRecord.from_json(line) for line in text.splitlines() if line.strip())
 
 
 def leaderboard_columns(leaderboard: Leaderboard) -> dict[str, list[str | int | float | None]]:
@@ -304,63 +351,11 @@ def ranking_metrics(leaderboard: Leaderboard) -> list[MetricPoint]:
     return [MetricPoint(name, float(value), 0) for name, value in values.items() if value is not None]
 
 
-@dataclass(frozen=True)
-class _Records:
-    """The records of a run's candidates in the artifact store, under a digest of all that they depend on."""
-
-    config: RunConfig
-    dataset: ImageDataset
-    store: ArtifactStore
-
-    def read(self, job: Job) -> tuple[ScoreRecord, ...]:
-        """Return what is stored about a job, which may have fewer or more draws; nothing if nothing is."""
-        data = self.store.read(self._key(job))
-        # A power failure may have cut a file that had not reached the disk, anywhere.
-        if data is None or not data.endswith(b"\n") or b"\0" in data:
-            return ()
-        records = read_records(data.decode())
-        return records if tuple(record.score for record in records) == self.config.scoring.scores else ()
-
-    def of(self, job: Job) -> tuple[ScoreRecord, ...]:
-        """Return the records of a job with exactly its draws.
-
-        Raises:
-            InputError: They are not all there.
-        """
-        found = self.read(job)
-        missing = self.missing(job, found)
-        if missing:
-            raise InputError(
-                f"Expected {job.draws} draws of {job.genotype}, but {len(missing)} are missing; score all shards of "
-                "the round with one configuration."
-            )
-        return tuple(record.first(job.draws) for record in found)
-
-    def missing(self, job: Job, found: Sequence[ScoreRecord]) -> range:
-        """Return the draws of a job that are not among what was found."""
-        drawn = any(SCORES[name].cost != "none" for name in self.config.scoring.scores)
-        return range(max((len(record.draws) for record in found), default=0), job.draws if drawn else 1)
-
-    def write(self, job: Job, records: Iterable[ScoreRecord]) -> None:
-        """Store the records of a job, without waiting for the disk: all that a power failure costs is scoring again."""
-        self.store.write(self._key(job), write_records(records).encode(), durable=False)
-
-    def _key(self, job: Job) -> str:
-        genotype = parse_genotype(self.config.search.space, job.genotype).key
-        names = (job.stream, job.weights)
-        apart = f"-{digest(names)}" if any(names) else ""
-        return f"scores/{self._digest}/{genotype}{apart}.jsonl"
-
-    @cached_property
-    def _digest(self) -> str:
-        return _score_digest(self.config, self.dataset)
-
-
 def _setting(config: RunConfig) -> Setting:
     return Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
 
 
-def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
+def _limited(config: RunConfig, latency: LatencyTable | None) -> Setting:
     """Return what stays the same during a search, with the limits on what may be found."""
     limits = config.search.constraints
     if not limits.limited:
@@ -371,39 +366,88 @@ def _limited_setting(config: RunConfig, ports: Ports) -> Setting:
         image_shape=config.data.image_shape,
         ways=config.training.episode.ways,
     )
-    timed = limits.max_latency is not None
-    if timed:
-        measured = ports.store.read(_latency_key(config))
-        if measured is None:
-            raise InputError("Expected this run's latency table, but it is not there; start the search again.")
-        table = table.with_latency(LatencyTable.from_json(measured.decode()))
+    if limits.max_latency is not None:
+        if latency is None:
+            raise InputError("Expected a state with this search's latency table, but it has none; start it again.")
+        table = table.with_latency(latency)
 
     def allowed(genotype: Genotype) -> bool:
         least = Costs(
             params=int(table.cheapest(genotype, "params")),
             macs=int(table.cheapest(genotype, "macs")),
-            latency=float(table.cheapest(genotype, "latency")) if timed else None,
+            latency=None if latency is None else float(table.cheapest(genotype, "latency")),
         )
         return admits(least, limits)
 
     return replace(_setting(config), allowed=allowed)
 
 
-def _latency_key(config: RunConfig) -> str:
-    return f"{config.run_id}/latency.json"
+def _latency(config: RunConfig, ports: Ports) -> LatencyTable:
+    """Return the run's latency table: measured once a kind of device, so that a repeated search has one result."""
+    key = f"{config.run_id}/latency-{ports.device_kind}-{FORMAT}.sealed"
+    kept = read_sealed(ports.store, key)
+    if kept is not None:
+        return LatencyTable.from_json(kept.decode())
+    measured = measure_latency(
+        config.search.space,
+        config.training.network,
+        image_shape=config.data.image_shape,
+        ways=config.training.episode.ways,
+        device=ports.device,
+    )
+    write_sealed(ports.store, key, measured.to_json().encode())
+    return measured
 
 
-def _joined(found: Sequence[ScoreRecord], more: Sequence[ScoreRecord]) -> tuple[ScoreRecord, ...]:
-    """Return records with the later draws added; what is not drawn at random is there already."""
-    return tuple(
-        old if SCORES[old.score].cost == "none" else old.followed_by(new) for old, new in zip(found, more, strict=True)
+def _scorer(config: RunConfig, dataset: ImageDataset, device: str) -> Scorer:
+    return Scorer(
+        space_named(config.search.space).supernet(),
+        score_source(config, dataset),
+        config.scoring,
+        config.seed,
+        training_network=config.training.network,
+        device=device,
     )
 
 
-def _search_run(config: RunConfig, ports: Ports) -> str:
+def _usable(earlier: Records, job: Job, kind: str) -> dict[str, ScoreRecord]:
+    """Return the records of a job that this kind of device can add draws to, or that lack none."""
+    return {
+        name: record
+        for name, record in earlier.found(job).items()
+        if record.device in ("", kind) or not lacking(job, name, record)
+    }
+
+
+def _missing(config: RunConfig, job: Job, found: Mapping[str, ScoreRecord]) -> list[tuple[range, list[str]]]:
+    """Return the scores of a job that lack draws, in groups that lack the same ones."""
+    counted: list[str] = []
+    groups: dict[range, list[str]] = {}
+    for name in config.scoring.scores:
+        draws = lacking(job, name, found.get(name))
+        if draws:
+            (counted if SCORES[name].cost == "none" else groups.setdefault(draws, [])).append(name)
+    if not groups:
+        return [(range(0), counted)] if counted else []
+    first, *others = groups.items()
+    return [(first[0], first[1] + counted), *others]
+
+
+def _found(config: RunConfig, records: Records) -> Found:
+    """Return what answers a strategy, which asks for the same records more than once."""
+    return cache(lambda job: records.of(job, config.scoring.scores))
+
+
+def _search_run(config: RunConfig, ports: Ports, devices: Sequence[str] = ()) -> str:
     described = f"Strategy `{config.search.strategy}` on `{config.search.space}`, by {config.criterion.label}."
+    # Not the device of the step that asks, which may be one that computes nothing.
+    scored_on = {"metantk.device": ", ".join(devices)} if devices else {}
     return ports.tracker.open_run(
-        f"{ports.run}/search", "search", parent=ports.run, description=described, tags={"metantk.step": "search"}
+        f"{ports.run}/search",
+        "search",
+        parent=ports.run,
+        description=described,
+        tags={"metantk.step": "search", **scored_on},
     )
 
 
@@ -412,19 +456,3 @@ def _part_name(config: RunConfig, state: SearchState, index: int, shards: int) -
     rounds = num_rounds(config)
     part = f"score {index + 1} of {shards}" if shards > 1 else "score"
     return part if rounds == 1 else f"round {state.next_round} of {rounds}, {part}"
-
-
-def _score_digest(config: RunConfig, dataset: ImageDataset) -> str:
-    """Everything that a record depends on besides its genotype, its draws and their stream."""
-    scoring = config.scoring.model_dump(mode="json")
-    del scoring["num_inits"]
-    return digest(
-        [
-            scoring,
-            config.training.network.model_dump(mode="json"),
-            dataset.digest,
-            config.seed,
-            __version__,
-            torch.__version__,
-        ]
-    )

@@ -13,11 +13,13 @@ from metantk_core.config import ROLES, RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.networks import REVISIONS
 from metantk_core.ranking import Leaderboard
 from metantk_core.registry import MetricPoint, RegisteredModel
 from metantk_core.seeding import digest, numpy_generator
 from metantk_core.workflow.data import episode_source
 from metantk_core.workflow.ports import Ports, StoredCheckpoint, step_run
+from metantk_core.workflow.sealed import FORMAT
 
 
 def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
@@ -49,7 +51,7 @@ def meta_train(
 ) -> TrainedModel:
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{_training_digest(config, genotype, dataset, ports.device_kind)}.checkpoint"
+    key = f"training/{FORMAT}/{_training_digest(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
     described = (
         f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
@@ -80,7 +82,7 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
     """Evaluate a meta-trained network on episodes of test classes."""
     evaluated = config.evaluation.model_dump(mode="json")
     work = digest([model.digest, evaluated, dataset.digest, config.seed, ports.device_kind])
-    key = f"evaluation/{work}.checkpoint"
+    key = f"evaluation/{FORMAT}/{work}.checkpoint"
     described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
         evaluation = meta_training.evaluate(
@@ -197,6 +199,7 @@ def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDatase
         [
             config.training.model_dump(mode="json"),
             genotype.key,
+            REVISIONS[genotype.space],
             dataset.digest,
             config.seed,
             __version__,

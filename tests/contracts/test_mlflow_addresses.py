@@ -21,7 +21,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from mlflow.tracking import MlflowClient
 
 from metantk_core import wiring
-from metantk_core.adapters.addresses import shown
+from metantk_core.adapters.addresses import may_hold_secret, refuse_secrets, shown
 from metantk_core.errors import InputError
 from metantk_core.registry import MetricPoint
 
@@ -208,18 +208,70 @@ def test_eight_processes_may_meet_at_a_fresh_database(tmp_path: Path):
     assert {len(client.get_metric_history(run.info.run_id, "score/mean")) for run in children} == {100}
 
 
-def test_nothing_secret_is_left_of_an_address():
-    assert shown("https://me:pa@ss@host:1/x?password=1#y") == "https://host:1/x"
-    assert shown("http://[broken") == "(an address that can't be read)"
-    assert shown("sqlite:///runs/mlflow.db") == "sqlite:///runs/mlflow.db"
+SECRETS_IN_ODD_PLACES = [
+    "https://me:hunter2@host:1/x",
+    "https://me:p@hunter2@host:1/x?password=hunter2#hunter2",
+    "http://:hunter2@host",
+    "http://me:x/hunter2@host",
+    "http://me:1/hunter2@host",
+    "http://me:hunter2/EC@host",
+    "http://me:a?hunter2@host",
+    "http://me:a#hunter2@host",
+    "http://me:hunter2",
+    "http://host/?token=hunter2",
+    "http://host?token=hunter2",
+    "http://host/#hunter2",
+    "http://host/token=hunter2/x",
+    "http://host/;hunter2",
+    "http://me%3Ahunter2%40host/",
+    "http:/me:hunter2@host",
+    "http:me:hunter2@host",
+    "//me:hunter2@host",
+    "me:hunter2@host",
+    "me:hunter2@host:9",
+    " http://me:hunter2@host",
+    "http://[hunter2",
+    "postgresql://me:hunter2@host/db?sslpassword=hunter2",
+    "/folder?token=hunter2",
+    "/folder/token=hunter2",
+    "sqlite:///mlflow.db?key=hunter2",
+]
 
 
-def test_addresses_with_credentials_are_kept_out_of_files():
-    wiring.refuse_credentials("http://host:5000")
-    wiring.refuse_credentials("")
-    with pytest.raises(InputError, match="http://host:5000 was given") as caught:
-        wiring.refuse_credentials("http://me:secret@host:5000")
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize("uri", SECRETS_IN_ODD_PLACES)
+def test_a_secret_is_never_shown_wherever_it_stands_in_an_address(uri: str):
+    assert "hunter2" not in shown(uri)
+    assert may_hold_secret(uri)
+    with pytest.raises(InputError) as caught:
+        refuse_secrets(uri)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://",
+        "http://me:x/hunter2@host",
+        "http://me:1/hunter2@host",
+        "http://me:a?hunter2@host",
+        "http://me:hunter2",
+    ],
+)
+def test_an_address_of_a_server_whose_password_can_not_be_told_from_its_path_is_refused_at_once(uri: str):
+    text = _sentence(uri)
+    assert "hunter2" not in text
+    assert "MLFLOW_TRACKING_PASSWORD" in text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "runs", "/a/b", "./me@work", "http://host:5000", "https://host/mlflow/", "http://[::1]:5", "http://",
+     "sqlite:///runs/mlflow.db", "sqlite:////home/me@work/mlflow.db", "file:///data", "s3://bucket/key"],
+)  # fmt: skip
+def test_an_address_without_secrets_is_shown_as_it_is(uri: str):
+    assert shown(uri) == uri
+    assert not may_hold_secret(uri)
+    refuse_secrets(uri)
 
 
 def test_mlflow_is_imported_only_for_who_asks():

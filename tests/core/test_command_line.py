@@ -95,7 +95,7 @@ def test_unknown_operation_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_score_wants_an_architecture_or_a_model(tmp_path):
-    assert_refused(metantk("score", cwd=tmp_path), "expected an architecture", "--model")
+    assert_refused(metantk("score", cwd=tmp_path), "Expected an architecture", "--model")
     both = metantk("score", CELL, "smoke", "--model", "package.module:factory", cwd=tmp_path)
     assert_refused(both, "not both")
 
@@ -173,3 +173,11 @@ def test_unknown_role_is_refused(tmp_path):
     assert done.returncode == 2
     assert "'best', 'worst', 'random'" in done.stderr
     assert not list(tmp_path.glob("runs/scores/*"))
+
+
+@pytest.mark.slow
+def test_score_without_any_value_ends_with_exit_code_1(tmp_path):
+    cell = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    done = metantk("score", cell, "smoke", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert {record["score"] for record in json.loads(done.stdout)} >= {"metantk_cond", "params"}

@@ -81,7 +81,7 @@ def test_device_that_can_not_be_used_is_refused_with_what_is_there(machine, gpus
 @pytest.mark.skipif(torch.cuda.is_available(), reason="takes a GPU that does not work")
 def test_device_that_fails_when_it_is_tried_is_refused_with_the_reason(machine):
     machine(1)
-    with pytest.raises(InputError, match="cuda does not work .*--device cpu"):
+    with pytest.raises(InputError, match=r"cuda does not work .*--device cpu"):
         wiring.device("auto")
 
 

@@ -218,6 +218,11 @@ def test_content_decides_and_not_every_format_that_pillow_knows_is_read(tree, mo
     assert isinstance(outcome(folder, tree), dict)
 
 
+def test_a_portable_graymap_of_16_bits_is_read(tree):
+    Image.fromarray(np.full((8, 8), 0x8001, np.uint16)).save(tree / "val" / "b1" / "1.png", format="PPM")
+    assert (outcome(folder, tree)["val"][2][1] == 128).all()
+
+
 def test_turned_photos_stand_upright_and_of_animations_the_first_picture_counts(tree):
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[0] = 255  # a white line on top
@@ -333,7 +338,8 @@ def check_any_picture(base: Path, picture: tuple[bytes, str]) -> None:
     with Image.open(io.BytesIO(content)) as image:
         if image.mode == "LAB":
             return
-        assert np.array_equal(found["val"][2][1], to_array(image, SIZE, 3))
+        meant = Image.fromarray(np.asarray(image).astype(np.uint16)) if image.mode == "I" else image  # a PGM of 16 bits
+        assert np.array_equal(found["val"][2][1], to_array(meant, SIZE, 3))
 
 
 ANY_BYTES = mutations(pictures().map(lambda picture: picture[0])) | st.binary(max_size=200)

@@ -5,6 +5,7 @@ Axes: n images · t tasks.
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,12 +18,21 @@ from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.kernels import eigenvalues, meta_ntk, split, tangent_and_last_layer_kernel
+from metantk_core.kernels import (
+    EPSILON,
+    eigenvalues,
+    meta_ntk,
+    rounding,
+    rounding_floor,
+    split,
+    tangent_and_last_layer_kernel,
+)
 from metantk_core.networks import NetworkConfig, build, count_macs, count_parameters, initialise
 from metantk_core.scores import (
     SCORES,
     Outcome,
     Score,
+    Scorer,
     ScoreRecord,
     ScoringConfig,
     candidate_kernels,
@@ -64,12 +74,19 @@ def test_condition_number_is_that_of_numpy(spectrum, seed):
     assert score.value == pytest.approx(np.linalg.cond(kernel), rel=1e-6)
 
 
-@pytest.mark.parametrize(("smallest", "rank"), [(1e-2, 6), (7.3e-7, 6), (7.0e-7, 5), (0.0, 5)])
-def test_kernel_is_degenerate_where_matrix_rank_at_the_precision_of_gradients_says_so(smallest, rank):
-    kernel = np.diag([0.5, 1.0, smallest, 0.7, 0.8, 0.9])
-    assert np.linalg.matrix_rank(kernel, tol=6 * np.finfo(np.float32).eps) == rank
-    score = condition_number(torch.from_numpy(kernel))
-    assert score.outcome is (Outcome.OK if rank == 6 else Outcome.DEGENERATE)
+@pytest.mark.parametrize("precision", EPSILON)
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(1.1, Outcome.OK), (0.9, Outcome.DEGENERATE), (0.0, Outcome.DEGENERATE)]
+)
+def test_kernel_is_degenerate_where_rounding_may_be_more_than_one_percent_of_an_eigenvalue(
+    precision, scale, share, outcome
+):
+    epsilon = EPSILON[precision]
+    known_from = rounding_floor(torch.eye(6, dtype=torch.float64), precision=epsilon)
+    assert known_from == pytest.approx(100 * 2 * math.sqrt(6) * epsilon)
+    kernel = scale * torch.diag(torch.tensor([0.5, 1.0, share * known_from, 0.7, 0.8, 0.9], dtype=torch.float64))
+    assert condition_number(kernel, precision=epsilon).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -93,6 +110,73 @@ def test_differences_of_large_numbers_keep_their_rounding():
     kernel = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
     assert condition_number(kernel, floor=0.5).value == 2.0
     assert condition_number(kernel, floor=1.5).outcome is Outcome.DEGENERATE
+
+
+def test_score_that_float32_cannot_know_is_computed_again_in_float64_once_for_all_that_need_it(monkeypatch):
+    seen = []
+
+    def counted(network, images, **options):
+        seen.append(images.dtype)
+        return tangent_and_last_layer_kernel(network, images, **options)
+
+    monkeypatch.setattr(evaluate, "tangent_and_last_layer_kernel", counted)
+    scores = "metantk_cond", "ntk_cond", "metantk_logdet", "metantk_trace_ratio", "ntk_trace", "params"
+    config = CONFIG.model_copy(update={"scores": scores, "num_inits": 1})
+    usual = {record.score: record.draws[0] for record in score_candidate(cell(), source(), config, 3)}
+    assert seen == [torch.float32]
+    assert {draw.precision for draw in usual.values()} == {"float32"}
+
+    monkeypatch.setattr(rounding, "_ROUNDING", 1e5)  # nothing is known in float32 then, all is in float64
+    again = {record.score: record.draws[0] for record in score_candidate(cell(), source(), config, 3)}
+    assert seen == [torch.float32] * 2 + [torch.float64]
+    for name in scores:
+        assert again[name].precision == ("float64" if name.endswith(("cond", "logdet", "ratio")) else "float32")
+        assert again[name].value == pytest.approx(usual[name].value, rel=1e-2)
+    assert again["metantk_cond"].value != usual["metantk_cond"].value
+
+
+@pytest.mark.parametrize("name", ["ntk_cond", "metantk_cond", "metantk_logdet", "metantk_trace_ratio"])
+def test_kernel_that_is_singular_in_float64_too_fails_there_with_one_sentence(name):
+    images = source(classes=3, images_per_class=2)
+    images.images.images[:] = images.images.images[0]
+    config = CONFIG.model_copy(update={"scores": (name,), "num_inits": 1})
+    (record,) = score_candidate(cell(), images, config, 0)
+    (draw,) = record.draws
+    assert (draw.value, draw.outcome, draw.precision) == (None, Outcome.DEGENERATE, "float64")
+    assert draw.reason.startswith("the kernel is singular: its smallest eigenvalue, ")
+    assert "\n" not in draw.reason
+    assert ". " not in draw.reason
+
+
+def test_more_images_than_parameters_make_the_ntk_degenerate_in_float64_too():
+    few_weights = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+    network = NetworkConfig(channels=1, cells=1)
+    config = CONFIG.model_copy(update={"scores": ("ntk_cond",), "num_inits": 1, "network": network, "tasks": 60})
+    images = 6 * config.tasks
+    assert count_parameters(build(cell(few_weights), network, in_channels=1, ways=3, variant="scoring")) < images
+    (record,) = score_candidate(cell(few_weights), source(classes=12, images_per_class=60), config, 0)
+    (draw,) = record.draws
+    assert (draw.value, draw.outcome, draw.precision) == (None, Outcome.DEGENERATE, "float64")
+
+
+class HalfFinished(torch.nn.Module):
+    """A network whose forward pass only works in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 3)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1)) @ torch.eye(3)
+
+
+def test_network_of_a_persons_own_that_cannot_run_in_float64_keeps_the_verdict_of_float32(monkeypatch):
+    config = CONFIG.model_copy(update={"scores": ("ntk_cond", "ntk_trace"), "num_inits": 1})
+    monkeypatch.setattr(evaluate, "even_gradients", lambda kernel: False)
+    draw = Scorer(cell(), source(), config, 0).draw(cell(), 0)
+    found = evaluate.shared_scores(config.scores, replace(draw, network=HalfFinished()))
+    assert {score.precision for score in found.values()} == {"float32"}
+    assert found["ntk_trace"].value is not None
 
 
 # Records
@@ -121,8 +205,21 @@ SCORE = st.one_of(
         st.none(),
         st.sampled_from([Outcome.DEGENERATE, Outcome.NON_FINITE]),
         st.text(min_size=1).filter(lambda text: text.isprintable()),
+        st.sampled_from(list(EPSILON)),
     ),
 )
+
+
+def test_precision_of_a_draw_comes_back_and_is_float32_in_records_that_name_none():
+    record = ScoreRecord("nasbench201", CELL, "ntk_cond", (Score(3.5, precision="float64"), Score(2.5)), 0, 0.1)
+    line = record.to_json()
+    assert [draw["precision"] for draw in json.loads(line)["draws"]] == ["float64", "float32"]
+    assert ScoreRecord.from_json(line) == record
+    older = line.replace(', "precision": "float32"', "")
+    assert older != line
+    assert ScoreRecord.from_json(older) == record
+    with pytest.raises(InputError, match="float16"):
+        ScoreRecord.from_json(line.replace("float64", "float16"))
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from metantk_core.adapters.progress import StepProgress
 from metantk_core.recipes import RECIPES
-from metantk_core.terminal import PipelineDisplay, print_history, print_leaderboard
+from metantk_core.scores import Outcome, Score, ScoreRecord
+from metantk_core.terminal import PipelineDisplay, print_history, print_leaderboard, print_records
 
 BOTH = "metantk_cond + linear_regions"
 
@@ -130,3 +131,14 @@ def test_steps_of_many_rounds_keep_their_columns_without_a_terminal(tmp_path, ca
     lines = capsys.readouterr().err.splitlines()
     assert [line.index("%") for line in lines] == [lines[0].index("%")] * 2
     assert all(len(line) <= 80 for line in lines)
+
+
+def test_draws_that_took_float64_are_marked_and_the_mark_is_explained():
+    draws = Score(100.0), Score(1000.0, precision="float64")
+    failed = Score(None, Outcome.DEGENERATE, "the kernel is singular", "float64")
+    shown = [ScoreRecord("nasbench201", "cell", "ntk_cond", some, 0, 0.1) for some in (draws, draws[:1], (failed,))]
+    both, single, none = (said(print_records, [record]) for record in shown)
+    assert "2.00  3.00*" in both[1]
+    assert both[-1].startswith("* computed in float64")
+    for lines in (single, none):
+        assert "*" not in "".join(lines)

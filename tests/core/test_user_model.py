@@ -11,7 +11,7 @@ from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.kernels import batch, tangent_and_last_layer_kernel
-from metantk_core.scores import ScoringConfig, condition_number, score_model, scoring_episodes
+from metantk_core.scores import ScoringConfig, check_model, condition_number, score_model, scoring_episodes
 from metantk_core.seeding import derive
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
@@ -64,6 +64,49 @@ def parameterless(in_channels, ways):
 
 def greedy(a, b, c):
     return None
+
+def lazy(in_channels, ways):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(ways))
+
+def raising(in_channels, ways):
+    return {}["absent"]
+
+def leaving(in_channels, ways):
+    raise SystemExit(0)
+
+def many_lines(in_channels, ways):
+    raise ValueError("first\\nsecond" + "!" * 5000)
+
+class Failing(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.head, self.error = nn.Linear(64, 3), error
+
+    def forward(self, x):
+        raise self.error
+
+def attribute(in_channels, ways):
+    return Failing(AttributeError("here"))
+
+def assertion(in_channels, ways):
+    return Failing(AssertionError())
+
+def index(in_channels, ways):
+    return Failing(IndexError("here"))
+
+def interrupting(in_channels, ways):
+    raise KeyboardInterrupt
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.calls = nn.Linear(64, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 5:
+            raise LookupError("once too often")
+        return self.head(x.flatten(1))
 """
 
 
@@ -137,6 +180,7 @@ def test_anil_asks_for_a_head(own, source):
         ("nothing", "to return a torch.nn.Module, got NoneType"),
         ("maps", r"logits of shape \(12, 3\), got \(12, 3, 6, 6\)"),
         ("too_large", r"fails on images of shape \(12, 1, 8, 8\)"),
+        ("lazy", r"whose size is not known yet \(1\.weight, 1\.bias\)"),
         ("batch_norm", "holds batch normalisation in training mode"),
         ("random", "gives other logits each time"),
         ("Mixing", "mixes the images of a batch"),
@@ -155,3 +199,64 @@ def test_what_cannot_be_scored_is_refused_with_the_reason(factory, words, own, s
 def test_address_that_leads_nowhere_is_refused(address, words, own, source):
     with pytest.raises(InputError, match=words):
         score_model(address, source, CONFIG, 0)
+
+
+@pytest.mark.parametrize(
+    ("factory", "sentence", "line"),
+    [
+        ("raising", "fails when it is called: KeyError: 'absent'", 'return {}["absent"]'),
+        ("leaving", r"it ends the program \(sys.exit\(0\)\)", "raise SystemExit(0)"),
+        ("many_lines", "ValueError: first second!", "raise ValueError("),
+        ("attribute", "AttributeError: here", "raise self.error"),
+        ("assertion", "AssertionError", "raise self.error"),
+        ("index", "IndexError: here", "raise self.error"),
+        ("InPlace", "LookupError: once too often", "once too often"),
+    ],
+)
+def test_an_error_in_a_persons_own_code_is_one_sentence_and_their_own_lines(factory, sentence, line, own, source):
+    with pytest.raises(InputError, match=sentence) as caught:
+        score_model(f"{own}:{factory}", source, CONFIG, 0)
+    first, *lines = str(caught.value).splitlines()
+    assert len(first) < 500
+    assert any(line in text for text in lines)
+    assert all(f"{own}.py" in text for text in lines if text.startswith("  File"))
+
+
+def test_an_interrupt_in_a_persons_own_code_stays_one(own, source):
+    with pytest.raises(KeyboardInterrupt):
+        score_model(f"{own}:interrupting", source, CONFIG, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"def make(:\n", "SyntaxError"),
+        (b"raise RuntimeError('on import')\n", "RuntimeError: on import"),
+        (b"import sys\nsys.exit(0)\n", "ends the program"),
+        (b"import no_such_thing\n", "No module named 'no_such_thing'"),
+        (b"from torch import no_such_name\n", "ImportError"),
+        (b"x = 1\0\n", "null bytes"),
+        (b"x = '\xe9'\n", "utf-8"),
+        (b"def __getattr__(name):\n    raise LookupError(name)\n", "LookupError: make"),
+        (b"def f():\n    f()\nf()\n", "RecursionError"),
+    ],
+)
+def test_a_module_that_fails_when_it_is_imported_is_explained(content, words, tmp_path, monkeypatch):
+    name = f"broken_{derive(0, str(tmp_path))}"
+    (tmp_path / f"{name}.py").write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"the module {name} fails when it is .*{words}") as caught:
+        check_model(f"{name}:make", CONFIG)
+    assert "importlib" not in str(caught.value)
+    assert "user_model.py" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [".mm:f", "./mm:f", "mm", "mm:", ":f", "mm.py", "a/b:f", "mm:f:g", "mm:f()", "", "mm:\0", "builtins:int",
+     "os.path:join", "json:__class__", "json:__doc__", "json:decoder"],
+)  # fmt: skip
+def test_an_address_of_no_factory_is_refused_in_one_sentence(address, own, source):
+    with pytest.raises(InputError) as caught:
+        score_model(address, source, CONFIG, 0)
+    assert "\n" not in str(caught.value).split("\n  File")[0]

@@ -162,7 +162,7 @@ def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_s
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/scores/*/*.jsonl")) and time.monotonic() < until:
+    while not list(tmp_path.glob("runs/scores/*/*/*.jsonl")) and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -170,7 +170,7 @@ def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_s
     assert "resumes" in said
     alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
     assert not alive
-    scored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/scores/*/*.jsonl")}
+    scored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/scores/*/*/*.jsonl")}
     done = metantk("run", "smoke", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)

@@ -11,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.precision import errors
+from benchmarks.precision import draw_of, errors, outcomes, trial_of
 from metantk_core.candidates import SPACES
+from metantk_core.datasets import DataConfig, prepare
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
-from metantk_core.kernels import meta_ntk, split
-from metantk_core.scores import Outcome, ScoringConfig, condition_number, rounding_floor, score_candidate
+from metantk_core.kernels import adaptation, adapted_lengths, meta_ntk, rounding_floor, split
+from metantk_core.scores import Outcome, ScoringConfig, condition_number, score_candidate
 
 CONFIG = ScoringConfig.model_validate({"num_inits": 1, "image_size": 16, "network": {"channels": 8, "cells": 3}})
 DOUBLE = torch.float64
@@ -82,7 +83,8 @@ def test_metantk_condition_is_a_number_of_at_least_one_or_a_reason_at_every_rank
     kernel = torch.from_numpy(rows @ rows.T)
     ntk = split(kernel, tasks=3, queries=3, supports=3)
     meta = meta_ntk(ntk, ntk, time=time, ridge=ridge, precision=torch.finfo(torch.float32).eps)
-    score = condition_number(meta, floor=rounding_floor(kernel))
+    adapted = adaptation(ntk, time=time, ridge=ridge, precision=torch.finfo(torch.float32).eps)
+    score = condition_number(meta, floor=rounding_floor(kernel, lengths=adapted_lengths(ntk, adapted)))
     if rank < 9:  # a congruence has at most the rank of what it transforms
         assert score.outcome is Outcome.DEGENERATE
     if score.value is None:
@@ -106,3 +108,46 @@ def test_image_that_occurs_twice_makes_the_ntk_degenerate_and_no_number_is_made_
         if record.score.endswith("_cond"):
             assert [draw.outcome for draw in record.draws] == [Outcome.DEGENERATE]
             assert [draw.value for draw in record.draws] == [None]
+
+
+@pytest.fixture(scope="module")
+def glyphs(tmp_path_factory):
+    return prepare(DataConfig(), tmp_path_factory.mktemp("glyphs"))
+
+
+def assert_no_value_is_wrong_by_more_than_one_percent(numbers, glyphs):
+    """Compare all scores of the kernel pass with float64; return how many values came from each precision."""
+    found = {"float32": 0, "float64": 0}
+    for number in numbers:
+        trial, rng = trial_of(number)
+        result = outcomes(trial, draw_of(trial, rng, glyphs))
+        if result is None:
+            continue
+        for verdict in result.verdicts:
+            assert (verdict.value is None) == (verdict.exact is None), trial
+            assert verdict.error is None or verdict.error < 0.01, (trial, verdict)
+            found[verdict.precision] += 1
+    return found
+
+
+def test_no_score_is_wrong_by_more_than_one_percent_and_none_is_failed_for_rounding(glyphs):
+    # Small batches of all spaces, some with two images that differ by next to nothing.
+    numbers = [n for n in range(60) if trial_of(n)[0].images <= 30 and trial_of(n)[0].image_size < 32]
+    found = assert_no_value_is_wrong_by_more_than_one_percent(numbers[:20], glyphs)
+    assert min(found.values()) > 20
+
+
+@pytest.mark.minutes
+def test_no_score_of_large_batches_and_images_is_wrong_by_more_than_one_percent_either(glyphs):
+    numbers = [n for n in range(60, 130) if trial_of(n)[0].kind == "decided"]
+    found = assert_no_value_is_wrong_by_more_than_one_percent(numbers, glyphs)
+    assert min(found.values()) > 100
+
+
+def test_network_whose_normalisation_blows_one_image_up_is_computed_in_float64(glyphs):
+    # The kernel's largest eigenvalue is that image's, and float32 gets it wrong by 15 %.
+    trial, rng = trial_of(68)
+    result = outcomes(trial, draw_of(trial, rng, glyphs))
+    assert result is not None
+    assert result.jump > 0.1
+    assert {verdict.precision for verdict in result.verdicts} == {"float64"}

@@ -1,0 +1,196 @@
+"""A pipeline carries its own data: without an artifact store it ends with the same leaderboard as with one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.close_round import close_round
+from components.prepare_dataset import prepare_dataset
+from components.rank_candidates import rank_candidates
+from components.score_shard import score_shard
+from components.start_search import start_search
+from metantk_core.config import RunConfig, load_config
+from metantk_core.ranking import Leaderboard
+from metantk_core.recipes import RECIPES
+from metantk_core.workflow import read_records, searching
+
+SMALL = [
+    "data.source=npz",
+    "data.image_size=8",
+    "search.num_candidates=5",
+    "search.race.first=2",
+    "scoring.num_inits=3",
+    "scoring.scores=[metantk_cond, params]",
+    "scoring.network={channels: 2, cells: 1}",
+    "scoring.image_size=8",
+    "scoring.tasks=2",
+    "scoring.episode={ways: 3, shots: 1, queries: 1}",
+    "training.network={channels: 2, cells: 1}",
+    "trained_roles=[best]",
+]
+CASES = {
+    "sample": ["search.strategy=sample"],
+    "race": ["search.strategy=race"],
+    # Between the fastest and the slowest candidates by the table of the fixture.
+    "latency": ["search.strategy=race", "search.constraints.max_latency=0.5"],
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        names = np.array([f"{split} {number}" for number in range(6)])
+        pixels = rng.integers(0, 256, (180, 8, 8, 1)).astype(np.uint8)
+        np.savez(folder / f"{split}.npz", images=pixels, labels=np.repeat(names, 30))
+    return str(folder)
+
+
+def configured(images: str, *overrides: str) -> RunConfig:
+    return load_config("smoke", RECIPES, [*SMALL, f"data.path={images}", *overrides])
+
+
+class Graph:
+    """Runs the steps of a search as the pipeline connects them, in this process; each artifact is a file of its own."""
+
+    def __init__(self, config: RunConfig, folder: Path, store: str, tracking: str) -> None:
+        self._folder, self._number, self._config = folder, 0, config
+        self._ports = {"config": config.to_json(), "store": store, "tracking_uri": tracking}
+
+    def artifact(self) -> Any:
+        self._number += 1
+        return SimpleNamespace(path=str(self._folder / f"artifact {self._number}"), metadata={})
+
+    def step(self, component: Any, inputs: dict[str, Any], *outputs: str) -> list[Any]:
+        made = {name: self.artifact() for name in outputs}
+        component.python_func(**self._ports, **inputs, **made, **self._summary(component))
+        return list(made.values())
+
+    @staticmethod
+    def _summary(component: Any) -> dict[str, Any]:
+        wanted = "summary" in component.python_func.__annotations__
+        return {"summary": SimpleNamespace(log_metric=lambda *_: None)} if wanted else {}
+
+    def leaderboard(self, *, twice: str = "") -> Leaderboard:
+        """Return what the search finds; the named step is run twice, and its second outputs go on."""
+
+        def step(component: Any, inputs: dict[str, Any], *outputs: str) -> list[Any]:
+            first = self.step(component, inputs, *outputs)
+            if component.python_func.__name__ != twice:
+                return first
+            second = self.step(component, inputs, *outputs)
+            for one, two in zip(first, second, strict=True):
+                assert self.told(one) == self.told(two)
+            return second
+
+        dataset, run = self.step(prepare_dataset, {}, "dataset", "run")
+        state, records = step(start_search, {"run": run}, "state", "records")
+        shards = self._config.search.shards
+        for _ in range(searching.num_rounds(self._config)):
+            so_far = {"run": run, "state": state, "earlier": records}
+            parts = [
+                step(score_shard, {**so_far, "dataset": dataset, "shard": index, "shards": shards}, "scores")[0]
+                for index in range(shards)
+            ]
+            state, records = step(close_round, {**so_far, "scores": parts}, "following", "records")
+        board, *_ = step(
+            rank_candidates, {"run": run, "state": state, "records": records}, "leaderboard", "history", "table"
+        )
+        return Leaderboard.from_json(Path(board.path).read_text())
+
+    @staticmethod
+    def told(artifact: Any) -> Any:
+        """Return what an artifact says, without the seconds of records."""
+        text = Path(artifact.path).read_text()
+        if '"draws": [' in text and text.startswith('{"space"'):
+            return [(record.genotype, record.score, record.draws) for record in read_records(text)]
+        return text
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Count measurements of latency, each of which finds other times."""
+    measure, found = searching.measure_latency, []
+
+    def differently(space: str, network: Any, **others: Any) -> Any:
+        found.append(space)
+        table = measure(space, network, **others)
+        slow = {"nor_conv_3x3": 1.0 if len(found) % 2 else 0.0, "nor_conv_1x1": 0.0 if len(found) % 2 else 1.0}
+        parts = tuple((*part[:-1], slow.get(part[3], 0.001)) for part in table.parts)
+        return type(table)(**{**vars(table), "constant": 0.0, "parts": parts})
+
+    monkeypatch.setattr(searching, "measure_latency", differently)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_steps_find_the_same_with_and_without_a_store(case, images, tracking, tmp_path, measured):
+    config = configured(images, *CASES[case])
+    boards = {}
+    for store, twice in (("", ""), ("store", ""), ("", "score_shard"), ("", "close_round")):
+        folder = tmp_path / (store or "no store") / (twice or "once")
+        folder.mkdir(parents=True)
+        measured.clear()
+        graph = Graph(config, folder, str(folder / store) if store else "", tracking)
+        boards[store, twice] = graph.leaderboard(twice=twice)
+        assert len(measured) == (case == "latency")
+    (digest,) = {board.digest for board in boards.values()}
+    assert digest
+    if case == "latency":
+        assert not any("nor_conv_3x3" in standing.genotype for standing in boards["", ""].standings)
+
+
+PIPELINE = """
+import sys
+from pathlib import Path
+from kfp import dsl, local
+from components.prepare_dataset import prepare_dataset
+from metantk_core.config import RunConfig
+from pipelines.search_and_meta_train import add_search
+
+config, tracking, root = RunConfig.from_json(Path(sys.argv[1]).read_text()), *sys.argv[2:]
+local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+
+@dsl.pipeline
+def searched(config_text: str, store: str = "", tracking_uri: str = ""):
+    ports = {"config": config_text, "store": store, "tracking_uri": tracking_uri}
+    prepared = prepare_dataset(**ports)
+    add_search(config, lambda task, **_: task, ports, prepared.outputs["run"], prepared.outputs["dataset"])
+
+searched(config_text=config.to_json(), tracking_uri=tracking)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.minutes
+def test_local_runner_reaches_the_same_leaderboard_without_a_store(images, tracking, tmp_path):
+    config = configured(images, "search.strategy=race", "search.constraints.max_latency=9")
+    (tmp_path / "config.json").write_text(config.to_json())
+    (tmp_path / "graph.py").write_text(PIPELINE)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    command = [
+        sys.executable,
+        str(tmp_path / "graph.py"),
+        str(tmp_path / "config.json"),
+        tracking,
+        str(tmp_path / "kfp"),
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = tmp_path.glob("kfp/**/rank-candidates/leaderboard")
+    graph = Graph(config, tmp_path, str(tmp_path / "store"), tracking)
+    assert json.loads(found.read_text()) == json.loads(graph.leaderboard().to_json())
