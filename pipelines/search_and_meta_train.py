@@ -90,7 +90,7 @@ def add_search(
         found = placed(search(**ports, run=run, dataset=dataset), computes=True)
         return found.outputs["leaderboard"], found.outputs["history"]
     # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
-    timed = config.search.constraints.max_latency is not None  # where the networks will run
+    timed = config.search.constraints.max_latency is not None  # where networks run, or it would be another machine's
     started = placed(start_search(**ports, run=run), computes=timed)
     state, records = started.outputs["state"], started.outputs["records"]
     for number in range(1, workflow.num_rounds(config) + 1):

@@ -265,7 +265,7 @@ def finish_search(config: RunConfig, state: SearchState, records: Records, ports
     ports.store.write(f"{config.run_id}/leaderboard.json", leaderboard.to_json().encode())
     ports.store.write(f"{config.run_id}/leaderboard.md", render_markdown(leaderboard).encode())
     ports.store.write(f"{config.run_id}/search.json", state.history.to_json().encode())
-    run = _search_run(config, ports)
+    run = _search_run(config, ports, leaderboard.devices)
     ports.tracker.log_table(run, round_columns(state.rounds), "rounds.json")
     if any(closed.removals for closed in state.rounds):
         ports.tracker.log_table(run, removal_columns(state.rounds), "prunings.json")
@@ -383,8 +383,8 @@ def _limited(config: RunConfig, latency: LatencyTable | None) -> Setting:
 
 
 def _latency(config: RunConfig, ports: Ports) -> LatencyTable:
-    """Return the run's latency table: measured once, so that repeating a search repeats its result."""
-    key = f"{config.run_id}/latency-{FORMAT}.sealed"
+    """Return the run's latency table: measured once a kind of device, so that a repeated search has one result."""
+    key = f"{config.run_id}/latency-{ports.device_kind}-{FORMAT}.sealed"
     kept = read_sealed(ports.store, key)
     if kept is not None:
         return LatencyTable.from_json(kept.decode())
@@ -438,10 +438,16 @@ def _found(config: RunConfig, records: Records) -> Found:
     return cache(lambda job: records.of(job, config.scoring.scores))
 
 
-def _search_run(config: RunConfig, ports: Ports) -> str:
+def _search_run(config: RunConfig, ports: Ports, devices: Sequence[str] = ()) -> str:
     described = f"Strategy `{config.search.strategy}` on `{config.search.space}`, by {config.criterion.label}."
+    # Not the device of the step that asks, which may be one that computes nothing.
+    scored_on = {"metantk.device": ", ".join(devices)} if devices else {}
     return ports.tracker.open_run(
-        f"{ports.run}/search", "search", parent=ports.run, description=described, tags={"metantk.step": "search"}
+        f"{ports.run}/search",
+        "search",
+        parent=ports.run,
+        description=described,
+        tags={"metantk.step": "search", **scored_on},
     )
 
 
