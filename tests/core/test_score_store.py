@@ -155,9 +155,11 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "parameters": {"parameters": "weights+biases"},
     "outputs": {"outputs": "trace"},
     "initialisation": {"initialisation": "orthogonal"},
-    "linear_regions.channels": {"linear_regions": {"channels": 2, "image_size": 3, "images": 32}},
-    "linear_regions.image_size": {"linear_regions": {"channels": 1, "image_size": 4, "images": 32}},
-    "linear_regions.images": {"linear_regions": {"channels": 1, "image_size": 3, "images": 40}},
+    "linear_regions.definition": {"linear_regions": {"definition": "noise", "images": 32}},
+    "linear_regions.channels": {"linear_regions": {"definition": "noise", "images": 32, "channels": 2}},
+    "linear_regions.image_size": {"linear_regions": {"images": 32, "image_size": 4}},
+    "linear_regions.images": {"linear_regions": {"images": 40}},
+    "linear_regions.batch": {"linear_regions": {"images": 32, "batch": 16}},
     "redraw": {"redraw": "head"},
     "augmentation": {"augmentation": "flip_crop"},
     "normalisation": {"normalisation": "cifar10"},
@@ -175,8 +177,8 @@ def leaves(model: Any, prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def changed(path: str) -> RunConfig:
-    values = json.loads(BASE.to_json())
+def changed(path: str, base: RunConfig = BASE) -> RunConfig:
+    values = json.loads(base.to_json())
     values["scoring"] |= CHANGES[path]
     values["rank_by"] = values["scoring"]["scores"][0]
     return RunConfig.from_values(values, "the test")
@@ -219,6 +221,21 @@ def test_a_setting_that_is_no_part_of_a_scores_key_leaves_its_value_bit_equal(pa
     assert len(same) < len(NAMES) or path in ("num_inits", "scores")
 
 
+NOISE = tiny("scoring.scores=[linear_regions]", "rank_by=linear_regions", "scoring.linear_regions.definition=noise")
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CHANGES if path.partition(".")[0] not in SCORES["linear_regions"].reads]
+)
+def test_a_setting_that_is_no_part_of_the_key_leaves_regions_on_noise_bit_equal(path):
+    values = json.loads(NOISE.to_json())
+    values["scoring"] |= {name: value for name, value in CHANGES[path].items() if name != "scores"}
+    config = RunConfig.from_values(values, "the test")
+    equal = score_key("linear_regions", config, DATASET, "cpu") == score_key("linear_regions", NOISE, DATASET, "cpu")
+    scores = ["linear_regions"]
+    assert not equal or computed(config, scores=scores) == computed(NOISE, scores=scores)
+
+
 def test_each_score_alone_is_bit_equal_to_itself_beside_all_others(base):
     for name in NAMES:
         assert computed(BASE, scores=[name]) == {name: base[name]}
@@ -227,7 +244,7 @@ def test_each_score_alone_is_bit_equal_to_itself_beside_all_others(base):
 def test_other_images_leave_what_sees_none_bit_equal_and_are_part_of_the_other_keys(base):
     other = noise(seed=1)
     same = [name for name in NAMES if score_key(name, BASE, other, "cpu") == score_key(name, BASE, DATASET, "cpu")]
-    assert set(same) == {"synflow", "linear_regions", "params", "flops"}
+    assert set(same) == {"synflow", "params", "flops"}
     assert computed(BASE, other, same) == {name: base[name] for name in same}
     # SynFlow's network has as many channels as the images.
     assert score_key("synflow", BASE, noise(channels=3), "cpu") != score_key("synflow", BASE, DATASET, "cpu")
