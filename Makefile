@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RECIPE ?= glyphs
 ARGS ?=
+# Tests run side by side, one process and thread a core; a file's tests stay together, for they share what is slow to make.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup run test long-test quick-test check format ui clean
 
@@ -39,13 +41,13 @@ run: setup ## Search, meta-train, evaluate and register on the embedded dataset 
 	@$(BIN)/metantk run $(RECIPE) $(ARGS)
 
 test: $(VENV)/.test-ready ## Run the tests, but for the few that take minutes each
-	@$(BIN)/python -m pytest -m "not minutes" $(ARGS)
+	@$(PYTEST) -m "not minutes" $(ARGS)
 
 long-test: $(VENV)/.test-ready ## Run those that take minutes each
-	@$(BIN)/python -m pytest -m minutes $(ARGS)
+	@$(PYTEST) -m minutes $(ARGS)
 
 quick-test: $(VENV)/.test-ready ## Run the tests that take no more than seconds
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow and not minutes" $(ARGS)
 
 check: setup ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports
