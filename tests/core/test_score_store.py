@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -507,7 +508,7 @@ def test_round_is_not_closed_before_all_of_it_is_scored(tmp_path):
 
 def test_latency_is_measured_once_a_run_and_again_if_its_file_is_damaged(tmp_path, caplog, monkeypatch):
     measured = []
-    measure = searching.measure_latency
+    measure = cache(searching.measure_latency)  # its times don't matter here, and it takes seconds
     monkeypatch.setattr(searching, "measure_latency", lambda *a, **k: measured.append(1) or measure(*a, **k))
     config = tiny("search.num_candidates=3", "search.constraints.max_latency=9")
     board(config, tmp_path)
