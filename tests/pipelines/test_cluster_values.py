@@ -148,13 +148,15 @@ def test_more_generations_than_a_pipeline_can_have_steps_for_are_refused():
 
 @pytest.mark.slow
 def test_a_password_is_in_no_file_no_output_and_no_list_of_arguments(tmp_path):
-    """A server that takes the password but then leaves: the steps fail after they have started."""
+    """A server that takes the password but no new run: the steps fail after they have started."""
     script = tmp_path / "server.py"
     script.write_text(
         "import http.server, json, sys\n"
         "class Answer(http.server.BaseHTTPRequestHandler):\n"
         "    def do_GET(self):\n"
-        "        self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
+        "        known = 'get-by-name' not in self.path  # there is no experiment, and so no earlier run\n"
+        "        self.send_response(200 if known else 404); self.end_headers()\n"
+        '        self.wfile.write(b\'{}\' if known else b\'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": ""}\')\n'
         "    def do_POST(self):\n"
         "        self.send_response(400); self.end_headers(); self.wfile.write(b'{}')\n"
         "    log_message = lambda *arguments: None\n"
