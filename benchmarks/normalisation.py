@@ -14,7 +14,6 @@ Axes: n images of the batch · p weights.
 """
 
 import argparse
-import copy
 import json
 import math
 import tempfile
@@ -30,7 +29,7 @@ from metantk_core.candidates import Genotype, space_named
 from metantk_core.datasets import DataConfig, prepare
 from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.kernels import batch, exact_arithmetic, parameter_names
-from metantk_core.networks import build, initialise
+from metantk_core.networks import batch_normalised, build, initialise
 from metantk_core.scores import SCORES, Score, ScoringConfig, condition_number, scoring_episodes
 from metantk_core.scores.activations import code_kernel, naswot
 from metantk_core.scores.alignment import spectral_entropy
@@ -49,16 +48,6 @@ REPORTED = {
     "plain": -0.05,
 }
 """What a recomputation with the published codes found on 28 other cells; that of ``fisher`` by their convention."""
-
-
-def batch_normalised(network: nn.Module) -> nn.Module:
-    """Return a copy with batch normalisation in training mode in the place of group normalisation."""
-    copied = copy.deepcopy(network)
-    for parent in list(copied.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.GroupNorm):
-                setattr(parent, name, nn.BatchNorm2d(child.num_channels, child.eps, track_running_stats=False))
-    return copied.train()
 
 
 def tangent_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n n"]:

@@ -4,7 +4,7 @@ from metantk_core.networks.build import FewShotNetwork, NetworkConfig, Variant, 
 from metantk_core.networks.costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from metantk_core.networks.counts import count_macs, count_parameters
 from metantk_core.networks.initialisation import Scheme, initialise
-from metantk_core.networks.normalisation import Normalisation, forget_moments
+from metantk_core.networks.normalisation import Normalisation, batch_normalised, forget_moments
 from metantk_core.networks.operations import REVISIONS
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Scheme",
     "Variant",
     "What",
+    "batch_normalised",
     "build",
     "build_thin",
     "cost_table",

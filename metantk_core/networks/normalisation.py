@@ -6,6 +6,7 @@ support images (training), and by the moments of whatever is in the batch (train
 Axes: n images, c channels, h height, w width.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -123,3 +124,34 @@ def _batch_transductive(channels: int) -> nn.Module:
 NORMALISATIONS: Mapping[str, Normalise] = MappingProxyType(
     {"batch_support": _batch_support, "batch_transductive": _batch_transductive, "group": _group}
 )
+
+
+def batch_normalised(network: nn.Module) -> nn.Module:
+    """Return a copy with batch normalisation, as in training, in the place of group normalisation.
+
+    All weights are equal to the network's, those of normalisation layers included. The moments are those of each batch
+    in both modes, and none are remembered: the copy is a function of its weights and of the batch, whose images it
+    mixes. Batch normalisation that is there already becomes of this kind. Scores whose definition needs batch
+    normalisation are published for such networks.
+
+    Args:
+        network: Left as it is. Its group normalisations see maps ``[n c h w]``.
+    """
+    copied = copy.deepcopy(network)
+    made: dict[nn.Module, nn.Module] = {}  # a layer that two modules share stays one layer
+    for parent in list(copied.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, nn.GroupNorm):
+                if child not in made:
+                    made[child] = _in_place_of(child)
+                parent._modules[name] = made[child]
+            elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+                child.track_running_stats = False
+                child.running_mean = child.running_var = child.num_batches_tracked = None
+    return copied
+
+
+def _in_place_of(group: nn.GroupNorm) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(group.num_channels, group.eps, affine=group.affine, track_running_stats=False)
+    layer.weight, layer.bias = group.weight, group.bias  # the copy's own
+    return layer

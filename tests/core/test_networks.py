@@ -19,6 +19,7 @@ from metantk_core.networks import (
     NetworkConfig,
     Normalisation,
     Variant,
+    batch_normalised,
     build,
     count_macs,
     count_parameters,
@@ -636,3 +637,50 @@ def test_meta_gradient_through_learn2learn_is_the_one_of_plain_torch(space, norm
     assert set(found) == set(values)
     for name, gradient in zip(values, expected, strict=True):
         assert torch.allclose(found[name], gradient, rtol=1e-8, atol=1e-11), name
+
+
+# Batch normalisation in the place of group normalisation, for scores that are defined on it
+
+
+@pytest.mark.parametrize(
+    "genotype", [uniform_cell("nor_conv_3x3"), uniform_fewshot("sep_conv_3x3")], ids=lambda g: g.space
+)
+def test_batch_normalised_copy_computes_what_a_network_built_with_moments_of_the_batch_computes(genotype):
+    scored = network(genotype)
+    reference = network(genotype, variant="training", norm="batch_transductive")
+    if genotype.space != "nasbench201":  # the scoring variant of the DARTS family ends in a normalisation of its own
+        reference = build(genotype, SMALL, in_channels=3, ways=5, variant="scoring")
+        for parent in list(reference.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.GroupNorm):
+                    setattr(parent, name, BatchMoments(child.num_channels, remember=False))
+    reference.load_state_dict(scored.state_dict())
+    seen = images(4, 3, 8, 8)
+    copied = batch_normalised(scored)
+    assert torch.equal(copied(seen), reference(seen))
+    assert torch.equal(copied.eval()(seen), reference(seen)), "the moments of the batch count in both modes"
+    assert not torch.allclose(copied(seen[:2]), copied(seen)[:2])
+    for (name, own), (_, other) in zip(copied.named_parameters(), scored.named_parameters(), strict=True):
+        assert torch.equal(own, other), name
+        assert own is not other, name
+    assert any(isinstance(module, nn.GroupNorm) for module in scored.modules()), "the network is left as it is"
+
+
+def test_batch_normalised_copy_keeps_sharing_and_remembers_no_moments():
+    shared = nn.GroupNorm(2, 4).double()
+    with torch.no_grad():
+        shared.weight.fill_(3.0)
+    remembering = nn.BatchNorm2d(4).double().eval()
+    original = nn.Sequential(shared, nn.Dropout(0.5).eval(), remembering, nn.Sequential(shared))
+    copied = batch_normalised(original)
+    assert copied[0] is copied[3][0]
+    assert isinstance(copied[0], nn.BatchNorm2d)
+    seen = images(3, 4, 5, 5).double()
+    first = copied(seen)
+    assert torch.equal(first, copied(seen)), "neither moments nor dropout move it"
+    expected = (seen - seen.mean((0, 2, 3), keepdim=True)) / (
+        seen.var((0, 2, 3), correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    assert torch.allclose(copied[0](seen), 3 * expected)
+    assert remembering.running_mean is not None
+    assert not remembering.running_mean.any()
