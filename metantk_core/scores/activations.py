@@ -1,4 +1,4 @@
-r"""Which ReLUs are on: a network and images enter, a kernel of codes or the number of linear regions leaves.
+r"""Which ReLUs are on: a network and images enter, a kernel of codes or a number of different codes leaves.
 
 A code is the pattern of signs of the inputs of all ReLUs, every channel and position of an image; a ReLU is on where
 its output is positive. ReLUs are seen where the forward pass computes them, be they modules or functions.
@@ -6,6 +6,7 @@ its output is positive. ReLUs are seen where the forward pass computes them, be 
 Axes: n images · c h w one image · u units of all ReLUs.
 """
 
+import math
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,103 @@ def naswot(kernel: Float64[Tensor, "n n"]) -> Score:
         why = f"{alike} of {len(kernel)} images share their code with another" if alike else "too few codes differ"
         return Score(None, Outcome.DEGENERATE, f"the kernel of activation codes is singular: {why}")
     return Score(float(spectrum.log().sum()))
+
+
+class SamplePatterns:
+    """Different patterns of single units over the images; a function that is shown the output of each ReLU of a pass.
+
+    The pattern of a unit says for which images it is on. Units of all ReLUs, channels and positions are compared with
+    each other, and a ReLU that is shown again adds nothing.
+
+    Args:
+        images: Number of images.
+    """
+
+    def __init__(self, images: int) -> None:
+        self._bytes = 8 * -(-images // 64)
+        self._patterns = np.empty(0, dtype=self._type)
+        self._seen: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+
+    def __call__(self, output: Float[Tensor, "n ..."]) -> None:
+        """Take up the patterns of one ReLU's units."""
+        if self._seen.get(output) == output._version:
+            return
+        self._seen[output] = output._version
+        packed = np.packbits((output.detach() > 0).flatten(1).cpu().numpy(), axis=0)
+        rows = np.zeros((packed.shape[1], self._bytes), dtype=np.uint8)
+        rows[:, : len(packed)] = packed.T
+        self._patterns = np.union1d(self._patterns, rows.view(self._type).ravel())
+
+    @property
+    def count(self) -> int:
+        """Number of different patterns so far."""
+        return len(self._patterns)
+
+    @property
+    def _type(self) -> np.dtype:
+        # Up to 64 images a pattern is one number, which sorts about ten times as fast as a string of bytes.
+        return np.dtype(np.uint64) if self._bytes == 8 else np.dtype((np.void, self._bytes))
+
+
+def sample_patterns(network: nn.Module, images: Float[Tensor, "n c h w"]) -> SamplePatterns | None:
+    """Return the patterns of all units from the forward pass of the kernel engine alone.
+
+    Args:
+        network: Does not mix images.
+        images: Images on the network's device, in its precision.
+
+    Returns:
+        None if the network's outputs are not finite.
+    """
+    patterns = SamplePatterns(len(images))
+    outputs = outputs_with_relus(network, images, patterns)
+    return patterns if bool(outputs.isfinite().all()) else None
+
+
+def swap(patterns: SamplePatterns) -> Score:
+    r"""Return the number of different patterns of units over the images, :math:`|\{\, (1[z_u(x_i) > 0])_{i} : u \,\}|`.
+
+    At most :math:`2^n` for n images, and at most the number of units. ``naswot`` compares the images' codes, this
+    compares those of the units.
+
+    Source: Peng et al., ICLR 2024 (SWAP-NAS).
+
+    Args:
+        patterns: What has seen the ReLUs of a pass.
+
+    Returns:
+        The number; ``DEGENERATE`` if the network has no ReLU.
+    """
+    if not patterns.count:
+        return Score(None, Outcome.DEGENERATE, "the network has no ReLU")
+    return Score(float(patterns.count))
+
+
+def swap_regularised(patterns: SamplePatterns, parameters: int, *, centre: float, width: float) -> Score:
+    r"""Return the number of :func:`swap` times :math:`\exp(-(\Theta - \mu)^2 / \sigma)`.
+
+    Θ is the number of parameters. The factor draws a search towards networks of a size; μ and σ belong to the search,
+    not to the network. As in the published code, Θ and μ are in thousands, and σ, which is not squared, in their
+    squares.
+
+    Source: Peng et al., ICLR 2024 (SWAP-NAS), regularised SWAP-Score.
+
+    Args:
+        patterns: As for :func:`swap`.
+        parameters: Trainable parameters of the network.
+        centre: μ, in thousands of parameters.
+        width: σ, above 0.
+
+    Returns:
+        The number; ``DEGENERATE`` for the reason of :func:`swap`, or if the factor is too small for float64.
+    """
+    score = swap(patterns)
+    if score.value is None:
+        return score
+    value = score.value * math.exp(-((parameters / 1000 - centre) ** 2) / width)
+    if value < np.finfo(np.float64).tiny:
+        return Score(None, Outcome.DEGENERATE, f"{parameters:,} parameters are too far from {centre:g} thousand")
+    return Score(value)
 
 
 def linear_regions(network: nn.Module, images: Float[Tensor, "n c h w"], reuse: "Reuse | None" = None) -> Score:

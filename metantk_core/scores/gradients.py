@@ -2,7 +2,8 @@ r"""Scores of one loss backward: a network and labelled episodes enter, sums ove
 
 The loss L is the mean cross-entropy of all images of the batch, with the labels of their episodes. It is taken episode
 by episode: the mean of the episodes' gradients is the gradient of L, and their spread is what ZiCo asks for, so one
-backward of the batch serves all six scores. W are the weights of convolutions and linear layers.
+backward of the batch serves six scores. Two more have passes of their own: GraSP differentiates the gradients once
+more, GradSign takes them image by image. W are the weights of convolutions and linear layers.
 
 Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
 """
@@ -179,3 +180,76 @@ def zico(gradients: LossGradients) -> float:
             total += float((gradient.abs().mean(dim=0)[varies] / deviation[varies]).sum().log())
             counted += 1
     return total if counted else -torch.inf
+
+
+def grasp(
+    network: nn.Module,
+    images: Sequence[Float[Tensor, "n c h w"]],
+    labels: Sequence[Int64[Tensor, " n"]],
+    gradients: LossGradients,
+) -> float:
+    r"""Return :math:`-\theta^\top H g = -\sum W \odot (H g)`, with g the gradient and H the Hessian of the loss L by W.
+
+    How much the squared length of the gradient would shrink, to first order, if all weights shrank: GraSP keeps the
+    weights that the flow of gradients needs. Weights that a normalisation follows contribute the squared length of
+    their gradient, since scaling them changes no output, so that their :math:`H \theta` is :math:`-g`. The temperature
+    of the softmax is 1 and the sign is as in the score's source; the pruning method divides logits by 200.
+
+    The Hessian is that of the mean loss of all episodes, times the gradient of the same loss: one backward that can be
+    differentiated, and the backward of that.
+
+    Source: Wang, Zhang, Grosse, ICLR 2020 (GraSP); as a score: Abdelfattah et al., ICLR 2021.
+
+    Args:
+        network: Maps images to logits; twice differentiable by autograd. It is left as it is.
+        images: As for :func:`loss_gradients`.
+        labels: As for :func:`loss_gradients`.
+        gradients: What :func:`loss_gradients` gives for the same network, images and labels.
+
+    Returns:
+        With sign; not finite if some second derivative isn't.
+    """
+    weights = [network.get_parameter(name) for name in gradients.weights]
+    means = [gradient.mean(dim=0) for gradient in gradients.by_task.values()]
+    total = 0.0
+    with torch.enable_grad(), exact_arithmetic():
+        for batch, classes in zip(images, labels, strict=True):
+            loss = F.cross_entropy(network(batch), classes)
+            slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+            length = sum((slope * mean.to(slope)).sum() for slope, mean in zip(slopes, means, strict=True))
+            if isinstance(length, Tensor) and length.requires_grad:  # the loss may be linear in the weights
+                bent = torch.autograd.grad(length, weights, materialize_grads=True)
+                total -= sum(
+                    float((weight.detach().double() * product.double()).sum())
+                    for weight, product in zip(weights, bent, strict=True)
+                )
+    return total / len(images)
+
+
+def gradsign(
+    network: nn.Module, images: Sequence[Float[Tensor, "n c h w"]], labels: Sequence[Int64[Tensor, " n"]]
+) -> float:
+    r"""Return :math:`\sum_W \left| \sum_i \mathrm{sign}(\partial \ell_i / \partial W) \right|`.
+
+    :math:`\ell_i` is the cross-entropy of image i alone. Weights that most images want to move the same way count
+    most. Each image is a batch of its own, as published, so that batch normalisation would take the moments of that
+    image. The sum over weights is the paper's; its authors' code for one benchmark takes the mean.
+
+    Source: Zhang and Jia, ICLR 2022, algorithm 1.
+
+    Args:
+        network: Maps images to logits; it is left as it is.
+        images: One batch per episode, on the network's device, in its precision.
+        labels: Their labels, on the same device.
+
+    Returns:
+        At most the number of images times that of weights; NaN if some gradient is.
+    """
+    weights = [network.get_parameter(name) for name in parameter_names(network, "weights")]
+    totals = [torch.zeros_like(weight) for weight in weights]  # whole numbers, far below where float32 skips some
+    with torch.enable_grad(), exact_arithmetic():
+        for image, label in zip(torch.cat(list(images)), torch.cat(list(labels)), strict=True):
+            loss = F.cross_entropy(network(image[None]), label[None])
+            for total, gradient in zip(totals, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
+                total += gradient.sign()
+    return sum(float(total.detach().double().abs().sum()) for total in totals)
