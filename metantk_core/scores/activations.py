@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64, UInt8, UInt64
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -22,6 +22,7 @@ from metantk_core.kernels import exact_arithmetic, outputs_with_relus
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
+_PATTERNS = 2**20  # of single units that wait for being compared: 8 MB for up to 64 images
 _MANY = 8  # a pass that almost all images are done with is left when this share of them remains
 _RELUS = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default)
 # What a forward pass is made of, as far as results depend on arguments alone and nothing is changed in place.
@@ -123,8 +124,8 @@ class SamplePatterns:
     """
 
     def __init__(self, images: int) -> None:
-        self._bytes = 8 * -(-images // 64)
-        self._patterns = np.empty(0, dtype=self._type)
+        self._distinct = np.empty((0, -(-images // 64)), dtype=np.uint64)  # 64 images in a word
+        self._pending: list[UInt64[np.ndarray, "u _"]] = []
         self._seen: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
     def __call__(self, output: Float[Tensor, "n ..."]) -> None:
@@ -133,19 +134,26 @@ class SamplePatterns:
             return
         self._seen[output] = output._version
         packed = np.packbits((output.detach() > 0).flatten(1).cpu().numpy(), axis=0)
-        rows = np.zeros((packed.shape[1], self._bytes), dtype=np.uint8)
-        rows[:, : len(packed)] = packed.T
-        self._patterns = np.union1d(self._patterns, rows.view(self._type).ravel())
+        patterns = np.zeros((packed.shape[1], 8 * self._distinct.shape[1]), dtype=np.uint8)
+        patterns[:, : len(packed)] = packed.T
+        self._pending.append(patterns.view(np.uint64))
+        if sum(map(len, self._pending)) > max(_PATTERNS, len(self._distinct)):
+            self._merge()
 
     @property
     def count(self) -> int:
         """Number of different patterns so far."""
-        return len(self._patterns)
+        self._merge()
+        return len(self._distinct)
 
-    @property
-    def _type(self) -> np.dtype:
-        # Up to 64 images a pattern is one number, which sorts about ten times as fast as a string of bytes.
-        return np.dtype(np.uint64) if self._bytes == 8 else np.dtype((np.void, self._bytes))
+    def _merge(self) -> None:
+        rows = np.concatenate([self._distinct, *self._pending])
+        self._pending.clear()
+        # Sorting whole numbers is far faster than numpy's unique.
+        rows = np.sort(rows, axis=0) if rows.shape[1] == 1 else rows[np.lexsort(rows.T)]
+        new = np.ones(len(rows), dtype=bool)
+        new[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+        self._distinct = rows[new]
 
 
 def sample_patterns(network: nn.Module, images: Float[Tensor, "n c h w"]) -> SamplePatterns | None:

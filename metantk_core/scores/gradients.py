@@ -8,9 +8,11 @@ more, GradSign takes them image by image. W are the weights of convolutions and 
 Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,21 +63,23 @@ def loss_gradients(
         images: One batch per episode, all of one size, on the network's device, in its precision.
         labels: Their labels, on the same device.
     """
-    names = parameter_names(network, "weights")
-    parameters = dict(network.named_parameters())
-    weights = [parameters[name] for name in names]
-    layers = [name.removesuffix("weight").removesuffix(".") for name in names]
     outputs: list[tuple[str, Tensor]] = []
 
-    def keep(layer: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        outputs.append((layer, output))
+    def keep(layer: str, module: nn.Module, inputs: tuple, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs.append((layer, output))
 
     saliencies: dict[str, Tensor] = {}
     losses: list[Tensor] = []
     stacks: list[list[Tensor]] = []
-    hooks = [network.get_submodule(layer).register_forward_hook(partial(keep, layer)) for layer in layers]
+    hooks = []
     try:
-        with torch.enable_grad(), exact_arithmetic():
+        with torch.enable_grad(), exact_arithmetic(), _leaves(network) as leaves:
+            names, weights = list(leaves), list(leaves.values())
+            # Some weights are no layer's: embeddings of positions, projections that attention keeps for itself.
+            for layer, kind in ((name.rpartition(".")[0], name.rpartition(".")[2]) for name in names):
+                if kind == "weight":
+                    hooks.append(network.get_submodule(layer).register_forward_hook(partial(keep, layer)))
             for batch, classes in zip(images, labels, strict=True):
                 outputs.clear()
                 loss = F.cross_entropy(network(batch), classes)
@@ -98,6 +102,20 @@ def loss_gradients(
         saliencies=saliencies,
         loss=torch.stack(losses),
     )
+
+
+@contextmanager
+def _leaves(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Let the weights require gradients, frozen ones too, as long as the context lasts; they are its value."""
+    leaves: dict[str, Tensor] = {name: network.get_parameter(name) for name in parameter_names(network, "weights")}
+    frozen = [leaf for leaf in leaves.values() if not leaf.requires_grad]
+    try:
+        for leaf in frozen:
+            leaf.requires_grad_()
+        yield leaves
+    finally:
+        for leaf in frozen:
+            leaf.requires_grad_(False)
 
 
 def grad_norm(gradients: LossGradients) -> float:
@@ -209,10 +227,10 @@ def grasp(
     Returns:
         With sign; not finite if some second derivative isn't.
     """
-    weights = [network.get_parameter(name) for name in gradients.weights]
     means = [gradient.mean(dim=0) for gradient in gradients.by_task.values()]
     total = 0.0
-    with torch.enable_grad(), exact_arithmetic():
+    with torch.enable_grad(), exact_arithmetic(), _leaves(network) as leaves:
+        weights = list(leaves.values())
         for batch, classes in zip(images, labels, strict=True):
             loss = F.cross_entropy(network(batch), classes)
             slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
@@ -245,11 +263,11 @@ def gradsign(
     Returns:
         At most the number of images times that of weights; NaN if some gradient is.
     """
-    weights = [network.get_parameter(name) for name in parameter_names(network, "weights")]
-    totals = [torch.zeros_like(weight) for weight in weights]  # whole numbers, far below where float32 skips some
-    with torch.enable_grad(), exact_arithmetic():
+    with torch.enable_grad(), exact_arithmetic(), _leaves(network) as leaves:
+        weights = list(leaves.values())
+        totals = [torch.zeros_like(weight.detach()) for weight in weights]  # whole numbers that float32 all has
         for image, label in zip(torch.cat(list(images)), torch.cat(list(labels)), strict=True):
             loss = F.cross_entropy(network(image[None]), label[None])
             for total, gradient in zip(totals, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
                 total += gradient.sign()
-    return sum(float(total.detach().double().abs().sum()) for total in totals)
+    return sum(float(total.double().abs().sum()) for total in totals)
