@@ -251,7 +251,7 @@ def gradsign(
 
     :math:`\ell_i` is the cross-entropy of image i alone. Weights that most images want to move the same way count
     most. Each image is a batch of its own, as published, so that batch normalisation would take the moments of that
-    image. The sum over weights is the paper's; its authors' code for one benchmark takes the mean.
+    image. The sum over weights is the paper's; its authors' scripts take the sum or the mean.
 
     Source: Zhang and Jia, ICLR 2022, algorithm 1.
 
