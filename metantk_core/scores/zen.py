@@ -45,9 +45,9 @@ def zen(
 
     What the sources differ in: the norm is Frobenius's, as in the paper (the codes of Zen-NAS, NASLib and AZ-NAS take
     the sum of absolute values); variances are those of this batch, as in the paper (the codes read running averages: of
-    earlier repeats, or, with one repeat as in NASLib and AZ-NAS, 81 % of the ones that they start from). The paper takes
-    residual links away before; as in NASLib and AZ-NAS that is not done here, where a cell's skip connections are what
-    is searched for. A normalisation that sees nothing but zeros (behind a node without input) counts as nothing.
+    earlier repeats, or, with one repeat as in NASLib and AZ-NAS, 81 % of the ones that they start from). The paper
+    takes residual links away before; as in NASLib and AZ-NAS that is not done here, where a cell's skip connections are
+    what is searched for. A normalisation that sees nothing but zeros (behind a node without input) counts as nothing.
 
     Source: Lin et al., ICCV 2021 (Zen-NAS), algorithm 1.
 
