@@ -53,9 +53,8 @@ def zen(
 
     Args:
         network: Has batch normalisation, see :func:`metantk_core.networks.batch_normalised`; without any it is the
-        logarithm of
-            the first term alone, the Φ-score of the paper. It is left as it is. The last maps of a module other than
-            ours are the last tensor with four axes and more than one pixel of its forward pass.
+            first term alone, the logarithm of the paper's Φ-score. It is left as it is. The last maps of a module other
+            than ours are the last tensor with four axes and more than one pixel of its forward pass.
         image_shape: Channels, height and width of the inputs.
         random: Gives all random numbers.
         inputs: Number n of inputs.
