@@ -209,9 +209,10 @@ def grasp(
     r"""Return :math:`-\theta^\top H g = -\sum W \odot (H g)`, with g the gradient and H the Hessian of the loss L by W.
 
     Half of what the squared length of the gradient would grow by, to first order, if all weights were taken away: GraSP
-    asks of each weight whether the flow of gradients needs it. Weights that a normalisation follows contribute the squared length of
-    their gradient, since scaling them changes no output, so that their :math:`H \theta` is :math:`-g`. The temperature
-    of the softmax is 1 and the sign is as in the score's source; the pruning method divides logits by 200.
+    asks of each weight whether the flow of gradients needs it. Weights that a normalisation follows contribute the
+    squared length of their gradient, since scaling them changes no output, so that their :math:`H \theta` is
+    :math:`-g`. The temperature of the softmax is 1 and the sign is as in the score's source; the pruning method divides
+    logits by 200.
 
     The Hessian is that of the mean loss of all episodes, times the gradient of the same loss: one backward that can be
     differentiated, and the backward of that.

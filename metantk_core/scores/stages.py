@@ -74,7 +74,7 @@ def stages_of(network: nn.Module, inputs: Float[Tensor, "n c h w"]) -> tuple[nn.
         inputs: Some images that it takes, for a pass that finds out.
 
     Returns:
-        Empty if no module hands on maps, as in a network of attention.
+        In a network of attention none, or the one that makes patches.
     """
     body = network.body if isinstance(network, FewShotNetwork) else None
     if isinstance(body, NASBench201Body | DartsBody):
