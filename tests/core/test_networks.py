@@ -673,14 +673,15 @@ def test_batch_normalised_copy_keeps_sharing_and_remembers_no_moments():
     remembering = nn.BatchNorm2d(4).double().eval()
     original = nn.Sequential(shared, nn.Dropout(0.5).eval(), remembering, nn.Sequential(shared))
     copied = batch_normalised(original)
-    assert copied[0] is copied[3][0]
-    assert isinstance(copied[0], nn.BatchNorm2d)
+    layer = copied.get_submodule("0")
+    assert layer is copied.get_submodule("3.0")
+    assert isinstance(layer, nn.BatchNorm2d)
     seen = images(3, 4, 5, 5).double()
     first = copied(seen)
     assert torch.equal(first, copied(seen)), "neither moments nor dropout move it"
     expected = (seen - seen.mean((0, 2, 3), keepdim=True)) / (
         seen.var((0, 2, 3), correction=0, keepdim=True) + 1e-5
     ).sqrt()
-    assert torch.allclose(copied[0](seen), 3 * expected)
+    assert torch.allclose(layer(seen), 3 * expected)
     assert remembering.running_mean is not None
     assert not remembering.running_mean.any()
