@@ -6,18 +6,14 @@ Axes: n images of the batch · k logits · p one parameter tensor, flattened.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-ParameterChoice = Literal["weights", "weights+biases"]
-"""Which parameters of the convolutions and linear layers count. Those of normalisation layers never do."""
-
-Outputs = Literal["sum", "trace"]
-"""The kernel of the summed logits, or the sum of the kernels of all logits."""
+from metantk_core.kernels.choices import Outputs, ParameterChoice
 
 GRADIENT_BYTES = 256 * 2**20
 """Most memory that the per-image gradients of one pass take; a full-size NAS-Bench-201 network needs 184 MB."""

@@ -14,13 +14,12 @@ Axes: n images.
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-Precision = Literal["float32", "float64"]
+from metantk_core.kernels.choices import Precision
 
 EPSILON: Mapping[Precision, float] = MappingProxyType(
     {"float32": torch.finfo(torch.float32).eps, "float64": torch.finfo(torch.float64).eps}

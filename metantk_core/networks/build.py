@@ -3,32 +3,14 @@
 Axes: n images, c channels, h height, w width, d features, k ways.
 """
 
-from typing import Literal
-
 from jaxtyping import Float
-from pydantic import BaseModel, Field
 from torch import Tensor, nn
 
 from metantk_core.candidates import Genotype
 from metantk_core.networks.cells import DartsBody, NASBench201Body
-from metantk_core.networks.normalisation import NORMALISATIONS, Normalisation
+from metantk_core.networks.config import NetworkConfig, Normalisation, Variant
+from metantk_core.networks.normalisation import NORMALISATIONS
 from metantk_core.networks.operations import OPERATIONS
-
-Variant = Literal["scoring", "training"]
-
-
-class NetworkConfig(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How wide and how deep a network is."""
-
-    channels: int = Field(
-        default=16, ge=1, le=1024, description="Channels after the stem, at most 1024; each reduction doubles them."
-    )
-    cells: int = Field(
-        default=5,
-        ge=1,
-        le=100,
-        description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages.",
-    )
 
 
 class FewShotNetwork(nn.Module):

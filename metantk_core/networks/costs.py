@@ -23,8 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.candidates.costs import Costs
 from metantk_core.errors import InputError, first_complaint
-from metantk_core.networks.build import FewShotNetwork, NetworkConfig, build
+from metantk_core.networks.build import FewShotNetwork, build
 from metantk_core.networks.cells import Nodes
+from metantk_core.networks.config import NetworkConfig
 from metantk_core.networks.counts import count_parameters, macs_by_module
 from metantk_core.networks.initialisation import initialise
 from metantk_core.networks.operations import FactorisedReduction

@@ -6,16 +6,12 @@ Axes: g groups of a convolution · o outputs and i inputs of one group, an input
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor, nn
 
 from metantk_core.seeding import generator
-
-Scheme = Literal["kaiming", "orthogonal", "torch_default"]
-"""How weights are drawn; see :func:`initialise`."""
 
 
 def _kaiming(shape: torch.Size, groups: int, random: torch.Generator) -> Float32[Tensor, "..."]:

@@ -9,14 +9,11 @@ Axes: n images, c channels, h height, w width.
 import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-Normalisation = Literal["batch_support", "batch_transductive", "group"]
 
 #: Makes the normalisation of a number of channels.
 Normalise = Callable[[int], nn.Module]

@@ -8,21 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64, UInt8
-from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from metantk_core.datasets.images import LabelledImages
+from metantk_core.episodes.config import EpisodeConfig
 from metantk_core.errors import InputError
 from metantk_core.seeding import numpy_generator
-
-
-class EpisodeConfig(BaseModel, frozen=True, extra="forbid", strict=True):
-    """The size of a few-shot task."""
-
-    ways: int = Field(default=5, ge=2, le=1000, description="Classes of an episode.")
-    shots: int = Field(default=1, ge=1, le=1000, description="Support images a class: what the network adapts to.")
-    queries: int = Field(default=15, ge=1, le=1000, description="Query images a class: what it is then judged by.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,48 @@
+from .blocks import KernelBlocks, batch, eigenvalues, split
+from .choices import Outputs, ParameterChoice, Precision
+from .engine import outputs_with_relus
+from .features import last_layer_kernel
+from .meta import adaptation, adapted_lengths, inner_loop_is_known, meta_ntk
+from .parameters import Kernels, exact_arithmetic, parameter_names
+from .regression import centred_targets, held_out_predictions
+from .rounding import (
+    DOUBLE_PRECISION,
+    EPSILON,
+    SINGLE_PRECISION,
+    TOLERANCE,
+    even_gradients,
+    rounding_floor,
+)
+from .shortcuts import watched
+from .tangent import IMPLEMENTATIONS, empirical_ntk, tangent_and_last_layer_kernel
+
+__all__ = [
+    "DOUBLE_PRECISION",
+    "EPSILON",
+    "IMPLEMENTATIONS",
+    "SINGLE_PRECISION",
+    "TOLERANCE",
+    "KernelBlocks",
+    "Kernels",
+    "Outputs",
+    "ParameterChoice",
+    "Precision",
+    "adaptation",
+    "adapted_lengths",
+    "batch",
+    "centred_targets",
+    "eigenvalues",
+    "empirical_ntk",
+    "even_gradients",
+    "exact_arithmetic",
+    "held_out_predictions",
+    "inner_loop_is_known",
+    "last_layer_kernel",
+    "meta_ntk",
+    "outputs_with_relus",
+    "parameter_names",
+    "rounding_floor",
+    "split",
+    "tangent_and_last_layer_kernel",
+    "watched",
+]

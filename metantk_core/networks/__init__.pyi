@@ -1,0 +1,29 @@
+from .build import FewShotNetwork, build, build_thin, restricted
+from .config import NetworkConfig, Normalisation, Scheme, Variant
+from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
+from .counts import count_macs, count_parameters
+from .initialisation import initialise
+from .normalisation import batch_normalised, forget_moments
+from .operations import REVISIONS
+
+__all__ = [
+    "REVISIONS",
+    "CostTable",
+    "FewShotNetwork",
+    "LatencyTable",
+    "NetworkConfig",
+    "Normalisation",
+    "Scheme",
+    "Variant",
+    "What",
+    "batch_normalised",
+    "build",
+    "build_thin",
+    "cost_table",
+    "count_macs",
+    "count_parameters",
+    "forget_moments",
+    "initialise",
+    "measure_latency",
+    "restricted",
+]

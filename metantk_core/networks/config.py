@@ -1,0 +1,28 @@
+"""How a network is built and what its weights are at first: settings, which need no torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+Variant = Literal["scoring", "training"]
+"""What a network is for; see :func:`build`."""
+
+Normalisation = Literal["batch_support", "batch_transductive", "group"]
+"""What normalises activations; see :mod:`metantk_core.networks.normalisation`."""
+
+Scheme = Literal["kaiming", "orthogonal", "torch_default"]
+"""How weights are drawn; see :func:`initialise`."""
+
+
+class NetworkConfig(BaseModel, frozen=True, extra="forbid", strict=True):
+    """How wide and how deep a network is."""
+
+    channels: int = Field(
+        default=16, ge=1, le=1024, description="Channels after the stem, at most 1024; each reduction doubles them."
+    )
+    cells: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="DARTS family: number of cells in all; NAS-Bench-201: cells in each of the 3 stages.",
+    )
