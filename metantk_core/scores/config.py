@@ -59,6 +59,13 @@ class LinearRegionsConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         return self
 
 
+class SwapConfig(BaseModel, frozen=True, extra="forbid", strict=True):
+    """The size of network that ``swap_regularised`` favours; it belongs to a search, so there is no default."""
+
+    centre: float = Field(ge=0, le=1e9, description="μ, in thousands of parameters.")
+    width: float = Field(gt=0, le=1e18, description="σ, in their squares: the factor is exp(−(Θ − μ)² / σ).")
+
+
 class ScoringConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How candidates are scored at initialisation."""
 
@@ -106,6 +113,9 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     linear_regions: LinearRegionsConfig = Field(
         default=LinearRegionsConfig(), description="What the score linear_regions counts on."
     )
+    swap: SwapConfig | None = Field(
+        default=None, description="What the score swap_regularised favours; it needs this setting."
+    )
     redraw: Literal["all", "head"] = Field(
         default="all",
         description="What each initialisation draws anew: all weights, or the last layer alone (as the published code "
@@ -137,6 +147,10 @@ class ScoringConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError(
                 f"{self.tasks} tasks of {images // self.tasks:,} images are {images:,} images of one kernel, more than "
                 f"{_MOST_IMAGES:,}: lower tasks, episode.ways, shots or queries"
+            )
+        if "swap_regularised" in self.scores and self.swap is None:
+            raise ValueError(
+                "swap_regularised needs swap.centre and swap.width, the size of network that the search is to favour"
             )
         for name in self.scores:
             if self.tasks < SCORES[name].tasks:

@@ -4,14 +4,15 @@ Scores that come from the same computation share it, however many there are: at 
 forward, one forward and backward of a loss. A score is a function of this evidence
 (:mod:`metantk_core.scores.functions`).
 
-Axes: n images of the batch · tq query images of all tasks · t q s tasks, query and support images of one.
+Axes: n images of the batch · p pixels of all channels of one image · tq query images of all tasks · t q s tasks, query
+and support images of one.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -34,11 +35,18 @@ from metantk_core.kernels import (
     split,
     tangent_and_last_layer_kernel,
 )
-from metantk_core.networks import FewShotNetwork
-from metantk_core.scores.activations import CodeKernel, Reuse, code_kernel
+from metantk_core.kernels.shortcuts import OnRelu
+from metantk_core.networks import FewShotNetwork, batch_normalised
+from metantk_core.scores.activations import CodeKernel, Reuse, SamplePatterns, code_kernel, sample_patterns
 from metantk_core.scores.config import CompleteLoop, ScoringConfig
 from metantk_core.scores.gradients import LossGradients, loss_gradients
+from metantk_core.scores.jacobians import input_gradients
 from metantk_core.scores.record import Outcome, Score
+from metantk_core.scores.stages import StageStatistics, gaussian_noise, stage_statistics, stages_of
+from metantk_core.seeding import generator
+
+Source = Literal["kernels", "codes", "patterns", "gradients", "jacobian", "stages", "draw"]
+"""What a score is computed from: a property of ``Evidence``; ``"draw"`` for a score with a pass of its own."""
 
 _T = TypeVar("_T")
 
@@ -93,6 +101,16 @@ class Draw:
         """Images of the batch, in the order of a kernel's rows."""
         queries = [episode.query_images for episode in self.episodes]
         return batch(queries, [episode.support_images for episode in self.episodes]).to(self.device)
+
+    @property
+    def task_images(self) -> list[Float[Tensor, "_ c h w"]]:
+        """Images of each episode, queries first."""
+        return [torch.cat([e.query_images, e.support_images]).to(self.device) for e in self.episodes]
+
+    @property
+    def task_labels(self) -> list[Int64[Tensor, " _"]]:
+        """Labels of the same images."""
+        return [torch.cat([e.query_labels, e.support_labels]).to(self.device) for e in self.episodes]
 
     @property
     def classes(self) -> Int64[Tensor, " n"]:
@@ -171,8 +189,7 @@ class Evidence:
 
     Args:
         draw: The network, its images and labels.
-        costs: The costs of all scores that will ask (``ScoreDefinition.cost``): one pass serves both those of kernels
-            and those of activation codes.
+        wanted: What all scores together will ask for: the kernels' pass shows its ReLUs to who else needs them.
         kernels: Of the draw's network and images, if they are known already.
         precision: What the gradients of ``kernels`` were computed in; after ``float64`` nothing is computed again.
     """
@@ -180,13 +197,13 @@ class Evidence:
     def __init__(
         self,
         draw: Draw,
-        costs: Collection[str] = (),
+        wanted: Collection[Source] = (),
         *,
         kernels: Kernels | None = None,
         precision: Precision = "float32",
     ) -> None:
         self.draw = draw
-        self._codes_with_pass = {"pass", "forward"} <= set(costs)
+        self._wanted = frozenset(wanted)
         self._known = kernels
         self._precision: Precision = precision
 
@@ -215,15 +232,39 @@ class Evidence:
     @property
     def codes(self) -> Float64[Tensor, "n n"]:
         """On how many units two images agree."""
-        kernel = self._codes
-        if kernel is None:
-            raise NoScore(Outcome.NON_FINITE, "the logits of some images are not finite")
-        return kernel
+        return _finite(self._codes)
+
+    @property
+    def patterns(self) -> SamplePatterns:
+        """On which images each unit is on."""
+        return _finite(self._patterns)
 
     @property
     def gradients(self) -> LossGradients:
         """Gradients of the episodes' losses."""
         return _given(self._gradients)
+
+    @cached_property
+    def batch_normalised(self) -> nn.Module:
+        """The network with the same weights and batch normalisation as in training; scores leave it as it is."""
+        return batch_normalised(self.network)
+
+    @cached_property
+    def jacobian(self) -> Float64[Tensor, "n p"]:
+        """Gradients by the pixels of each image, of the batch-normalised network."""
+        return input_gradients(self.batch_normalised, self.draw.images)
+
+    @cached_property
+    def stages(self) -> StageStatistics:
+        """What the stages of the batch-normalised network make of noise."""
+        network, random = self.batch_normalised, self.random("az")
+        noise = gaussian_noise(self.draw.image_shape, random).to(self.draw.device)
+        return stage_statistics(network, stages_of(network, noise), noise, random)
+
+    def random(self, purpose: str) -> torch.Generator:
+        """Return random numbers of the draw, the same for all networks and whatever was drawn before."""
+        stream = (self.draw.stream,) if self.draw.stream else ()
+        return generator(self.draw.seed, "score", purpose, *stream, self.draw.repeat)
 
     def of_tasks(self, tasks: Sequence[int]) -> "Evidence":
         """Return the evidence of some of the episodes, whose kernel is a part of that of all.
@@ -235,7 +276,7 @@ class Evidence:
         queries, supports = (config.episode.ways * number for number in (config.episode.queries, config.episode.shots))
         rows = [task * queries + image for task in tasks for image in range(queries)]
         rows += [config.tasks * queries + task * supports + image for task in tasks for image in range(supports)]
-        whole, _ = self._pass
+        whole = self._pass[0]
         kernels = Kernels(
             whole.ntk[rows][:, rows],
             None if whole.nngp is None else whole.nngp[rows][:, rows],
@@ -249,16 +290,22 @@ class Evidence:
         return Evidence(draw, kernels=kernels, precision=self._precision)
 
     @cached_property
-    def _pass(self) -> tuple[Kernels, CodeKernel | None]:
-        """The one per-image-gradient pass; activation codes come along if they are asked for too."""
+    def _pass(self) -> tuple[Kernels, CodeKernel | None, SamplePatterns | None]:
+        """The one per-image-gradient pass; what is seen of ReLUs comes along if it is asked for too."""
         if self._known is not None:
-            return self._known, None
-        codes = CodeKernel(len(self.draw.images)) if self._codes_with_pass else None
-        return _pass(self.draw, self.draw.images, codes), codes
+            return self._known, None, None
+        images = self.draw.images
+        codes = CodeKernel(len(images)) if "codes" in self._wanted else None
+        patterns = SamplePatterns(len(images)) if "patterns" in self._wanted else None
+        return _pass(self.draw, images, _both(codes, patterns)), codes, patterns
+
+    @property
+    def _pass_is_wanted(self) -> bool:
+        return "kernels" in self._wanted
 
     @cached_property
     def _rounded(self) -> KernelEvidence | NoScore:
-        kernels, _ = self._pass
+        kernels = self._pass[0]
         overflowed = int((~kernels.outputs.isfinite()).sum())
         if overflowed:
             reason = f"the logits of {overflowed} of {len(kernels.outputs)} images are not finite"
@@ -288,22 +335,22 @@ class Evidence:
 
     @cached_property
     def _codes(self) -> Float64[Tensor, "n n"] | None:
-        if not self._codes_with_pass:
+        if not self._pass_is_wanted:
             return code_kernel(self.network, self.draw.images)
-        kernels, codes = self._pass
+        kernels, codes, _ = self._pass
         assert codes is not None
         return codes.kernel if bool(kernels.outputs.isfinite().all()) else None
 
     @cached_property
+    def _patterns(self) -> SamplePatterns | None:
+        if not self._pass_is_wanted:
+            return sample_patterns(self.network, self.draw.images)
+        kernels, _, patterns = self._pass
+        return patterns if bool(kernels.outputs.isfinite().all()) else None
+
+    @cached_property
     def _gradients(self) -> LossGradients | NoScore:
-        draw = self.draw
-        images = [
-            torch.cat([episode.query_images, episode.support_images]).to(draw.device) for episode in draw.episodes
-        ]
-        labels = [
-            torch.cat([episode.query_labels, episode.support_labels]).to(draw.device) for episode in draw.episodes
-        ]
-        gradients = loss_gradients(self.network, images, labels)
+        gradients = loss_gradients(self.network, self.draw.task_images, self.draw.task_labels)
         if not gradients.finite():
             return NoScore(Outcome.NON_FINITE, "the loss or its gradients are not finite")
         if gradients.zero():
@@ -317,10 +364,29 @@ def _given(found: _T | NoScore) -> _T:
     return found
 
 
-def _pass(draw: Draw, images: Float[Tensor, "n c h w"], codes: CodeKernel | None) -> Kernels:
-    """Run the one per-image-gradient pass of a draw's network; ``codes`` sees its ReLUs."""
+def _finite(found: _T | None) -> _T:
+    if found is None:
+        raise NoScore(Outcome.NON_FINITE, "the logits of some images are not finite")
+    return found
+
+
+def _both(*watchers: OnRelu | None) -> OnRelu | None:
+    """Return what shows a ReLU's output to all that want to see it."""
+    seeing = [watcher for watcher in watchers if watcher is not None]
+    if len(seeing) < 2:
+        return seeing[0] if seeing else None
+
+    def show(output: Tensor) -> None:
+        for watcher in seeing:
+            watcher(output)
+
+    return show
+
+
+def _pass(draw: Draw, images: Float[Tensor, "n c h w"], on_relu: OnRelu | None) -> Kernels:
+    """Run the one per-image-gradient pass of a draw's network."""
     return tangent_and_last_layer_kernel(
-        draw.network, images, parameters=draw.config.parameters, outputs=draw.config.outputs, on_relu=codes
+        draw.network, images, parameters=draw.config.parameters, outputs=draw.config.outputs, on_relu=on_relu
     )
 
 

@@ -6,8 +6,8 @@ Axes: n images of the batch.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from metantk_core.candidates import Costs
 from metantk_core.kernels import Precision, centred_targets, held_out_predictions
-from metantk_core.scores.activations import linear_regions, linear_regions_of_batches, naswot
+from metantk_core.networks import count_parameters
+from metantk_core.scores.activations import linear_regions, linear_regions_of_batches, naswot, swap, swap_regularised
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
     label_gradient_alignment,
@@ -27,10 +28,28 @@ from metantk_core.scores.alignment import (
 from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
 from metantk_core.scores.config import CompleteLoop, inner_loop
 from metantk_core.scores.definitions import SCORES
-from metantk_core.scores.evidence import Draw, Evidence, KernelEvidence, NoScore
-from metantk_core.scores.gradients import LossGradients, fisher, fisher_fan_in, grad_norm, plain, snip, zico
+from metantk_core.scores.evidence import Draw, Evidence, KernelEvidence, NoScore, Source
+from metantk_core.scores.gradients import fisher, fisher_fan_in, grad_norm, gradsign, grasp, plain, snip, zico
+from metantk_core.scores.jacobians import epe_nas, jacob_cov
+from metantk_core.scores.meco import meco
 from metantk_core.scores.record import Outcome, Score
-from metantk_core.scores.synflow import synflow
+from metantk_core.scores.stages import expressivity, progressivity, trainability
+from metantk_core.scores.synflow import synflow, synflow_bn
+from metantk_core.scores.weights import l2_norm
+from metantk_core.scores.zen import zen
+
+
+@dataclass(frozen=True)
+class ScoreFunction:
+    """How a score is computed from the evidence of one draw.
+
+    Attributes:
+        source: The evidence that it is computed from.
+        compute: Takes evidence and the inner loop, which matters to scores of the MetaNTK alone.
+    """
+
+    source: Source
+    compute: "Callable[[Evidence, CompleteLoop], Score | float | Measured]"
 
 
 class Measured(NamedTuple):
@@ -38,10 +57,6 @@ class Measured(NamedTuple):
 
     value: Score | float
     precision: Precision
-
-
-ScoreFunction = Callable[[Evidence, CompleteLoop], Score | float | Measured]
-"""What computes a score of one draw; the inner loop matters to scores of the MetaNTK alone."""
 
 
 def evaluated(name: str, evidence: Evidence) -> Score:
@@ -52,11 +67,20 @@ def evaluated(name: str, evidence: Evidence) -> Score:
         evidence: Of the draw.
     """
     try:
-        found = FUNCTIONS[SCORES.plain_name(name)](evidence, inner_loop(name, evidence.draw.config))
+        found = FUNCTIONS[SCORES.plain_name(name)].compute(evidence, inner_loop(name, evidence.draw.config))
     except NoScore as nothing:
         return nothing.score
     value, precision = found if isinstance(found, Measured) else (found, "float32")
     return replace(value if isinstance(value, Score) else checked(name, value), precision=precision)
+
+
+def sources(names: Iterable[str]) -> dict[str, Source]:
+    """Return the evidence that each score is computed from.
+
+    Args:
+        names: Scores that are not counted.
+    """
+    return {name: FUNCTIONS[SCORES.plain_name(name)].source for name in names}
 
 
 def checked(name: str, value: float) -> Score:
@@ -78,7 +102,7 @@ def _of_ntk(
         kernels = evidence.kernels(smallest=smallest)
         return Measured(measure(kernels.ntk.full, kernels, evidence.draw), kernels.precision)
 
-    return score
+    return ScoreFunction("kernels", score)
 
 
 def _of_meta_ntk(
@@ -90,7 +114,7 @@ def _of_meta_ntk(
         kernels = evidence.kernels(loop, smallest=smallest)
         return Measured(measure(kernels, loop, evidence.draw), kernels.precision)
 
-    return score
+    return ScoreFunction("kernels", score)
 
 
 def _unevenness(measure: Callable[..., Score]) -> ScoreFunction:
@@ -128,11 +152,17 @@ def _regression(kernels: KernelEvidence, loop: CompleteLoop, draw: Draw) -> tupl
     return accuracy, (predicted - targets).square().sum(dim=-1).mean().item()
 
 
-def _of_gradients(measure: Callable[[LossGradients], float]) -> ScoreFunction:
-    return lambda evidence, _: measure(evidence.gradients)
+def _of(source: Source, measure: Callable[..., Score | float]) -> ScoreFunction:
+    """Return the score that is measured on one kind of evidence."""
+    return ScoreFunction(source, lambda evidence, _: measure(getattr(evidence, source)))
 
 
-def _linear_regions(evidence: Evidence, _: CompleteLoop) -> Score:
+def _own(measure: Callable[[Evidence], Score | float]) -> ScoreFunction:
+    """Return the score that has a pass of its own."""
+    return ScoreFunction("draw", lambda evidence, _: measure(evidence))
+
+
+def _linear_regions(evidence: Evidence) -> Score:
     draw = evidence.draw
     assert draw.regions_network is not None
     batches = draw.regions_images()
@@ -140,6 +170,13 @@ def _linear_regions(evidence: Evidence, _: CompleteLoop) -> Score:
         return linear_regions_of_batches(draw.regions_network, batches, draw.reuse)
     (images,) = batches
     return linear_regions(draw.regions_network, images, draw.reuse)
+
+
+def _swap_regularised(evidence: Evidence) -> Score:
+    settings = evidence.draw.config.swap
+    assert settings is not None
+    parameters = count_parameters(evidence.network)
+    return swap_regularised(evidence.patterns, parameters, centre=settings.centre, width=settings.width)
 
 
 FUNCTIONS: Mapping[str, ScoreFunction] = MappingProxyType(
@@ -156,15 +193,28 @@ FUNCTIONS: Mapping[str, ScoreFunction] = MappingProxyType(
         "metantk_spectral_entropy": _of_meta_ntk(_metantk_entropy, smallest=False),
         "metantk_regression_accuracy": _of_meta_ntk(lambda *of: _regression(*of)[0]),
         "metantk_regression_loss": _of_meta_ntk(lambda *of: _regression(*of)[1]),
-        "naswot": lambda evidence, _: naswot(evidence.codes),
-        "grad_norm": _of_gradients(grad_norm),
-        "snip": _of_gradients(snip),
-        "plain": _of_gradients(plain),
-        "fisher": _of_gradients(fisher),
-        "fisher_fan_in": _of_gradients(fisher_fan_in),
-        "zico": _of_gradients(zico),
-        "synflow": lambda evidence, _: synflow(evidence.network, evidence.draw.image_shape),
-        "linear_regions": _linear_regions,
+        "naswot": _of("codes", naswot),
+        "swap": _of("patterns", swap),
+        "swap_regularised": ScoreFunction("patterns", lambda evidence, _: _swap_regularised(evidence)),
+        "grad_norm": _of("gradients", grad_norm),
+        "snip": _of("gradients", snip),
+        "plain": _of("gradients", plain),
+        "fisher": _of("gradients", fisher),
+        "fisher_fan_in": _of("gradients", fisher_fan_in),
+        "zico": _of("gradients", zico),
+        "grasp": _own(lambda of: grasp(of.network, of.draw.task_images, of.draw.task_labels, of.gradients)),
+        "gradsign": _own(lambda of: gradsign(of.network, of.draw.task_images, of.draw.task_labels)),
+        "synflow": _own(lambda of: synflow(of.network, of.draw.image_shape)),
+        "synflow_bn": _own(lambda of: synflow_bn(of.batch_normalised, of.draw.image_shape)),
+        "jacob_cov": _of("jacobian", jacob_cov),
+        "epe_nas": ScoreFunction("jacobian", lambda of, _: epe_nas(of.jacobian, of.draw.classes)),
+        "zen": _own(lambda of: zen(of.batch_normalised, of.draw.image_shape, of.random("zen"))),
+        "az_expressivity": _of("stages", expressivity),
+        "az_progressivity": _of("stages", progressivity),
+        "az_trainability": _of("stages", trainability),
+        "meco": _own(lambda of: meco(of.batch_normalised, of.draw.image_shape[0], of.random("meco"))),
+        "l2_norm": _own(lambda of: l2_norm(of.network)),
+        "linear_regions": _own(_linear_regions),
     }
 )
 """Every score that depends on a draw."""

@@ -36,7 +36,7 @@ from metantk_core.scores.config import ScoringConfig, inner_loop
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.episodes import check_source, regions_images, scoring_episodes
 from metantk_core.scores.evidence import Draw, Evidence, NoScore
-from metantk_core.scores.functions import COUNTS, evaluated
+from metantk_core.scores.functions import COUNTS, evaluated, sources
 from metantk_core.scores.record import Score, ScoreRecord, device_kind
 
 _KEPT_BYTES = 2**30  # of weights of initialised networks
@@ -66,15 +66,16 @@ def score_draw(names: Sequence[str], draw: Draw) -> tuple[dict[str, Score], dict
         names: Scores that are not counted.
         draw: Network, images and labels.
     """
-    evidence = Evidence(draw, {SCORES[name].cost for name in names})
+    origin = sources(names)
+    evidence = Evidence(draw, set(origin.values()))
     scores: dict[str, Score] = {}
     together: defaultdict[str, list[str]] = defaultdict(list)
     spent: defaultdict[str, float] = defaultdict(float)
     for name in names:
         start = perf_counter()
         scores[name] = evaluated(name, evidence)
-        cost = SCORES[name].cost
-        group = name if cost == "own pass" else cost
+        of_pass = origin[name] in ("codes", "patterns") and "kernels" in origin.values()
+        group = name if origin[name] == "draw" else "kernels" if of_pass else origin[name]
         together[group].append(name)
         spent[group] += perf_counter() - start
     return scores, {name: spent[group] / len(sharing) for group, sharing in together.items() for name in sharing}
