@@ -7,32 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from pydantic import BaseModel, Field
-from scipy import stats
 
-from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training.adaptation import adapted_logits, correct_share
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
+from metantk_core.meta_training.config import EvaluationConfig
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
+from metantk_core.statistics import student_quantile
 
 #: Accuracies are saved at least this often, in seconds.
 CHECKPOINT_SECONDS = 5.0
-
-
-class EvaluationConfig(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How a model is evaluated."""
-
-    episode: EpisodeConfig = Field(
-        default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of test classes"
-    )
-    episodes: int = Field(default=600, ge=2, le=1_000_000, description="Number of episodes")
-    inner_steps: int | None = Field(
-        default=None, ge=0, le=1000, description="Steps of the adaptation; as in training if not given"
-    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +195,7 @@ def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tu
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, student_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
 
 
 def _detail(accuracies: Sequence[float]) -> str:
