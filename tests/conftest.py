@@ -1,12 +1,17 @@
 """What all tests share: nobody's servers, credentials or settings reach them, and a loaded machine is no failure."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("metantk")
+
+# A shell's background job (`make test &`) ignores interrupts, and so would every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FOREIGN = ("MLFLOW_", "AWS_", "METANTK_", "KFP_")
 
