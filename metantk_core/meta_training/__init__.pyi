@@ -1,7 +1,8 @@
+from .accuracy import Evaluation
 from .checkpoint import Checkpoint
 from .classifier import FewShotClassifier
 from .config import Algorithm, EvaluationConfig, TrainingConfig
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
 from .model import (
     TrainedModel,
     Validation,
