@@ -29,8 +29,7 @@ from metantk_core.candidates import Genotype, parse_genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.ranking import Leaderboard, rank, render_markdown
-from metantk_core.scores import Score, Scorer, ScoreRecord, ScoringConfig
-from metantk_core.scores.evaluate import scoring_episodes, shared_scores
+from metantk_core.scores import Score, Scorer, ScoreRecord, ScoringConfig, score_draw, scoring_episodes
 from metantk_core.search import SearchState
 from metantk_core.seeding import numpy_generator
 from metantk_core.workflow import (
@@ -176,7 +175,7 @@ def scorer_parts(config: RunConfig, dataset: ImageDataset, candidates: int) -> d
         parsed = perf_counter()
         draw = scorer.draw(genotype, 0)
         drawn = perf_counter()
-        shared_scores(["metantk_cond", "ntk_cond"], draw)
+        score_draw(["metantk_cond", "ntk_cond"], draw)
         passed = perf_counter()
         scorer.score(genotype, range(1))
         steps = (parsed - begin, drawn - parsed, passed - drawn, perf_counter() - passed)

@@ -43,8 +43,7 @@ from metantk_core.kernels import (
     tangent_and_last_layer_kernel,
 )
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
-from metantk_core.scores import SCORES, ScoringConfig, condition_number, scoring_episodes
-from metantk_core.scores.evaluate import Draw, kernel_scores
+from metantk_core.scores import SCORES, Draw, Evidence, ScoringConfig, condition_number, evaluated, scoring_episodes
 from metantk_core.seeding import numpy_generator
 
 Kind = Literal["supernet", "decided"]
@@ -353,8 +352,8 @@ def judged(trial: Trial, draw: Draw, rounded: Kernels, exact: Kernels, seconds: 
         return None
     names = [name for name in KERNEL_SCORES if trial.tasks >= SCORES[name].tasks]
     names += [f"{name}_anil" for name in names if name.startswith("metantk")]
-    found = kernel_scores(names, rounded, draw)
-    wanted = kernel_scores(names, exact, draw, "float64")
+    evidence = Evidence(draw, kernels=rounded), Evidence(draw, kernels=exact, precision="float64")
+    found, wanted = ({name: evaluated(name, of) for name in names} for of in evidence)
     verdicts = tuple(Verdict(name, found[name].precision, found[name].value, wanted[name].value) for name in names)
     moved = []
     for one, other in ((rounded.ntk, exact.ntk), (rounded.nngp, exact.nngp)):

@@ -39,8 +39,15 @@ from metantk_core.kernels import batch, watched
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, build_thin, initialise
 from metantk_core.networks.cells import DartsCell
 from metantk_core.ranking import Criterion
-from metantk_core.scores import Scorer, ScoreRecord, ScoringConfig
-from metantk_core.scores.evaluate import regions_images, scoring_episodes, shared_scores
+from metantk_core.scores import (
+    Evidence,
+    Scorer,
+    ScoreRecord,
+    ScoringConfig,
+    evaluated,
+    regions_images,
+    scoring_episodes,
+)
 from metantk_core.search import Job, SearchConfig, SearchState, Setting, advance, start
 from metantk_core.seeding import numpy_generator
 
@@ -238,9 +245,9 @@ def our_score(scorer: Scorer, genotype: Genotype, repeat: int, seconds: dict[str
     begin = process_time()
     draw = scorer.draw(genotype, repeat)
     drawn = process_time()
-    condition = shared_scores(["metantk_cond"], draw)["metantk_cond"].value
+    condition = evaluated("metantk_cond", Evidence(draw)).value
     scored = process_time()
-    regions = shared_scores(["linear_regions"], draw)["linear_regions"].value
+    regions = evaluated("linear_regions", Evidence(draw)).value
     seconds["networks"] += drawn - begin
     seconds["kernel"] += scored - drawn
     seconds["linear regions"] += process_time() - scored

@@ -9,10 +9,9 @@ from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
 from metantk_core.datasets import LabelledImages
+from metantk_core.scores.config import RESIZED
 from metantk_core.seeding import numpy_generator
 
-#: Height and width that an image is resized to before it is cropped.
-RESIZED = 32
 _AT_ONCE = 500  # images; those of 84 x 84 pixels take 28 MB
 
 

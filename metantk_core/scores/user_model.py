@@ -27,9 +27,12 @@ from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import count_parameters
+from metantk_core.scores.config import ScoringConfig, inner_loop
 from metantk_core.scores.definitions import SCORES
-from metantk_core.scores.evaluate import Draw, ScoringConfig, check_source, inner_loop, scoring_episodes, shared_scores
+from metantk_core.scores.episodes import check_source, scoring_episodes
+from metantk_core.scores.evidence import Draw
 from metantk_core.scores.record import Score, ScoreRecord, device_kind
+from metantk_core.scores.scorer import score_draw
 from metantk_core.seeding import derive
 
 MODEL_SPACE = "model"
@@ -92,7 +95,7 @@ def score_model(
             if from_pass:
                 draw = Draw(network, episodes, config, seed, repeat, device, source.image_shape, regions_network=None)
                 with _own_code(f"{address} fails while its kernel is computed", ours=True):
-                    found = shared_scores(from_pass, draw)
+                    found, _ = score_draw(from_pass, draw)
                 for name, score in found.items():
                     draws[name].append(score)
     share = (perf_counter() - start) / len(config.scores)

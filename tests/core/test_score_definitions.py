@@ -33,8 +33,10 @@ from metantk_core.scores import (
     Outcome,
     ScoringConfig,
     activations,
-    evaluate,
+    evidence,
+    functions,
     score_candidate,
+    scorer,
     scoring_episodes,
 )
 from metantk_core.scores.activations import code_kernel, linear_regions, naswot
@@ -703,9 +705,9 @@ def test_all_scores_together_cost_one_pass_and_one_backward_a_draw(monkeypatch):
 
         return wrapper
 
-    monkeypatch.setattr(evaluate, "tangent_and_last_layer_kernel", counted("pass", tangent_and_last_layer_kernel))
-    monkeypatch.setattr(evaluate, "code_kernel", counted("forward", code_kernel))
-    monkeypatch.setattr(evaluate, "loss_gradients", counted("backward", loss_gradients))
+    monkeypatch.setattr(evidence, "tangent_and_last_layer_kernel", counted("pass", tangent_and_last_layer_kernel))
+    monkeypatch.setattr(evidence, "code_kernel", counted("forward", code_kernel))
+    monkeypatch.setattr(evidence, "loss_gradients", counted("backward", loss_gradients))
     variants = ("metantk_cond_anil", "metantk_cond_maml_time1", "metantk_regression_loss_anil_ridge0.1")
     assert all(draw.value is not None for draws in scored(scores=(*SCORES, *variants)).values() for draw in draws)
     assert counts == {"pass": 2, "forward": 0, "backward": 2}
@@ -836,7 +838,7 @@ def test_network_whose_numbers_are_lost_is_non_finite_in_all_scores_but_the_coun
         with torch.no_grad():
             network.head.weight.mul_(math.nan)
 
-    monkeypatch.setattr(evaluate, "initialise", explode)
+    monkeypatch.setattr(scorer, "initialise", explode)
     for name, draws in scored().items():
         wanted = Outcome.OK if name in ("params", "flops") else Outcome.NON_FINITE
         assert all(draw.outcome is wanted for draw in draws), name
@@ -854,7 +856,7 @@ def test_network_whose_numbers_are_lost_is_non_finite_in_all_scores_but_the_coun
     ],
 )
 def test_number_that_has_no_place_on_its_scale_is_an_outcome_with_a_reason(name, value, outcome):
-    score = evaluate._checked(name, value)
+    score = functions.checked(name, value)
     assert score.outcome is outcome
     assert (score.value == value) if outcome is Outcome.OK else score.reason
 

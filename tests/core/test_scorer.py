@@ -11,8 +11,8 @@ from metantk_core.candidates import Genotype, space_named
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource, normalise
 from metantk_core.networks import NetworkConfig, build, initialise, restricted
-from metantk_core.scores import Scorer, ScoringConfig, evaluate, score_candidate, scoring_episodes
-from metantk_core.scores.evaluate import shared_scores
+from metantk_core.scores import Evidence, Scorer, ScoringConfig, evaluated, score_candidate, scoring_episodes
+from metantk_core.scores import scorer as scoring
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
 CONFIG = ScoringConfig.model_validate(
@@ -141,13 +141,13 @@ def test_draw_that_is_held_stays_what_it_is_whatever_is_drawn_or_scored_later(fi
     scorer = Scorer(space_named("nasbench201").supernet(), source(), small, 0)
     scorer.score(other, range(1), "earlier")  # leaves networks that can be used again
     held = scorer.draw(candidate, 0, *first)
-    before, value = kept(held), shared_scores(["metantk_cond"], held)
+    before, value = kept(held), evaluated("metantk_cond", Evidence(held))
     for stream, weights in (("", ""), ("mine", ""), ("yours", "other"), ("", "other")):
         scorer.draw(other, 0, stream, weights)
     scorer.score(candidate, range(1, 3), "yours")
     after = kept(held)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert shared_scores(["metantk_cond"], held) == value
+    assert evaluated("metantk_cond", Evidence(held)) == value
 
 
 def test_scoring_with_weights_of_their_own_uses_the_same_memory_again_also_after_an_error(monkeypatch):
@@ -157,7 +157,7 @@ def test_scoring_with_weights_of_their_own_uses_the_same_memory_again_also_after
     made, make = [], scorer._make
     monkeypatch.setattr(scorer, "_make", lambda: made.append(1) or make())
     scorer.score(candidate, range(3), "mine")
-    monkeypatch.setattr(evaluate, "shared_scores", None)
+    monkeypatch.setattr(scoring, "score_draw", None)
     with pytest.raises(TypeError):
         scorer.score(candidate, range(1), "mine")
     monkeypatch.undo()

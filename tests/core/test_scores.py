@@ -37,8 +37,11 @@ from metantk_core.scores import (
     ScoringConfig,
     candidate_kernels,
     condition_number,
-    evaluate,
+    evidence,
+    functions,
     score_candidate,
+    score_draw,
+    scorer,
     scoring_episodes,
 )
 
@@ -119,7 +122,7 @@ def test_score_that_float32_cannot_know_is_computed_again_in_float64_once_for_al
         seen.append(images.dtype)
         return tangent_and_last_layer_kernel(network, images, **options)
 
-    monkeypatch.setattr(evaluate, "tangent_and_last_layer_kernel", counted)
+    monkeypatch.setattr(evidence, "tangent_and_last_layer_kernel", counted)
     scores = "metantk_cond", "ntk_cond", "metantk_logdet", "metantk_trace_ratio", "ntk_trace", "params"
     config = CONFIG.model_copy(update={"scores": scores, "num_inits": 1})
     usual = {record.score: record.draws[0] for record in score_candidate(cell(), source(), config, 3)}
@@ -172,9 +175,9 @@ class HalfFinished(torch.nn.Module):
 
 def test_network_of_a_persons_own_that_cannot_run_in_float64_keeps_the_verdict_of_float32(monkeypatch):
     config = CONFIG.model_copy(update={"scores": ("ntk_cond", "ntk_trace"), "num_inits": 1})
-    monkeypatch.setattr(evaluate, "even_gradients", lambda kernel: False)
+    monkeypatch.setattr(evidence, "even_gradients", lambda kernel: False)
     draw = Scorer(cell(), source(), config, 0).draw(cell(), 0)
-    found = evaluate.shared_scores(config.scores, replace(draw, network=HalfFinished()))
+    found, _ = score_draw(config.scores, replace(draw, network=HalfFinished()))
     assert {score.precision for score in found.values()} == {"float32"}
     assert found["ntk_trace"].value is not None
 
@@ -263,16 +266,9 @@ def test_broken_line_is_one_clear_error(line):
 
 
 def test_every_defined_score_is_computed_and_every_computed_one_defined():
-    computed = {
-        "pass": evaluate._OF_KERNELS,
-        "forward": evaluate._OF_CODES,
-        "backward": evaluate._OF_GRADIENTS,
-        "own pass": evaluate._OF_DRAW,
-        "none": evaluate._OF_COSTS,
-    }
-    assert {name: cost for cost, names in computed.items() for name in names} == {
-        name: definition.cost for name, definition in SCORES.items()
-    }
+    counted = {name for name, definition in SCORES.items() if definition.cost == "none"}
+    assert set(functions.COUNTS) == counted
+    assert set(functions.FUNCTIONS) == set(SCORES) - counted
     assert all(definition.name == name for name, definition in SCORES.items())
     assert all(definition.label and definition.meaning and definition.source for definition in SCORES.values())
 
@@ -386,7 +382,7 @@ def test_network_that_overflows_is_a_non_finite_outcome_with_a_reason(scale, rea
         with torch.no_grad():
             network.head.weight.mul_(scale)
 
-    monkeypatch.setattr(evaluate, "initialise", explode)
+    monkeypatch.setattr(scorer, "initialise", explode)
     for record in score_candidate(cell(), source(), CONFIG, 3)[:2]:
         for draw in record.draws:
             assert draw.outcome is Outcome.NON_FINITE

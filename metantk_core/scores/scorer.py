@@ -1,0 +1,378 @@
+"""Scoring candidates: a genotype, a source of episodes and a seed enter, one record per score leaves.
+
+What is drawn for a repeat, weights and episodes, is shared by all candidates: differences between candidates are
+differences between architectures.
+
+Axes: tq query images of all tasks · m patches of p x p pixels.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from time import perf_counter
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from metantk_core.candidates import Genotype
+from metantk_core.episodes import Episode, EpisodeSource
+from metantk_core.kernels import KernelBlocks
+from metantk_core.networks import (
+    CostTable,
+    FewShotNetwork,
+    NetworkConfig,
+    build,
+    build_thin,
+    cost_table,
+    initialise,
+    restricted,
+)
+from metantk_core.scores.activations import Reuse
+from metantk_core.scores.config import ScoringConfig, inner_loop
+from metantk_core.scores.definitions import SCORES
+from metantk_core.scores.episodes import check_source, regions_images, scoring_episodes
+from metantk_core.scores.evidence import Draw, Evidence, NoScore
+from metantk_core.scores.functions import COUNTS, evaluated
+from metantk_core.scores.record import Score, ScoreRecord, device_kind
+
+_KEPT_BYTES = 2**30  # of weights of initialised networks
+_REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
+_KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
+
+
+@dataclass(frozen=True)
+class CandidateKernels:
+    """The kernels of one candidate at one initialisation, on the episodes of that repeat.
+
+    Attributes:
+        ntk: Kernel of the whole network.
+        nngp: Kernel of its last layer; None if it does not name one.
+        meta_ntk: Kernel of meta-learning over all query images, task by task; NaN if ``ntk`` is not finite.
+    """
+
+    ntk: KernelBlocks
+    nngp: KernelBlocks | None
+    meta_ntk: Float64[Tensor, "tq tq"]
+
+
+def score_draw(names: Sequence[str], draw: Draw) -> tuple[dict[str, Score], dict[str, float]]:
+    """Return scores of one draw, and the wall time of each; scores that share a computation share its time.
+
+    Args:
+        names: Scores that are not counted.
+        draw: Network, images and labels.
+    """
+    evidence = Evidence(draw, {SCORES[name].cost for name in names})
+    scores: dict[str, Score] = {}
+    together: defaultdict[str, list[str]] = defaultdict(list)
+    spent: defaultdict[str, float] = defaultdict(float)
+    for name in names:
+        start = perf_counter()
+        scores[name] = evaluated(name, evidence)
+        cost = SCORES[name].cost
+        group = name if cost == "own pass" else cost
+        together[group].append(name)
+        spent[group] += perf_counter() - start
+    return scores, {name: spent[group] / len(sharing) for group, sharing in together.items() for name in sharing}
+
+
+def score_candidate(
+    genotype: Genotype,
+    source: EpisodeSource,
+    config: ScoringConfig,
+    seed: int,
+    *,
+    training_network: NetworkConfig | None = None,
+    device: str = "cpu",
+) -> tuple[ScoreRecord, ...]:
+    """Return one record per score of ``config.scores``, in that order.
+
+    Args:
+        genotype: A candidate, or a supernet.
+        source: Episodes of the size ``config.episode``, as images of ``config.image_size``.
+        config: What to compute.
+        seed: Seed of the run. Values depend on nothing else (on one kind of machine and number of threads).
+        training_network: Width and depth of the network that would be trained, whose parameters and operations are
+            counted, at the resolution of the source's own images; as ``config.network`` if none is given.
+        device: Where the networks run, as torch spells it.
+
+    Raises:
+        ValueError: The source's episodes are not those of ``config``.
+    """
+    scorer = Scorer(genotype, source, config, seed, training_network=training_network, device=device)
+    return scorer.score(genotype, range(config.num_inits))
+
+
+class Scorer:
+    """Scores the parts of a supernet, which is initialised once for each draw and shared by all of them.
+
+    A candidate's network is the supernet's without some operations: that gives the same numbers as a network built and
+    initialised for it alone, because initial weights depend on their names. What is kept between candidates (networks,
+    episodes) is bounded; beyond that it is made again.
+
+    Args:
+        supernet: Holds all operations of all candidates that will be scored.
+        source: As for :func:`score_candidate`, like the other arguments.
+        config: What to compute.
+        seed: Seed of the run.
+        training_network: Width and depth of the network that would be trained.
+        device: Where the networks run.
+
+    Raises:
+        ValueError: The source's episodes are not those of ``config``.
+    """
+
+    def __init__(
+        self,
+        supernet: Genotype,
+        source: EpisodeSource,
+        config: ScoringConfig,
+        seed: int,
+        *,
+        training_network: NetworkConfig | None = None,
+        device: str = "cpu",
+    ) -> None:
+        check_source(source, config)
+        self._supernet, self._source, self._config = supernet, source, config
+        self._seed, self._device = seed, device
+        self._training_network = training_network or config.network
+        self._drawn = [name for name in config.scores if SCORES[name].cost != "none"]
+        self._counted = [name for name in config.scores if name in COUNTS]
+        self._networks: dict[int, _Networks] = {}
+        self._spare: _Networks | None = None  # initialised again for the next draw that has weights of its own
+        self._episodes: dict[int, tuple[Episode, ...]] = {}
+        self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
+        self._reuse = Reuse(_REUSED_BYTES)
+
+    @cached_property
+    def _costs(self) -> CostTable:
+        return cost_table(
+            self._supernet.space,
+            self._training_network,
+            image_shape=self._source.images.image_shape,
+            ways=self._config.episode.ways,
+        )
+
+    def score(
+        self,
+        genotype: Genotype,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
+        """Return one record per score, in the order of the configuration.
+
+        Args:
+            genotype: The supernet, or a part of it.
+            repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
+            stream: Name of other random numbers than the usual ones, for weights and episodes.
+            weights: Name that sets the weights apart from others of the stream.
+            names: The scores that are asked for, among those of the configuration; all if not given. The value of a
+                score does not depend on which others are computed beside it.
+        """
+        wanted = [name for name in self._config.scores if names is None or name in names]
+        drawn = [name for name in wanted if name in self._drawn]
+        counted = [name for name in wanted if name in self._counted]
+        draws: dict[str, list[Score]] = {name: [] for name in wanted}
+        seconds = dict.fromkeys(wanted, 0.0)
+        for repeat in repeats if drawn else ():
+            start = perf_counter()
+            with self._drawn_for(genotype, repeat, stream, weights) as draw:
+                drawing = (perf_counter() - start) / len(drawn)
+                scores, spent = score_draw(drawn, draw)
+            for name in drawn:
+                draws[name].append(scores[name])
+                seconds[name] += drawing + spent[name]
+        if counted:
+            start = perf_counter()
+            costs = self._costs.of(genotype)
+            for name in counted:
+                draws[name].append(Score(float(COUNTS[name](costs))))
+            seconds |= dict.fromkeys(counted, (perf_counter() - start) / len(counted))
+        text, device = str(genotype), device_kind(self._device)
+        return tuple(
+            ScoreRecord(
+                genotype.space,
+                text,
+                name,
+                tuple(draws[name]),
+                self._seed,
+                seconds[name],
+                stream,
+                weights,
+                "" if name in COUNTS else device,
+            )
+            for name in wanted
+        )
+
+    def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> Draw:
+        """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`.
+
+        A draw is the caller's: it holds its networks as long as it is held, and the scorer initialises them no more.
+        """
+        own = tuple(filter(None, (stream, weights)))
+        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
+        return self._draw_of(networks, genotype, repeat, stream, own)
+
+    @contextmanager
+    def _drawn_for(self, genotype: Genotype, repeat: int, stream: str, weights: str) -> Iterator[Draw]:
+        """Give a draw that nobody holds afterwards, so that its networks can serve another one."""
+        own = tuple(filter(None, (stream, weights)))
+        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
+        try:
+            yield self._draw_of(networks, genotype, repeat, stream, own)
+        finally:
+            if own:
+                self._spare = networks
+
+    def _draw_of(
+        self, networks: "_Networks", genotype: Genotype, repeat: int, stream: str, own: tuple[str, ...]
+    ) -> Draw:
+        return Draw(
+            restricted(networks.network, genotype),
+            self._episodes_of(repeat, stream),
+            self._config,
+            self._seed,
+            repeat,
+            self._device,
+            self._source.image_shape,
+            None if networks.regions is None else restricted(networks.regions, genotype),
+            stream,
+            # Weights that only one candidate has leave nothing to reuse.
+            Reuse(0) if own else self._reuse,
+            partial(self._regions_images_of, repeat, stream),
+        )
+
+    def _regions_images_of(self, repeat: int, stream: str) -> tuple[Float[Tensor, "m 1 p p"], ...]:
+        """Return the images that linear regions are counted on, in batches; the same tensors for all candidates."""
+        key = stream, repeat
+        if key not in self._regions_images:
+            if len(self._regions_images) >= _KEPT_EPISODES:
+                self._regions_images.clear()
+            images = regions_images(self._source, self._config.linear_regions, self._seed, repeat, stream)
+            self._regions_images[key] = tuple(batch.to(self._device) for batch in images)
+        return self._regions_images[key]
+
+    def _shared_networks(self, repeat: int) -> "_Networks":
+        if repeat not in self._networks:
+            made = self._make()
+            kept = sum(parameter.nbytes for networks in (made, *self._networks.values()) for parameter in networks)
+            if kept > _KEPT_BYTES:
+                self._networks.clear()
+            self._initialise(made, repeat, ())
+            self._networks[repeat] = made
+        return self._networks[repeat]
+
+    def _own_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
+        """Return networks with weights for this genotype alone: spare ones, which are then used up, or new ones."""
+        networks, self._spare = self._spare or self._make(), None
+        self._initialise(
+            _Networks(
+                restricted(networks.network, genotype),
+                None if networks.regions is None else restricted(networks.regions, genotype),
+            ),
+            repeat,
+            own,
+        )
+        return networks
+
+    def _make(self) -> "_Networks":
+        config, source = self._config, self._source
+        network = _build(self._supernet, source, config.network, "scoring", config.episode.ways).to(self._device)
+        if "linear_regions" not in self._drawn:
+            return _Networks(network, None)
+        return _Networks(network, _regions_network(self._supernet, source, config).to(self._device))
+
+    def _initialise(self, networks: "_Networks", repeat: int, own: tuple[str, ...]) -> None:
+        scheme = self._config.initialisation
+        for network in networks.both:
+            if self._config.redraw == "head":
+                initialise(network, self._seed, "score", "init", scheme=scheme)
+                initialise(network.head, self._seed, "score", "head", *own, repeat, scheme=scheme)
+            else:
+                initialise(network, self._seed, "score", "init", *own, repeat, scheme=scheme)
+
+    def _episodes_of(self, repeat: int, stream: str) -> tuple[Episode, ...]:
+        if stream:
+            return scoring_episodes(self._source, self._config, self._seed, repeat, stream)
+        if repeat not in self._episodes:
+            if len(self._episodes) >= _KEPT_EPISODES:
+                self._episodes.clear()
+            self._episodes[repeat] = scoring_episodes(self._source, self._config, self._seed, repeat)
+        return self._episodes[repeat]
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """The networks of one draw: the scored one, and the one that linear regions are counted on."""
+
+    network: FewShotNetwork
+    regions: FewShotNetwork | None
+
+    @property
+    def both(self) -> tuple[FewShotNetwork, ...]:
+        return (self.network,) if self.regions is None else (self.network, self.regions)
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return (parameter for network in self.both for parameter in network.parameters())
+
+
+def candidate_kernels(
+    genotype: Genotype,
+    source: EpisodeSource,
+    config: ScoringConfig,
+    seed: int,
+    repeat: int,
+    *,
+    device: str = "cpu",
+) -> CandidateKernels:
+    """Return the kernels that the scores of one repeat of :func:`score_candidate` come from.
+
+    Args:
+        genotype: A candidate, or a supernet.
+        source: Episodes of the size ``config.episode``.
+        config: What to compute.
+        seed: Seed of the run.
+        repeat: Number of the initialisation, from 0.
+        device: Where the network runs, as torch spells it.
+
+    Raises:
+        ValueError: The source's episodes are not those of ``config``.
+    """
+    kernels_alone = config.model_copy(update={"scores": ("metantk_cond",)})
+    loop = inner_loop("metantk_cond", config)
+    draw = Scorer(genotype, source, kernels_alone, seed, device=device).draw(genotype, repeat)
+    evidence = Evidence(draw)
+    try:
+        kernels = evidence.kernels(loop, smallest=True)
+    except NoScore:
+        kernels = evidence.unchecked
+    return CandidateKernels(kernels.ntk, kernels.nngp, kernels.meta(loop))
+
+
+def _build(
+    genotype: Genotype,
+    source: EpisodeSource,
+    config: NetworkConfig,
+    variant: Literal["scoring", "training"],
+    ways: int,
+    *,
+    in_channels: int | None = None,
+) -> FewShotNetwork:
+    channels = source.images.image_shape[0] if in_channels is None else in_channels
+    # Modules draw their first weights from torch's global generator, whose state is the caller's.
+    with torch.random.fork_rng(devices=[]):
+        return build(genotype, config, in_channels=channels, ways=ways, variant=variant)
+
+
+def _regions_network(genotype: Genotype, source: EpisodeSource, config: ScoringConfig) -> FewShotNetwork:
+    if config.linear_regions.definition == "published":
+        with torch.random.fork_rng(devices=[]):
+            return build_thin(genotype, ways=config.episode.ways)
+    narrow = NetworkConfig(channels=config.linear_regions.channels, cells=config.network.cells)
+    return _build(genotype, source, narrow, "scoring", config.episode.ways, in_channels=1)
