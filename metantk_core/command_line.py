@@ -1,4 +1,8 @@
-"""The command line: arguments enter, a sentence or JSON on the terminal leaves; what is computed is in ``workflow``."""
+"""The command line: arguments enter, a sentence or JSON on the terminal leaves; what is computed is in ``workflow``.
+
+Each command imports what it needs when it is called, and refuses wrong settings before it imports what computes: help
+and complaints come at once, while torch and MLflow take seconds.
+"""
 
 import json
 import os
@@ -6,16 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from metantk_core import __version__
-from metantk_core.candidates import parse_genotype
-from metantk_core.config import Role, RunConfig, explained, load_config
 from metantk_core.errors import InputError, quoted, without_addresses
-from metantk_core.recipes import RECIPES
+from metantk_core.ranking.roles import Role
+
+if TYPE_CHECKING:
+    from metantk_core.config import RunConfig
 
 # What is said of arguments that don't fit; typer has its own copy of click and gives out but the subclass.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -119,13 +124,16 @@ def recipes(
     seed: Seed = None,
 ) -> None:
     """List the recipes, or print all settings of one."""
-    from metantk_core import terminal
-
     if show is None:
+        from metantk_core import terminal
+        from metantk_core.recipes import RECIPES
+
         if explain or overrides or seed is not None:
             raise InputError("Expected --show RECIPE with --explain, --set or --seed; name a recipe or a file.")
         terminal.print_recipes(RECIPES)
     elif explain:
+        from metantk_core.config import explained
+
         typer.echo(explained(_config(show, overrides, seed)), nl=False)
     else:
         _print_json(json.loads(_config(show, overrides, seed).to_json()))
@@ -165,11 +173,7 @@ def score(
 
     Ends with exit code 1, as grep does that finds nothing, if none of the scores that depend on weights has a value.
     """
-    from metantk_core import terminal, wiring, workflow
-    from metantk_core import workspace as spaces
-
-    place = wiring.device(device)
-    # What was asked for is checked before the images are made, which takes a while.
+    # What was asked for is checked before torch is imported and the images are made, which takes a while.
     if model is not None:
         if genotype is not None and (recipe != "glyphs" or not _names_configuration(genotype)):
             raise InputError(
@@ -177,8 +181,6 @@ def score(
             )
         # Without an architecture, the first argument is the recipe.
         config = _config(genotype or recipe, overrides, seed)
-        workflow.check_own_model(config, model)
-        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config), device=place)
     elif genotype is None or _names_configuration(genotype):
         got = "nothing" if genotype is None else f"the configuration {quoted(genotype)}"
         raise InputError(
@@ -186,6 +188,8 @@ def score(
             "give the architecture first, then the recipe."
         )
     else:
+        from metantk_core.candidates import parse_genotype
+
         config = _config(recipe, overrides, seed)
         if without_addresses(genotype) != genotype:  # which the search space would quote
             raise InputError(
@@ -193,7 +197,18 @@ def score(
                 "first, then the recipe."
             )
         parse_genotype(config.search.space, genotype)
-        records = workflow.score(config, genotype, spaces.Workspace(workspace).dataset(config), device=place)
+
+    from metantk_core import terminal, wiring, workflow
+    from metantk_core import workspace as spaces
+
+    place = wiring.device(device)
+    images = spaces.Workspace(workspace)
+    if model is not None:
+        workflow.check_own_model(config, model)
+        records = workflow.score_own_model(config, model, images.dataset(config), device=place)
+    else:
+        assert genotype is not None
+        records = workflow.score(config, genotype, images.dataset(config), device=place)
     if as_json:
         _print_json([json.loads(record.to_json()) for record in records])
     else:
@@ -218,10 +233,11 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """Search in this process by the recipe's strategy; what is already scored is not scored again."""
+    config = _config(recipe, overrides, seed)
+
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
@@ -258,10 +274,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
+    config = _trained(_config(recipe, overrides, seed), role)
+
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _trained(_config(recipe, overrides, seed), role)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
@@ -300,10 +317,11 @@ def evaluate(
 
     What the accuracy and its interval mean is in docs/protocol.md.
     """
+    config = _trained(_config(recipe, overrides, seed), role)
+
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    config = _trained(_config(recipe, overrides, seed), role)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
@@ -329,11 +347,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
+    config = _config(recipe, overrides, seed)
+
     from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
     from pipelines import local
 
-    config = _config(recipe, overrides, seed)
     place = spaces.Workspace(workspace, tracking_uri, device)
     config = place.prepare(config)
     locally = local.LocalRun(
@@ -386,13 +405,14 @@ def compile_pipeline(
     seed: Seed = None,
 ) -> None:
     """Compile the pipeline to YAML for a Kubeflow cluster."""
-    from pipelines import search_and_meta_train
-
     config = _config(recipe, overrides, seed)
     if accelerators is not None and not accelerator:
         raise InputError(
             "Expected --accelerator with --accelerators; name what nodes offer, such as --accelerator nvidia.com/gpu."
         )
+
+    from pipelines import search_and_meta_train
+
     resources = search_and_meta_train.Resources(
         image=search_and_meta_train.IMAGE if image is None else image,
         accelerator=accelerator,
@@ -423,11 +443,14 @@ def ui(
     os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server replaces this process
 
 
-def _config(recipe: str, overrides: list[str] | None, seed: int | None) -> RunConfig:
+def _config(recipe: str, overrides: list[str] | None, seed: int | None) -> "RunConfig":
+    from metantk_core.config import load_config
+    from metantk_core.recipes import RECIPES
+
     return load_config(recipe, RECIPES, overrides or (), seed=seed)
 
 
-def _trained(config: RunConfig, role: Role) -> RunConfig:
+def _trained(config: "RunConfig", role: Role) -> "RunConfig":
     """Return the configuration, if it trains candidates of this rank."""
     if role not in config.trained_roles:
         raise InputError(
@@ -438,6 +461,8 @@ def _trained(config: RunConfig, role: Role) -> RunConfig:
 
 
 def _names_configuration(argument: str) -> bool:
+    from metantk_core.recipes import RECIPES
+
     return argument in RECIPES or argument.endswith((".yaml", ".yml", ".json"))
 
 

@@ -5,7 +5,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -14,14 +14,11 @@ from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
-from metantk_core.ranking import Criterion
+from metantk_core.ranking import Criterion, Role
 from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
 from metantk_core.seeding import digest
 from metantk_core.settings_text import parse_json, parse_yaml, read_settings
-
-Role = Literal["best", "worst", "random"]
-ROLES: tuple[str, ...] = get_args(Role)
 
 _COMPLAINTS = 10  # in one message
 

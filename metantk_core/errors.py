@@ -1,8 +1,10 @@
 """The one exception that a person's input can cause; the command line turns it into one sentence and exit code 2."""
 
 import re
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    import pydantic
 
 _ADDRESS = re.compile(r"\S*(@|%40|://|:/|//|[?;#]\S*=|(?i:token|passw|secret|key)\w*=)\S*")
 _HIDDEN = "what may be an address (not shown: it may hold a password)"
@@ -18,7 +20,7 @@ class InputError(ValueError):
     """
 
 
-def first_complaint(error: ValidationError) -> str:
+def first_complaint(error: "pydantic.ValidationError") -> str:
     """Return the first thing that pydantic found wrong with a value, after its place in the value if it has one."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))

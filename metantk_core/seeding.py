@@ -6,9 +6,12 @@ What is drawn for one purpose never depends on what was drawn before for another
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def digest(value: object, *, length: int = 16) -> str:
@@ -32,8 +35,10 @@ def derive(seed: int, *purpose: str | int) -> int:
     return int(digest([seed, *purpose]), 16) >> 1
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
+def generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """Return a torch generator (on the CPU, so that numbers do not depend on the device) for one purpose."""
+    import torch
+
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 

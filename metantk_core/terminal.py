@@ -14,14 +14,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from metantk_core import meta_training, workflow
 from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.progress import StepProgress, duration, read_progress
 from metantk_core.config import RunConfig
-from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
-from metantk_core.workflow import RunResult, num_rounds
 from metantk_core.workspace import Workspace
 
 _SHOWN = 10
@@ -142,7 +141,7 @@ def print_history(history: SearchHistory, console: Console | None = None) -> Non
     console.print()
 
 
-def print_training(role: str, model: TrainedModel) -> None:
+def print_training(role: str, model: "meta_training.TrainedModel") -> None:
     """Print the learning curve of a meta-trained network and the weights that were kept."""
     table = Table(
         title=f"meta-training of the {role} candidate {model.genotype}", title_justify="left", box=None, pad_edge=False
@@ -160,7 +159,7 @@ def print_training(role: str, model: TrainedModel) -> None:
     Console().print(table)
 
 
-def print_evaluations(evaluations: Mapping[str, Evaluation], console: Console | None = None) -> None:
+def print_evaluations(evaluations: Mapping[str, "meta_training.Evaluation"], console: Console | None = None) -> None:
     """Print accuracies on test classes with their intervals and the protocol that they were measured by."""
     console = console or Console()
     table = Table(box=None, pad_edge=False)
@@ -172,7 +171,7 @@ def print_evaluations(evaluations: Mapping[str, Evaluation], console: Console | 
     console.print(next(iter(evaluations.values())).summary())
 
 
-def print_result(result: RunResult, place: Workspace, config: RunConfig) -> None:
+def print_result(result: "workflow.RunResult", place: Workspace, config: RunConfig) -> None:
     """Print all that a pipeline run found and where to look further."""
     console = Console()
     console.print()
@@ -226,7 +225,7 @@ class PipelineDisplay:
         )
 
     def __enter__(self) -> "PipelineDisplay":
-        search, rounds = self._config.search, num_rounds(self._config)
+        search, rounds = self._config.search, workflow.num_rounds(self._config)
         parts = f"{search.shards} parts" if search.shards > 1 else "one process"
         if rounds > 1:
             parts = f"up to {rounds} rounds, each in {parts}" if search.shards > 1 else f"up to {rounds} rounds"
@@ -276,7 +275,7 @@ class PipelineDisplay:
     def _ahead(self, steps: Iterable[StepProgress]) -> str:
         finished = sum(step.finished for step in steps)
         search = self._config.search
-        total = 4 + num_rounds(self._config) * search.shards + 2 * len(self._config.trained_roles)
+        total = 4 + workflow.num_rounds(self._config) * search.shards + 2 * len(self._config.trained_roles)
         may_end_early = search.strategy in ("evolve", "race") or search.target_reliability is not None
         return f"{finished} of {'at most ' if may_end_early else ''}{total} steps finished"
 
@@ -292,7 +291,7 @@ class PipelineDisplay:
                     if step.seconds_left is not None
                     else "started"
                 )
-                width = 18 if num_rounds(self._config) == 1 else 27  # "round 12 of 15, score 1 of 2"
+                width = 18 if workflow.num_rounds(self._config) == 1 else 27  # "round 12 of 15, score 1 of 2"
                 self._console.print(
                     f"  {step.step:<{width}} {step.done / step.total:4.0%}  {left:<16} {step.detail}", highlight=False
                 )

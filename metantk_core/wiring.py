@@ -4,8 +4,6 @@ import os
 import re
 from pathlib import Path
 
-import torch
-
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.errors import InputError
@@ -80,8 +78,12 @@ def device(wanted: str = "", *, probe: bool = True) -> str:
     if spelled is None:
         why = "MPS has no float64, which kernels need" if choice.partition(":")[0] == "mps" else "that is none of them"
         raise InputError(f"Expected auto, cpu, cuda or cuda:1 as --device (or {DEVICE}), but got {choice!r}: {why}.")
+    if choice == "cpu":
+        return "cpu"
+    import torch
+
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if choice == "cpu" or (choice == "auto" and seen == 0):
+    if choice == "auto" and seen == 0:
         return "cpu"
     if int(spelled["number"] or 0) >= seen:
         found = f"only {', '.join(f'cuda:{number}' for number in range(seen))}" if seen else "no GPU"

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from metantk_core import datasets, stopping, wiring, workflow
 from metantk_core.adapters import locks
-from metantk_core.adapters.addresses import sqlite_uri
+from metantk_core.adapters.addresses import admit_tracking, sqlite_uri
 from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import ProgressFile, ProgressLines
 from metantk_core.config import RunConfig
@@ -75,6 +75,7 @@ class Workspace:
             InputError: There is no such device, no candidate is within the limits, the folder can't be written, MLflow
                 doesn't answer, or the images can't be read.
         """
+        admit_tracking(self.tracking_uri)  # first what takes no time
         wiring.device(self.device, probe=False)
         workflow.check_limits(config)
         self._make_writable(self.root.absolute())

@@ -13,6 +13,7 @@ from metantk_core.errors import InputError
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _KEY_AND_VALUE = re.compile(r"(token|key|secret|passw|pwd|credential|auth|sig)[^/=]*=", re.IGNORECASE)
+_TRACKING = ("http", "https", "postgresql", "sqlite")
 _FILES = ("", "file", "sqlite", "sqlite+pysqlite")
 """Schemes whose path is one on a disk, where a person may have an ``@`` in a folder's name."""
 
@@ -84,6 +85,26 @@ def refuse_misplaced_secrets(uri: str) -> None:
             f"Expected the MLflow server's address as http(s)://host:port/path, got {shown(uri)}; give user and "
             "password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token in MLFLOW_TRACKING_TOKEN."
         )
+
+
+def admit_tracking(uri: str) -> str:
+    """Return the kind of MLflow that an address leads to: its scheme, without the name of a driver.
+
+    Raises:
+        InputError: MLflow is reached by no such scheme, it may hold a misplaced password, or it names no file.
+    """
+    refuse_misplaced_secrets(uri)
+    kind = scheme(uri).partition("+")[0]
+    if kind not in _TRACKING:
+        raise InputError(
+            f"MLflow can't be reached at {shown(uri)!r}; give an address that starts with one of "
+            f"{', '.join(f'{known}://' for known in _TRACKING)}, such as sqlite:///runs/mlflow.db."
+        )
+    if kind == "sqlite" and sqlite_path(uri) is None:
+        raise InputError(
+            f"A SQLite address names a file, as in sqlite:///runs/mlflow.db, which {shown(uri)!r} does not."
+        )
+    return kind
 
 
 def _host_and_path(uri: str) -> tuple[str, str | None]:

@@ -22,8 +22,8 @@ from requests.exceptions import RequestException
 
 from metantk_core.adapters import locks, mlflow_database
 from metantk_core.adapters.addresses import (
+    admit_tracking,
     credentials,
-    refuse_misplaced_secrets,
     scheme,
     shown,
     sqlite_path,
@@ -68,20 +68,13 @@ def connect(uri: str) -> Connection:
     Raises:
         InputError: The scheme is unknown, nobody answers within seconds, or access is refused. Never names a password.
     """
-    refuse_misplaced_secrets(uri)
-    kind = scheme(uri).partition("+")[0]
     openers = {
         "http": _connect_server,
         "https": _connect_server,
         "postgresql": _connect_database,
         "sqlite": _connect_sqlite,
     }
-    if kind not in openers:
-        raise InputError(
-            f"MLflow can't be reached at {shown(uri)!r}; give an address that starts with one of "
-            f"{', '.join(f'{known}://' for known in sorted(openers))}, such as sqlite:///runs/mlflow.db."
-        )
-    return openers[kind](uri)
+    return openers[admit_tracking(uri)](uri)
 
 
 def _connect_server(uri: str) -> Connection:
@@ -141,10 +134,7 @@ def _check_server(address: str) -> None:
 
 def _connect_sqlite(uri: str) -> Connection:
     path = sqlite_path(uri)
-    if path is None:
-        raise InputError(
-            f"A SQLite address names a file, as in sqlite:///runs/mlflow.db, which {shown(uri)!r} does not."
-        )
+    assert path is not None  # it was admitted
     database = path.absolute()
     artifacts = database.parent / mlflow_database.ARTIFACTS
     _check_writable(database, artifacts)

@@ -1,7 +1,5 @@
 """Labelled images per split: a configuration enters, a stored, memory-mapped `ImageDataset` leaves."""
 
-from metantk_core.datasets.images import SPLITS, ImageDataset, LabelledImages, Split
-from metantk_core.datasets.sheet import contact_sheet
-from metantk_core.datasets.store import DataConfig, load, prepare
+import lazy_loader
 
-__all__ = ["SPLITS", "DataConfig", "ImageDataset", "LabelledImages", "Split", "contact_sheet", "load", "prepare"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

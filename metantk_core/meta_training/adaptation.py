@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metantk_core.meta_training.model import Algorithm
+from metantk_core.meta_training.config import Algorithm
 from metantk_core.networks import FewShotNetwork, forget_moments
 
 Parameters = Mapping[str, Tensor]

@@ -1,117 +1,25 @@
 """Evaluation: a model and episodes of test classes enter, an accuracy with its 95 % interval leaves."""
 
-import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, Field
-from scipy import stats
 
-from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
+from metantk_core.meta_training.accuracy import Evaluation
 from metantk_core.meta_training.adaptation import adapted_logits, correct_share
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
+from metantk_core.meta_training.config import EvaluationConfig
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
+from metantk_core.statistics import student_quantile
 
 #: Accuracies are saved at least this often, in seconds.
 CHECKPOINT_SECONDS = 5.0
-
-
-class EvaluationConfig(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How a model is evaluated."""
-
-    episode: EpisodeConfig = Field(
-        default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of test classes"
-    )
-    episodes: int = Field(default=600, ge=2, le=1_000_000, description="Number of episodes")
-    inner_steps: int | None = Field(
-        default=None, ge=0, le=1000, description="Steps of the adaptation; as in training if not given"
-    )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The few-shot accuracy of a model, with everything that a reader needs to compare it.
-
-    Attributes:
-        accuracy: Mean query accuracy over episodes, 0 to 1.
-        half_width: Half width of its 95 % interval.
-        interval: How the interval was made.
-        episodes: Number of episodes.
-        ways: Classes of an episode.
-        shots: Support images of a class.
-        queries: Query images of a class.
-        algorithm: Which parameters adapt.
-        inner_steps: Steps of the adaptation.
-        inner_learning_rate: Step size of the adaptation.
-        norm: Normalisation layers of the network.
-        transductive: Whether the queries of an episode help each other, through batch normalisation.
-        dataset: Name of the images.
-        split: Split of the images.
-        seed: Seed of the episodes.
-        model: Digest of the model.
-        best_iteration: Meta-gradient steps behind the weights that were evaluated.
-        per_episode: Accuracy of each episode, in order.
-        device: Kind of device that the network ran on, such as ``"cpu"`` or ``"cuda"``; empty if that is not known.
-    """
-
-    accuracy: float
-    half_width: float
-    interval: str
-    episodes: int
-    ways: int
-    shots: int
-    queries: int
-    algorithm: str
-    inner_steps: int
-    inner_learning_rate: float
-    norm: str
-    transductive: bool
-    dataset: str
-    split: str
-    seed: int
-    model: str
-    best_iteration: int
-    per_episode: tuple[float, ...]
-    device: str = ""
-
-    @property
-    def protocol(self) -> Mapping[str, str | int | float | bool]:
-        """Everything but the numbers that were measured."""
-        measured = ("accuracy", "half_width", "per_episode")
-        return {name: value for name, value in asdict(self).items() if name not in measured}
-
-    def summary(self) -> str:
-        """Return the accuracy and its protocol in one phrase."""
-        return (
-            f"{100 * self.accuracy:.1f} ± {100 * self.half_width:.1f} % on {self.dataset} {self.split} classes "
-            f"({self.ways}-way {self.shots}-shot, {self.queries} queries a class, {self.episodes} episodes, "
-            f"{'transductive' if self.transductive else 'not transductive'}, {self.interval}"
-            f"{f', computed on {self.device}' if self.device else ''})"
-        )
-
-    def to_json(self) -> str:
-        """Return one line of JSON that ``from_json`` reads back to an equal value."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Evaluation":
-        """Return the evaluation of a JSON text.
-
-        Raises:
-            InputError: The text is not what ``to_json`` writes.
-        """
-        try:
-            values = json.loads(text)
-            return cls(**{**values, "per_episode": tuple(values["per_episode"])})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError("Expected an evaluation as JSON, but it can't be read; evaluate again.") from error
 
 
 def evaluate(
@@ -207,7 +115,7 @@ def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tu
     n = len(values)
     mean = math.fsum(values) / n
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, float(stats.t.ppf((1 + confidence) / 2, n - 1)) * deviation / math.sqrt(n)
+    return mean, student_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
 
 
 def _detail(accuracies: Sequence[float]) -> str:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float64
 from pydantic import ConfigDict
-from scipy import stats
+
+from metantk_core.statistics import fisher_quantile
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def reliability(draws: Float64[np.ndarray, "n k"]) -> Reliability | None:
     if between <= np.finfo(float).eps * float((draws**2).mean()):
         return None
     ratio = within / between
-    low = 1 - ratio * float(stats.f.ppf(0.975, n - 1, freedom))
-    high = 1 - ratio / float(stats.f.ppf(0.975, freedom, n - 1))
+    low = 1 - ratio * fisher_quantile(0.975, n - 1, freedom)
+    high = 1 - ratio / fisher_quantile(0.975, freedom, n - 1)
     return Reliability(1 - ratio, low, high, (1 - ratio) / (1 + (k - 1) * ratio), n, k)
 
 

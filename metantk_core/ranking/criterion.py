@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
 from metantk_core.errors import InputError
 from metantk_core.ranking.records import RecordTable, failure, scaled_values, tabulate
 from metantk_core.scores.definitions import SCORES, Direction, Scale
 from metantk_core.scores.record import Outcome, ScoreRecord
+from metantk_core.statistics import ranks
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def loss_matrix(
         if criterion.single:
             return values, 1
         if genotypes:
-            total += weight * stats.rankdata(values, method="average", axis=0)
+            total += weight * ranks(values.T).T
     return total, max(len(genotypes), 1)
 
 

@@ -10,7 +10,6 @@ from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
 from metantk_core.candidates import parse_genotype
 from metantk_core.errors import InputError
@@ -21,6 +20,7 @@ from metantk_core.ranking.records import RecordTable, check_devices, means, tabu
 from metantk_core.ranking.resampling import stability
 from metantk_core.scores.definitions import SCORES, Direction
 from metantk_core.scores.record import Outcome, ScoreRecord
+from metantk_core.statistics import ranks
 
 
 def rank(
@@ -170,6 +170,6 @@ def _agreement(
         if len(pairs) < 3 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
             continue
         sign = 1.0 if name in SCORES and SCORES[name].direction == direction else -1.0
-        correlation = np.corrcoef(stats.rankdata(ours), stats.rankdata(theirs))[0, 1]
+        correlation = np.corrcoef(ranks(ours), ranks(theirs))[0, 1]
         correlations.append((name, sign * float(correlation)))
     return tuple(correlations)

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy import stats
+
+from metantk_core.statistics import student_quantile
 
 _TOLERANCE = 1e-12  # of the largest value: a difference that only rounding made is none
 
@@ -67,7 +68,7 @@ def separated(
     if k < 2 or n <= keep:
         return np.zeros(n, dtype=np.bool_)
     pairs = keep * (runners - 1) - keep * (keep - 1) // 2
-    quantile = float(stats.t.isf((1 - confidence) / (looks * pairs), k - 1))
+    quantile = -student_quantile((1 - confidence) / (looks * pairs), k - 1)  # the far tail, without rounding it off
     floor = _TOLERANCE * float(np.abs(values).max())
     leaders = np.argsort(values.mean(axis=1), kind="stable")[:keep]
     out = np.ones(n, dtype=np.bool_)

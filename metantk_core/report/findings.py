@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.report.formatting import fixed, points
+from metantk_core.statistics import normal_quantile, student_p_value, student_quantile
 
 _COUNTED = {"params": "the number of parameters", "flops": "the number of multiply-accumulates (MACs)"}
 
@@ -56,8 +56,8 @@ def paired_difference(first: Evaluation, second: Evaluation) -> Difference | Non
     error = float(differences.std(ddof=1)) / math.sqrt(count)
     if error == 0:
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0)
-    half_width = float(stats.t.ppf(0.975, count - 1)) * error
-    return Difference(mean, half_width, float(2 * stats.t.sf(abs(mean) / error, count - 1)))
+    half_width = student_quantile(0.975, count - 1) * error
+    return Difference(mean, half_width, student_p_value(mean / error, count - 1))
 
 
 def rank_association(leaderboard: Leaderboard, count: str) -> Association | None:
@@ -75,7 +75,7 @@ def rank_association(leaderboard: Leaderboard, count: str) -> Association | None
         return None
     if abs(rho) >= 1 - 1e-12:
         return Association(rho, rho, rho)
-    spread = float(stats.norm.ppf(0.975)) * math.sqrt((1 + rho**2 / 2) / (number - 3))
+    spread = normal_quantile(0.975) * math.sqrt((1 + rho**2 / 2) / (number - 3))
     return Association(rho, math.tanh(math.atanh(rho) - spread), math.tanh(math.atanh(rho) + spread))
 
 
@@ -128,7 +128,7 @@ def indistinguishable(leaderboard: Leaderboard) -> int | None:
         freedom = variance**2 / sum(
             s.standard_error**4 / max(s.draws - 1, 1) for s in (winner, other) if s.standard_error is not None
         )
-        close += abs(other.mean - winner.mean) <= float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+        close += abs(other.mean - winner.mean) <= student_quantile(0.975, freedom) * math.sqrt(variance)
     return close
 
 

@@ -15,7 +15,6 @@ from math import comb, floor, isfinite, log10
 
 import numpy as np
 from jaxtyping import Float64
-from scipy import stats
 
 from metantk_core.candidates import Edge, Genotype, parse_genotype
 from metantk_core.candidates.darts_family import DEGREE
@@ -27,6 +26,7 @@ from metantk_core.search.rounds import compared_round
 from metantk_core.search.sampling import sample
 from metantk_core.search.state import Found, Job, SearchState, Setting
 from metantk_core.seeding import digest
+from metantk_core.statistics import ranks
 
 RANK_SUM = "rank sum"
 #: Random numbers of the last round: those that the search has chosen by would flatter its choice.
@@ -275,7 +275,7 @@ def _ranks(setting: Setting, means: Float64[np.ndarray, "s m"]) -> Float64[np.nd
     filled = np.where(np.isnan(means), np.inf, means)
     if setting.config.prune.ranks == "dense":
         return np.stack([_dense_ranks(row) for row in filled])
-    return stats.rankdata(filled, method="average", axis=1)
+    return ranks(filled)
 
 
 def _dense_ranks(means: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:

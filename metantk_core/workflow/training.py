@@ -9,12 +9,12 @@ import torch
 
 from metantk_core import __version__, meta_training
 from metantk_core.candidates import Genotype, parse_genotype
-from metantk_core.config import ROLES, RunConfig
+from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.networks import REVISIONS
-from metantk_core.ranking import Leaderboard
+from metantk_core.ranking import ROLES, Leaderboard
 from metantk_core.registry import MetricPoint, RegisteredModel
 from metantk_core.seeding import digest, numpy_generator
 from metantk_core.workflow.data import episode_source

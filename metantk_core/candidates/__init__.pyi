@@ -1,0 +1,21 @@
+from .costs import Costs
+from .genotype import Edge, Genotype
+from .isomorphism import Equivalence
+from .published import PUBLISHED, PublishedCandidate
+from .space import FiniteSearchSpace, SearchSpace, shard
+from .spaces import SPACES, parse_genotype, space_named
+
+__all__ = [
+    "PUBLISHED",
+    "SPACES",
+    "Costs",
+    "Edge",
+    "Equivalence",
+    "FiniteSearchSpace",
+    "Genotype",
+    "PublishedCandidate",
+    "SearchSpace",
+    "parse_genotype",
+    "shard",
+    "space_named",
+]

@@ -1,0 +1,6 @@
+from .config import DataConfig
+from .images import SPLITS, ImageDataset, LabelledImages, Split
+from .sheet import contact_sheet
+from .store import load, prepare
+
+__all__ = ["SPLITS", "DataConfig", "ImageDataset", "LabelledImages", "Split", "contact_sheet", "load", "prepare"]

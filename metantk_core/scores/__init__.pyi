@@ -1,0 +1,40 @@
+from .conditioning import condition_number, log_determinant, trace_ratio
+from .config import LinearRegionsConfig, ScoringConfig, inner_loop
+from .definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
+from .episodes import regions_images, scoring_episodes
+from .evidence import Draw, Evidence
+from .functions import evaluated
+from .record import Outcome, Score, ScoreRecord, device_kind
+from .scorer import CandidateKernels, Scorer, candidate_kernels, score_candidate, score_draw
+from .user_model import MODEL_SPACE, check_model, load_factory, score_model
+
+__all__ = [
+    "MODEL_SPACE",
+    "SCORES",
+    "CandidateKernels",
+    "Draw",
+    "Evidence",
+    "InnerLoop",
+    "LinearRegionsConfig",
+    "Outcome",
+    "Score",
+    "ScoreDefinition",
+    "ScoreRecord",
+    "ScoreTable",
+    "Scorer",
+    "ScoringConfig",
+    "candidate_kernels",
+    "check_model",
+    "condition_number",
+    "device_kind",
+    "evaluated",
+    "inner_loop",
+    "load_factory",
+    "log_determinant",
+    "regions_images",
+    "score_candidate",
+    "score_draw",
+    "score_model",
+    "scoring_episodes",
+    "trace_ratio",
+]
