@@ -15,6 +15,7 @@ from metantk_core import __version__
 from metantk_core.candidates import parse_genotype
 from metantk_core.config import Role, RunConfig, explained, load_config
 from metantk_core.errors import InputError, quoted, without_addresses
+from metantk_core.networks import BatchNormTreatment
 from metantk_core.recipes import RECIPES
 
 # What is said of arguments that don't fit; typer has its own copy of click and gives out but the subclass.
@@ -155,6 +156,13 @@ def score(
             help="Score a torch module of your own instead: what factory(in_channels, ways), or factory(), returns.",
         ),
     ] = None,
+    batch_norm: Annotated[
+        BatchNormTreatment | None,
+        typer.Option(
+            help="With --model: batch normalisation, which mixes images, is replaced by GroupNorm, or uses its running "
+            "statistics; without this option it is refused."
+        ),
+    ] = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -168,7 +176,9 @@ def score(
     from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces
 
-    place = wiring.device(device)
+    place, own = wiring.device(device), None
+    if batch_norm is not None and model is None:
+        raise InputError("Expected --model with --batch-norm; our own networks hold no batch normalisation.")
     # What was asked for is checked before the images are made, which takes a while.
     if model is not None:
         if genotype is not None and (recipe != "glyphs" or not _names_configuration(genotype)):
@@ -178,7 +188,9 @@ def score(
         # Without an architecture, the first argument is the recipe.
         config = _config(genotype or recipe, overrides, seed)
         workflow.check_own_model(config, model)
-        records = workflow.score_own_model(config, model, spaces.Workspace(workspace).dataset(config), device=place)
+        dataset = spaces.Workspace(workspace).dataset(config)
+        own = workflow.score_own_model(config, model, dataset, device=place, batch_norm=batch_norm)
+        records = own.records
     elif genotype is None or _names_configuration(genotype):
         got = "nothing" if genotype is None else f"the configuration {quoted(genotype)}"
         raise InputError(
@@ -198,6 +210,8 @@ def score(
         _print_json([json.loads(record.to_json()) for record in records])
     else:
         terminal.print_records(records)
+        if own is not None:
+            terminal.print_counted(own.counted, own.uncounted)
         terminal.print_device(place)
     if not workflow.found_a_value(records):
         raise typer.Exit(1)

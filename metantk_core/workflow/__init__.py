@@ -17,6 +17,7 @@ from metantk_core.workflow.ports import Ports, open_run, versions
 from metantk_core.workflow.records import Records, load_records, read_records, write_records
 from metantk_core.workflow.reporting import RunResult, read_result, report
 from metantk_core.workflow.searching import (
+    OwnModel,
     SearchResult,
     check_limits,
     check_own_model,
@@ -36,6 +37,7 @@ from metantk_core.workflow.searching import (
 from metantk_core.workflow.training import evaluate, genotype_of, meta_train, register_model, training_metrics
 
 __all__ = [
+    "OwnModel",
     "Ports",
     "Records",
     "RunResult",
