@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from metantk_core import __version__
 from metantk_core.errors import InputError, quoted, without_addresses
+from metantk_core.networks.config import BatchNormTreatment
 from metantk_core.ranking.roles import Role
 
 if TYPE_CHECKING:
@@ -163,6 +164,13 @@ def score(
             help="Score a torch module of your own instead: what factory(in_channels, ways), or factory(), returns.",
         ),
     ] = None,
+    batch_norm: Annotated[
+        BatchNormTreatment | None,
+        typer.Option(
+            help="With --model: batch normalisation, which mixes images, is replaced by GroupNorm, or uses its running "
+            "statistics; without this option it is refused."
+        ),
+    ] = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -173,6 +181,8 @@ def score(
 
     Ends with exit code 1, as grep does that finds nothing, if none of the scores that depend on weights has a value.
     """
+    if batch_norm is not None and model is None:
+        raise InputError("Expected --model with --batch-norm; our own networks hold no batch normalisation.")
     # What was asked for is checked before torch is imported and the images are made, which takes a while.
     if model is not None:
         if genotype is not None and (recipe != "glyphs" or not _names_configuration(genotype)):
@@ -202,10 +212,11 @@ def score(
     from metantk_core import workspace as spaces
 
     place = wiring.device(device)
-    images = spaces.Workspace(workspace)
+    images, own = spaces.Workspace(workspace), None
     if model is not None:
         workflow.check_own_model(config, model)
-        records = workflow.score_own_model(config, model, images.dataset(config), device=place)
+        own = workflow.score_own_model(config, model, images.dataset(config), device=place, batch_norm=batch_norm)
+        records = own.records
     else:
         assert genotype is not None
         records = workflow.score(config, genotype, images.dataset(config), device=place)
@@ -213,6 +224,8 @@ def score(
         _print_json([json.loads(record.to_json()) for record in records])
     else:
         terminal.print_records(records)
+        if own is not None:
+            terminal.print_counted(own.counted, own.uncounted)
         terminal.print_device(place)
     if not workflow.found_a_value(records):
         raise typer.Exit(1)

@@ -185,6 +185,18 @@ def print_result(result: "workflow.RunResult", place: Workspace, config: RunConf
     print_next(place, config)
 
 
+def print_counted(counted: Sequence[str], uncounted: Sequence[str]) -> None:
+    """Print which parameters of somebody's network count."""
+
+    def some(names: Sequence[str]) -> str:
+        return ", ".join(names if len(names) <= 4 else (*names[:3], "…", names[-1]))
+
+    lines = [f"Counted    {len(counted)} of {len(counted) + len(uncounted)} parameters: {some(counted)}"]
+    if uncounted:
+        lines.append(f"Left out   {some(uncounted)}")
+    Console().print("\n".join(lines), soft_wrap=True, highlight=False, markup=False)
+
+
 def print_device(device: str) -> None:
     """Print where networks ran: numbers of one kind of device differ from those of another by rounding."""
     Console().print(f"Device     {device}", highlight=False)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 ParameterChoice = Literal["weights", "weights+biases"]
-"""Which parameters of the convolutions and linear layers count. Those of normalisation layers never do."""
+"""Whether biases count beside weights; ``parameter_names`` says what is a weight."""
 
 Outputs = Literal["sum", "trace"]
 """The kernel of the summed logits, or the sum of the kernels of all logits."""

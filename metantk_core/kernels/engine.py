@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._C._autograd import _top_saved_tensors_default_hooks  # type: ignore[import]
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
@@ -64,23 +65,24 @@ def kernels_by_layer(
     Args:
         network: As for :func:`metantk_core.kernels.tangent_and_last_layer_kernel`. If it has an attribute
             ``images_first`` that is true, it promises that all of its convolutions and linear layers see the images
-            along their first axis; otherwise a second pass, of one image, finds that out.
+            along their first axis (otherwise a second pass, of one image, finds that out), and that it overwrites no
+            result of a ReLU or of pooling (otherwise each call has a result of its own).
         images: Images on the network's device, in its precision.
-        parameters: Weights of convolutions and linear layers, with or without their biases.
+        parameters: Weights, with or without biases, as :func:`metantk_core.kernels.parameter_names` says.
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU of the forward pass.
     """
-    images = images.detach()  # a tensor of its own: what layers leave behind on activations goes when the pass ends
+    promised = bool(getattr(network, "images_first", False))
     with exact_arithmetic(), torch.enable_grad(), _leaves(network, parameters) as leaves:
-        takeover = _TakeOver(leaves, images, on_relu)
+        takeover = _TakeOver(leaves, images, on_relu, share=promised)
         with takeover, watched(on_relu):
-            logits = network(images).flatten(1)
+            logits = network(_copy(images)).flatten(1)
         totals = logits.detach().sum(1).double()
         wanted = directions(logits[0].detach(), outputs)
         left = _differentiate(logits, wanted, takeover.anchor, leaves)
         del logits
         left |= {name for name, uses in takeover.uses.items() if uses > 1}
-        if not getattr(network, "images_first", False):
+        if not promised:
             left |= _with_other_layout(network, leaves, takeover, images)
         grams = {name: matrix for name, matrix in takeover.grams.items() if name not in left}
         rest = {name: value for name, value in leaves.items() if name in left}
@@ -102,15 +104,20 @@ def outputs_with_relus(network: nn.Module, images: Float[Tensor, "n c h w"], on_
         images: As for the kernel.
         on_relu: Sees the output of each ReLU.
     """
-    images = images.detach()
+    promised = bool(getattr(network, "images_first", False))
     with (
         exact_arithmetic(),
         torch.no_grad(),
         _leaves(network, "weights") as leaves,
-        _TakeOver(leaves, images, on_relu),
+        _TakeOver(leaves, images, on_relu, share=promised),
         watched(on_relu),
     ):
-        return network(images)
+        return network(_copy(images))
+
+
+def _copy(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Return images for one pass: a network may overwrite them, and layers leave things behind on activations."""
+    return images.detach().clone()
 
 
 @contextmanager
@@ -138,7 +145,12 @@ class _TakeOver(TorchFunctionMode):
     """
 
     def __init__(
-        self, leaves: Mapping[str, Tensor], images: Float[Tensor, "n c h w"], on_relu: OnRelu | None = None
+        self,
+        leaves: Mapping[str, Tensor],
+        images: Float[Tensor, "n c h w"],
+        on_relu: OnRelu | None = None,
+        *,
+        share: bool = False,
     ) -> None:
         super().__init__()
         self.images = len(images)
@@ -146,7 +158,7 @@ class _TakeOver(TorchFunctionMode):
         self.uses: Counter[str] = Counter()
         self.layouts: dict[str, tuple[int, ...]] = {}
         self.grams: dict[str, Tensor] = {}
-        self._shared = SharedResults(on_relu)
+        self._shared = SharedResults(on_relu, share=share)
         # Identity is what says that a weight is the parameter itself, and not something made from it.
         self._names = {id(leaf): name for name, leaf in leaves.items()}
 
@@ -213,6 +225,8 @@ class _TakeOver(TorchFunctionMode):
             return None
         if torch.is_autocast_enabled(x.device.type) or is_functorch_wrapped_tensor(x):
             return None
+        if _top_saved_tensors_default_hooks(False) is not None:
+            return None  # checkpointing: in the backward pass the layer is computed again, where nobody takes it over
         return name, also
 
     def _note(self, names: tuple[str, str | None], x: Tensor) -> None:
@@ -229,7 +243,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, names: Any, into: Any) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.names, ctx.into = names, into
-        return F.linear(x, weight, bias)
+        return _no_view(F.linear(x, weight, bias))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -257,7 +271,7 @@ class _Convolution(torch.autograd.Function):
     ) -> Any:
         ctx.save_for_backward(x, weight)
         ctx.names, ctx.into, ctx.settings = names, into, settings
-        return convolution(x, weight, bias, settings)
+        return _no_view(convolution(x, weight, bias, settings))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -268,6 +282,11 @@ class _Convolution(torch.autograd.Function):
             ctx.into.add(ctx.names[1], bias_gram(g.flatten(2)))
         towards = input_gradient(x, weight, g, ctx.settings) if ctx.needs_input_grad[1] else None
         return None, towards, None, None, None, None, None
+
+
+def _no_view(outputs: Tensor) -> Tensor:
+    """Return the same numbers as a tensor that autograd lets the next layer overwrite; it refuses that for a view."""
+    return torch.ops.aten._unsafe_view(outputs, outputs.shape) if outputs._is_view() else outputs
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:
@@ -306,9 +325,10 @@ def _with_other_layout(
 ) -> set[str]:
     """Return the parameters that were taken over along an axis which does not follow the number of images."""
     number = 1 if len(images) > 1 else 2
-    probe = _TakeOver(leaves, images[:1].expand(number, -1, -1, -1))
+    few = images[:1].expand(number, -1, -1, -1)
+    probe = _TakeOver(leaves, few)
     with torch.no_grad(), probe:
-        network(images[:1].expand(number, -1, -1, -1))
+        network(_copy(few))
     return {name for name, layout in batched.layouts.items() if probe.layouts.get(name) != layout}
 
 
@@ -319,16 +339,21 @@ def _image_by_image(
     images: Float[Tensor, "n c h w"],
 ) -> dict[str, Tensor]:
     """Return the Gram matrices of parameters of any kind, from the gradients of one image after the other."""
+    # With running statistics, torch's backward pass of one single image is wrong where the gradient comes in another
+    # layout than the activations (CPU, torch 2.13); that of two is right.
+    copies = 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()) else 1
     grams: dict[str, Tensor] = {}
     for names in groups_within(GRADIENT_BYTES, leaves, len(images)):
         for direction in wanted:
             rows = {name: images.new_zeros(len(images), leaves[name].numel()) for name in names}
             for number in range(len(images)):
-                logits = network(images[number : number + 1]).flatten()
+                logits = network(_copy(images[number : number + 1].expand(copies, -1, -1, -1)))[0].flatten()
+                if not logits.requires_grad:
+                    continue
                 gradients = torch.autograd.grad(logits, [leaves[n] for n in names], direction, allow_unused=True)
                 for name, gradient in zip(names, gradients, strict=True):
                     if gradient is not None:
-                        rows[name][number] = gradient.flatten()
+                        rows[name][number] = gradient.to_dense().flatten()  # some tables have sparse gradients
             for name in names:
                 grams[name] = grams.get(name, 0) + gram(rows.pop(name))
     return grams

@@ -3,15 +3,15 @@
 Axes: n images of the batch · k logits · p one parameter tensor, flattened.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
 
 from metantk_core.kernels.choices import Outputs, ParameterChoice
 
@@ -21,7 +21,7 @@ GRADIENT_BYTES = 256 * 2**20
 _Setting = TypeVar("_Setting")
 _COLUMNS = 2**16  # of a gradient matrix turned into float64 at a time: 16 MB for 30 images
 
-_LAYERS = (
+_MAPS = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Conv3d,
@@ -31,8 +31,8 @@ _LAYERS = (
     nn.Linear,
     nn.Bilinear,
 )
+_RECURRENT = nn.RNNBase, nn.RNNCellBase
 _NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-_ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), ("in_proj_bias",)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,17 @@ class Kernels:
 def parameter_names(network: nn.Module, choice: ParameterChoice) -> tuple[str, ...]:
     """Return the names of the parameters that a kernel counts, in the network's own order; a shared one counts once.
 
-    Weights are those of convolutions (transposed ones too), of linear and bilinear layers and of the projections of
-    attention; and, in a module that does not come from torch (or in a parametrisation), every parameter with at least
-    two axes longer than 1. Biases are those of the layers named first.
+    A weight is
+
+    - every parameter with at least two axes longer than 1, whatever module holds it and whatever it is used for: the
+      weights of convolutions, of linear, bilinear and recurrent layers, the projections of attention, tables of
+      embeddings, a matrix in a module of a person's own, the parts that a parametrisation makes a weight from;
+    - of torch's convolutions, linear, bilinear and recurrent layers and projections of attention, and of subclasses of
+      these, every weight even if it is narrower, such as the one of a linear layer with one output.
+
+    What torch's normalisation layers and subclasses of these hold is no weight, whatever its shape; nor is anything
+    else with fewer axes: scales of channels or layers, slopes of activations, class tokens. Biases are those of the
+    layers of the second point.
 
     Args:
         network: Any module.
@@ -64,26 +72,31 @@ def parameter_names(network: nn.Module, choice: ParameterChoice) -> tuple[str, .
     """
     wanted: set[int] = set()  # by identity: a parameter that modules share has one name, perhaps another module's
     for module in network.modules():
-        own = module._parameters
-        weights: Iterable[str] = ()
-        biases: Iterable[str] = ()
-        if isinstance(module, _LAYERS):
-            weights, biases = ("weight",), ("bias",)
-        elif isinstance(module, nn.MultiheadAttention):
-            weights, biases = _ATTENTION
-        elif isinstance(module, ParametrizationList) or not _comes_from_torch(module):
-            weights = [name for name, value in own.items() if value is not None and _is_a_matrix(value)]
-        kinds = (*weights, *biases) if choice == "weights+biases" else weights
-        wanted.update(id(own[kind]) for kind in kinds if own.get(kind) is not None)
+        for name, value in module._parameters.items():
+            if value is not None and _kind(module, name, value) in _KINDS[choice]:
+                wanted.add(id(value))
     return tuple(name for name, value in network.named_parameters() if id(value) in wanted)
 
 
-def _is_a_matrix(value: Tensor) -> bool:
-    return sum(length > 1 for length in value.shape) > 1
+_KINDS: Mapping[ParameterChoice, tuple[str, ...]] = MappingProxyType(
+    {"weights": ("weight",), "weights+biases": ("weight", "bias")}
+)
 
 
-def _comes_from_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.") or isinstance(module, _NORMALISATIONS)
+def _kind(module: nn.Module, name: str, value: Tensor) -> str | None:
+    """Return whether a parameter is a weight or a bias; None if it is neither."""
+    named = None
+    if isinstance(module, _MAPS):
+        named = {"weight": "weight", "bias": "bias"}.get(name)
+    elif isinstance(module, _RECURRENT):  # weight_ih_l0, weight_hh_l0_reverse, bias_ih, ...
+        named = {"weight": "weight", "bias": "bias"}.get(name.partition("_")[0])
+    elif isinstance(module, nn.MultiheadAttention):  # in_proj_weight, q_proj_weight, in_proj_bias, ...
+        named = {"weight": "weight", "bias": "bias"}.get(name.partition("_proj_")[2])
+    if named is not None:
+        return named
+    if isinstance(module, _NORMALISATIONS) or sum(length > 1 for length in value.shape) < 2:
+        return None
+    return "weight"
 
 
 def head_names(network: nn.Module) -> frozenset[str] | None:

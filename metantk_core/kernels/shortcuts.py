@@ -1,10 +1,10 @@
 """Parameter-free layers made cheap: calls of ReLU and pooling enter, the same numbers leave, sooner.
 
 Two things cost a pass of a cell-based network much more than they have to. Several edges leave one node and each begins
-with its own ReLU or pooling of the same activations: here that is computed once. And torch's pooling is slow on a CPU
-in the default memory layout: here average pooling is a depthwise convolution with ones (5 to 20 times faster) and
-maximum pooling runs in channels-last layout (about 10 times faster). Averages change by rounding alone; maxima and ReLU
-do not change.
+with its own ReLU or pooling of the same activations: here that is computed once, for networks that promise to overwrite
+no such result. And torch's pooling is slow on a CPU in the default memory layout: here average pooling is a depthwise
+convolution with ones (5 to 20 times faster) and maximum pooling runs in channels-last layout (about 10 times faster).
+Averages change by rounding alone; maxima and ReLU do not change.
 
 Axes: n images · c channels · h w input, p q output pixels.
 """
@@ -30,14 +30,17 @@ _RESULTS = "_shared_results"  # attribute of an activation: what was made of it;
 
 
 class SharedResults:
-    """Calls ReLU and pooling at most once for each activation, and pooling the fast way.
+    """Calls pooling the fast way, and both ReLU and pooling at most once for each activation.
 
     Args:
         on_relu: Sees the output of each ReLU that is not computed because its result is there already.
+        share: Whether calls of one function on one activation may have one result. It is one tensor: whoever
+            overwrites it after a later call overwrites what that call has returned.
     """
 
-    def __init__(self, on_relu: OnRelu | None = None) -> None:
+    def __init__(self, on_relu: OnRelu | None = None, *, share: bool) -> None:
         self._on_relu = on_relu
+        self._share = share
 
     def __call__(self, func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Tensor | None:
         """Return the result of a call if it is one of these layers, otherwise None.
@@ -54,7 +57,9 @@ class SharedResults:
         if bound is None:
             return None
         x, make, settings = bound
-        return None if is_functorch_wrapped_tensor(x) else self._once(x, make, settings)
+        if is_functorch_wrapped_tensor(x):
+            return None
+        return self._once(x, make, settings) if self._share else make(x, *settings)
 
     def pixels(self, x: Float[Tensor, "n c *hw"], chosen: tuple[slice, ...]) -> Float[Tensor, "n c *pq"]:
         """Return some pixels of all images.

@@ -60,7 +60,7 @@ def kernels_by_vmap(
     Args:
         network: As for :func:`tangent_and_last_layer_kernel`; must also work under ``torch.func.vmap``.
         images: Images on the network's device, in its precision.
-        parameters: Weights of convolutions and linear layers, with or without their biases.
+        parameters: Weights, with or without biases, as :func:`parameter_names` says.
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU, in a forward pass of its own.
         images_at_once: Images whose activations are in memory at the same time; changes no number beyond rounding.
@@ -71,7 +71,7 @@ def kernels_by_vmap(
     nngp, head = torch.zeros_like(ntk), head_names(network)
 
     def logits(variables: dict[str, Tensor], image: Float[Tensor, "c h w"]) -> Float[Tensor, " k"]:
-        return functional_call(network, {**values, **variables}, (image[None],)).flatten()
+        return functional_call(network, {**values, **variables}, (image[None].clone(),)).flatten()
 
     def along(direction: Float[Tensor, " k"]) -> Callable:
         return lambda variables, image: logits(variables, image) @ direction
@@ -80,7 +80,7 @@ def kernels_by_vmap(
         with torch.no_grad():
             if on_relu is not None:
                 with watched(on_relu):
-                    network(images)
+                    network(images.clone())
             totals = vmap(lambda image: logits({}, image).sum(), chunk_size=images_at_once)(images)
             example = logits({}, images[0])
         for direction in directions(example, outputs):
@@ -118,7 +118,7 @@ def tangent_and_last_layer_kernel(
         network: Maps ``[n, c, h, w]`` to logits ``[n, ways]`` without mixing images (no batch normalisation in training
             mode). Its last linear layer is ``network.head``, if it is to have a last-layer kernel. It is left as it is.
         images: Images on the network's device, in its precision.
-        parameters: Weights of convolutions and linear layers, with or without their biases.
+        parameters: Weights, with or without biases, as :func:`parameter_names` says.
         outputs: ``sum``, the kernel of the summed logits, or ``trace``, the sum of the kernels of all logits.
         implementation: A key of ``IMPLEMENTATIONS``.
         on_relu: Sees the output of each ReLU of the forward pass, be it a module or a function; the same tensor again

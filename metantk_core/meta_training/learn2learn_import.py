@@ -1,8 +1,7 @@
 """The guard around learn2learn: nothing enters, its MAML class leaves, and importing it changes nothing else.
 
 learn2learn 0.2.0 imports torchvision and gym, of which we need neither. A torchvision that was built for another torch
-fails at import, because two operators of its C++ library are missing; gym prints an advertisement on stderr and sets
-environment variables.
+fails at import (see ``torchvision_import``); gym prints an advertisement on stderr and sets environment variables.
 """
 
 import importlib
@@ -13,10 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-# Keeps the declared operators alive: torch forgets them with the object.
-_DECLARATIONS: dict[str, torch.library.Library] = {}
+from metantk_core.torchvision_import import torchvision_importable
 
 
 def load_maml() -> type[Any]:
@@ -26,24 +22,15 @@ def load_maml() -> type[Any]:
         ImportError: learn2learn is not installed, or something that it imports is missing.
     """
     if "learn2learn" not in sys.modules:
-        with _environment_restored(), _gym_notices_withheld(), warnings.catch_warnings():
+        with (
+            _environment_restored(),
+            _gym_notices_withheld(),
+            warnings.catch_warnings(),
+            torchvision_importable(),
+        ):
             warnings.simplefilter("ignore", DeprecationWarning)
-            _import_torchvision()
             importlib.import_module("learn2learn")
     return sys.modules["learn2learn"].algorithms.MAML
-
-
-def _import_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        # Only after its own library failed to load: declaring an operator that exists would be an error.
-        if "operator torchvision::nms does not exist" not in str(error):
-            raise
-        library = _DECLARATIONS.setdefault("torchvision", torch.library.Library("torchvision", "DEF"))
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        importlib.import_module("torchvision")
 
 
 @contextmanager

@@ -1,5 +1,11 @@
+from .batch_norm import (
+    BATCH_NORM_TREATMENTS,
+    batch_norm_to_group_norm,
+    batch_norm_to_running_statistics,
+    mixes_images,
+)
 from .build import FewShotNetwork, build, build_thin, restricted
-from .config import NetworkConfig, Normalisation, Scheme, Variant
+from .config import BatchNormTreatment, NetworkConfig, Normalisation, Scheme, Variant
 from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from .counts import count_macs, count_parameters
 from .initialisation import initialise
@@ -7,7 +13,9 @@ from .normalisation import batch_normalised, forget_moments
 from .operations import REVISIONS
 
 __all__ = [
+    "BATCH_NORM_TREATMENTS",
     "REVISIONS",
+    "BatchNormTreatment",
     "CostTable",
     "FewShotNetwork",
     "LatencyTable",
@@ -16,6 +24,8 @@ __all__ = [
     "Scheme",
     "Variant",
     "What",
+    "batch_norm_to_group_norm",
+    "batch_norm_to_running_statistics",
     "batch_normalised",
     "build",
     "build_thin",
@@ -25,5 +35,6 @@ __all__ = [
     "forget_moments",
     "initialise",
     "measure_latency",
+    "mixes_images",
     "restricted",
 ]

@@ -22,7 +22,8 @@ class FewShotNetwork(nn.Module):
         ways: Number of classes of an episode.
 
     Attributes:
-        images_first: All convolutions and linear layers see the images along their first axis.
+        images_first: All convolutions and linear layers see the images along their first axis, and no layer overwrites
+            the result of a ReLU or of pooling.
     """
 
     images_first = True

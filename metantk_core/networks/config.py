@@ -10,6 +10,9 @@ Variant = Literal["scoring", "training"]
 Normalisation = Literal["batch_support", "batch_transductive", "group"]
 """What normalises activations; see :mod:`metantk_core.networks.normalisation`."""
 
+BatchNormTreatment = Literal["group", "eval"]
+"""What is done about batch normalisation in a network of a person's own: GroupNorm instead, or running statistics."""
+
 Scheme = Literal["kaiming", "orthogonal", "torch_default"]
 """How weights are drawn; see :func:`initialise`."""
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import batch, parameter_names
-from metantk_core.networks import count_parameters
+from metantk_core.networks import BATCH_NORM_TREATMENTS, BatchNormTreatment, count_parameters, mixes_images
 from metantk_core.scores.config import ScoringConfig, inner_loop
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.episodes import check_source, scoring_episodes
@@ -34,6 +34,7 @@ from metantk_core.scores.evidence import Draw
 from metantk_core.scores.record import Score, ScoreRecord, device_kind
 from metantk_core.scores.scorer import score_draw
 from metantk_core.seeding import derive
+from metantk_core.torchvision_import import torchvision_importable
 
 MODEL_SPACE = "model"
 """What records of a person's own model say instead of a search space."""
@@ -49,7 +50,14 @@ _TOLERANCE = 1e-3  # of logits, relative: what batching may change by rounding
 
 
 def score_model(
-    address: str, source: EpisodeSource, config: ScoringConfig, seed: int, *, device: str = "cpu"
+    address: str,
+    source: EpisodeSource,
+    config: ScoringConfig,
+    seed: int,
+    *,
+    device: str = "cpu",
+    batch_norm: BatchNormTreatment | None = None,
+    on_network: Callable[[nn.Module], None] | None = None,
 ) -> tuple[ScoreRecord, ...]:
     """Return one record per score of ``config.scores`` for a person's own network, at its own initialisation.
 
@@ -63,6 +71,9 @@ def score_model(
         config: What to compute; ``config.network`` plays no part.
         seed: Seed of the run.
         device: Where the network runs, as torch spells it.
+        batch_norm: What is done about batch normalisation that mixes images; nothing means that it is refused.
+        on_network: Sees the network of the first draw as it is scored, once it has been checked; its
+            :func:`metantk_core.kernels.parameter_names` are the parameters that count.
 
     Raises:
         InputError: The address leads to no factory, or what the factory makes can't be scored.
@@ -83,13 +94,18 @@ def score_model(
                 network = make(images.shape[1], config.episode.ways)
             if not isinstance(network, nn.Module):
                 raise InputError(f"expected {address} to return a torch.nn.Module, got {type(network).__name__}")
-            _refuse_lazy(network, address)
+            with _own_code(f"{address} fails when it is asked for its modules or parameters"):
+                _refuse_lazy(network, address)
+            if batch_norm is not None:
+                network = BATCH_NORM_TREATMENTS[batch_norm](network)
             images = images.to(device)
             with _own_code(f"{address} fails when it is moved to {device}"):
                 network = network.to(device)
             if repeat == 0:
                 with _own_code(f"{address} fails on images of shape {tuple(images.shape)}"):
                     _check(network, images, config, address)
+                    if on_network is not None:
+                        on_network(network)
                     for name in counts:
                         draws[name].append(Score(float(_COUNTS[name](network, images[:1]))))
             if from_pass:
@@ -192,7 +208,8 @@ def _own_code(failure: str, *, ours: bool = False) -> Iterator[None]:
         ours: Whether code of this package runs as well: an error without a line of the person's is then our own.
     """
     try:
-        yield
+        with torchvision_importable():
+            yield
     except (KeyboardInterrupt, InputError):
         raise
     except BaseException as error:
@@ -232,22 +249,29 @@ def _refuse_lazy(network: nn.Module, address: str) -> None:
 
 def _check(network: nn.Module, images: Float[Tensor, "n _ _ _"], config: ScoringConfig, address: str) -> None:
     """Refuse a network whose kernel would mean nothing."""
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and _uses_batch(m) for m in network.modules()):
+    if any(map(mixes_images, network.modules())):
         raise InputError(
             f"{address} holds batch normalisation in training mode, which mixes the images of a batch, so that no "
-            "image has a gradient of its own; use GroupNorm, or let the factory call .eval() to score it as it is then"
+            "image has a gradient of its own; say --batch-norm group to score it with GroupNorm in its place, or "
+            "--batch-norm eval to score it with its running statistics"
         )
+    for _ in range(2):  # what a network keeps of one pass must not be in the way of the next
+        with torch.enable_grad():
+            logits = network(images[:2].clone())
+            _check_gradients(network, logits, address)
     with torch.no_grad():
-        logits = network(images)
+        logits = network(images.clone())
         if not isinstance(logits, Tensor) or logits.shape != (len(images), config.episode.ways):
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(
                 f"expected {address} to map {len(images)} images to logits of shape "
                 f"({len(images)}, {config.episode.ways}), got {got}"
             )
-        if not torch.allclose(network(images), logits, rtol=_TOLERANCE, atol=_scale(logits), equal_nan=True):
+        if not logits.is_floating_point():
+            raise InputError(f"expected {address} to return logits as floating-point numbers, got {logits.dtype}")
+        if not torch.allclose(network(images.clone()), logits, rtol=_TOLERANCE, atol=_scale(logits), equal_nan=True):
             raise InputError(f"{address} gives other logits each time (dropout?); let the factory call .eval()")
-        alone = torch.cat([network(image[None]) for image in images[:2]])
+        alone = torch.cat([network(image[None].clone()) for image in images[:2]])
         if not torch.allclose(alone, logits[:2], rtol=_TOLERANCE, atol=_scale(logits), equal_nan=True):
             raise InputError(f"{address} mixes the images of a batch: the logits of one depend on the others")
     if not parameter_names(network, config.parameters):
@@ -257,8 +281,12 @@ def _check(network: nn.Module, images: Float[Tensor, "n _ _ _"], config: Scoring
         raise InputError(f"ANIL needs the last layer of {address} as the attribute 'head'; it has none")
 
 
-def _uses_batch(module: nn.modules.batchnorm._BatchNorm) -> bool:
-    return module.training or module.running_mean is None
+def _check_gradients(network: nn.Module, logits: object, address: str) -> None:
+    """Refuse a network that fails in the backward pass, whoever takes its gradients."""
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if isinstance(logits, Tensor) and logits.is_floating_point() and logits.requires_grad and learned:
+        with _own_code(f"{address} fails in the backward pass"):
+            torch.autograd.grad(logits.sum(), learned, allow_unused=True)
 
 
 def _scale(logits: Tensor) -> float:
@@ -268,7 +296,7 @@ def _scale(logits: Tensor) -> float:
 def _macs(network: nn.Module, image: Float[Tensor, "1 _ _ _"]) -> int:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        network(image)
+        network(image.clone())
     return counter.get_total_flops() // 2
 
 

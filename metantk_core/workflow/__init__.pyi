@@ -10,6 +10,7 @@ from .ports import Ports, open_run, versions
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .searching import (
+    OwnModel,
     SearchResult,
     check_limits,
     check_own_model,
@@ -29,6 +30,7 @@ from .searching import (
 from .training import evaluate, genotype_of, meta_train, register_model, training_metrics
 
 __all__ = [
+    "OwnModel",
     "Ports",
     "Records",
     "RunResult",

@@ -6,11 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
-from metantk_core.networks import LatencyTable, cost_table, measure_latency
+from metantk_core.kernels import parameter_names
+from metantk_core.networks import BatchNormTreatment, LatencyTable, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
 from metantk_core.registry import MetricPoint
 from metantk_core.scores import (
@@ -62,21 +65,53 @@ def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: st
     )
 
 
+@dataclass(frozen=True)
+class OwnModel:
+    """The scores of a network that somebody wrote.
+
+    Attributes:
+        records: One a score.
+        counted: Names of the parameters whose gradients make the kernel.
+        uncounted: Names of the other parameters.
+    """
+
+    records: tuple[ScoreRecord, ...]
+    counted: tuple[str, ...]
+    uncounted: tuple[str, ...]
+
+
 def score_own_model(
-    config: RunConfig, address: str, dataset: ImageDataset, *, device: str = "cpu"
-) -> tuple[ScoreRecord, ...]:
-    """Return the scores of a network that somebody wrote, one record a score.
+    config: RunConfig,
+    address: str,
+    dataset: ImageDataset,
+    *,
+    device: str = "cpu",
+    batch_norm: BatchNormTreatment | None = None,
+) -> OwnModel:
+    """Return the scores of a network that somebody wrote, and which of its parameters count.
 
     Args:
         config: Says how networks are scored.
         address: ``package.module:factory`` of what builds the network.
         dataset: Images that the episodes are drawn from.
         device: Where the network runs.
+        batch_norm: What is done about batch normalisation; nothing means that it is refused.
 
     Raises:
         InputError: The address leads to no factory, or what it makes can't be scored.
     """
-    return score_model(address, score_source(config, dataset), config.scoring, config.seed, device=device)
+    counted: list[str] = []
+    others: list[str] = []
+
+    def note(network: nn.Module) -> None:
+        counted.extend(parameter_names(network, config.scoring.parameters))
+        others.extend(name for name, _ in network.named_parameters() if name not in counted)
+
+    source = score_source(config, dataset)
+    records = score_model(
+        address, source, config.scoring, config.seed, device=device, batch_norm=batch_norm, on_network=note
+    )
+    return OwnModel(records, tuple(counted), tuple(others))
 
 
 def check_own_model(config: RunConfig, address: str) -> None:

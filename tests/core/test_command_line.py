@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from metantk_core.candidates import PUBLISHED, parse_genotype
 from metantk_core.command_line import app
+from metantk_core.errors import InputError
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -106,6 +107,34 @@ def test_model_that_is_not_there_is_refused(tmp_path):
         "    return nn.Sequential(nn.Conv2d(in_channels, 8, 5, 4), nn.Tanh(), nn.Flatten(), nn.LazyLinear(ways))\n"
     )
     assert_refused(metantk("score", "--model", "mine:absent", "smoke", cwd=tmp_path), "absent", "mine")
+
+
+def test_own_model_with_batch_normalisation_is_scored_with_what_the_option_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images", classes=5, images=2)
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n\n\ndef make(in_channels, ways):\n"
+        "    body = nn.Conv2d(in_channels, 4, 5, 4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(3), nn.Flatten()\n"
+        "    return nn.Sequential(*body, nn.Linear(36, ways))\n"
+    )
+    settings = ("data.source=folder", "data.path=images", "scoring.scores=[ntk_cond]", "rank_by=ntk_cond",
+                "scoring.num_inits=1", "scoring.tasks=1", "scoring.episode.queries=1", "scoring.episode.shots=1",
+                "scoring.image_size=16")  # fmt: skip
+    small = ("smoke", *itertools.chain(*(("--set", setting) for setting in settings)))
+    run = CliRunner().invoke(app, ["score", "--model", "normed:make", *small])
+    assert isinstance(run.exception, InputError)
+    assert "--batch-norm group" in str(run.exception)
+    for treatment in ("group", "eval"):
+        run = CliRunner().invoke(app, ["score", "--model", "normed:make", "--batch-norm", treatment, *small])
+        assert run.exit_code == 0, run.output
+        assert "Counted    2 of 6 parameters: 0.weight, 4.weight" in run.output
+        assert "Left out   0.bias, 1.weight, 1.bias, 4.bias" in run.output
+
+
+def test_batch_norm_is_an_option_of_own_models(tmp_path):
+    run = CliRunner().invoke(app, ["score", CELL, "smoke", "--batch-norm", "group"])
+    assert isinstance(run.exception, InputError)
+    assert "--model" in str(run.exception)
 
 
 def test_a_published_candidate_is_scored_by_its_name(tmp_path, monkeypatch):

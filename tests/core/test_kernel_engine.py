@@ -3,6 +3,8 @@
 Axes: n images · k logits · p all chosen parameters.
 """
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from metantk_core.candidates import SPACES, space_named
 from metantk_core.kernels import (
@@ -44,7 +47,7 @@ def by_loop(network, x, *, parameters: ParameterChoice = "weights", outputs: Out
     head = head_names(network)
     rows: list[list[torch.Tensor]] = []
     for image in x:
-        logits = functional_call(network, values, (image[None],)).flatten()
+        logits = functional_call(network, values, (image[None].clone(),)).flatten()
         wanted = [logits.sum()] if outputs == "sum" else list(logits)
         rows.append([])
         for value in wanted:
@@ -57,7 +60,7 @@ def by_loop(network, x, *, parameters: ParameterChoice = "weights", outputs: Out
     ntk = torch.einsum("akp,bkp->ab", jacobian, jacobian)
     nngp = torch.einsum("akp,bkp,p->ab", jacobian, jacobian, of_head)
     with torch.no_grad():
-        return Kernels(ntk, None if head is None else nngp, network(x).flatten(1).sum(1).double())
+        return Kernels(ntk, None if head is None else nngp, network(x.clone()).flatten(1).sum(1).double())
 
 
 EVERY = {**IMPLEMENTATIONS, "loop": by_loop}
@@ -288,6 +291,59 @@ ODD = {
         lambda: {"conv": nn.Conv2d(2, 4, 3), "relu": nn.ReLU(inplace=True), "head": nn.Linear(4, 3)},
         lambda m, x: m.head(m.relu(m.conv(x)).mean((2, 3))),
     ),
+    "in place after a pointwise convolution and a linear map of positions": Odd(
+        lambda: {
+            "conv": nn.Conv2d(2, 4, 1),
+            "deep": nn.Conv2d(4, 4, 1, bias=False),
+            "mix": nn.Linear(4, 4),
+            "silu": nn.SiLU(inplace=True),
+            "head": nn.Linear(4, 3),
+        },
+        lambda m, x: m.head(m.mix(tokens(m.silu(m.deep(m.conv(x).relu_())))).tanh_().mean(1)),
+    ),
+    "added in place to what layers return": Odd(
+        lambda: {
+            "conv": nn.Conv2d(2, 4, 1),
+            "deep": nn.Conv2d(4, 4, 3, padding=1),
+            "mix": nn.Linear(4, 4),
+            "head": nn.Linear(4, 3),
+        },
+        lambda m, x: (lambda y: m.head(m.mix(tokens(m.deep(y.tanh()).add_(y))).mul_(2).mean(1)).add_(1))(m.conv(x)),
+    ),
+    "overwrites one of two results of pooling": Odd(
+        lambda: {"conv": nn.Conv2d(2, 4, 3), "head": nn.Linear(4, 3)},
+        lambda m, x: (
+            lambda y: (lambda a, b: m.head((a.mul_(2) * b).mean((2, 3))))(F.avg_pool2d(y, 2), F.avg_pool2d(y, 2))
+        )(m.conv(x)),
+    ),
+    "overwrites its images": Odd(
+        lambda: {"conv": nn.Conv2d(2, 4, 3), "shared": nn.Linear(4, 4), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head(m.shared(m.shared(m.conv(x.mul_(2).sub_(0.5)).tanh().mean((2, 3))))),
+    ),
+    "long short-term memory": Odd(
+        lambda: {"rnn": nn.LSTM(2, 4, 2, batch_first=True, bidirectional=True, proj_size=2), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head(m.rnn(tokens(x))[0][:, -1]),
+    ),
+    "gated recurrent units over rows, images second": Odd(
+        lambda: {"rnn": nn.GRU(12, 4), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head(m.rnn(x.movedim(2, 0).flatten(2))[0].mean(0)),
+    ),
+    "recurrent cell": Odd(
+        lambda: {"cell": nn.RNNCell(2, 4), "head": nn.Linear(4, 3)},
+        lambda m, x: (lambda t: m.head(m.cell(t[:, 1], m.cell(t[:, 0]))))(tokens(x)),
+    ),
+    "table of positions": Odd(
+        lambda: {"embed": nn.Linear(2, 4), "table": nn.Embedding(30, 4), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head((m.embed(tokens(x)) + m.table(torch.arange(30))).tanh_().mean(1)),
+    ),
+    "checkpointed": Odd(
+        lambda: {"conv": nn.Conv2d(2, 4, 3), "deep": nn.Conv2d(4, 4, 1), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head(checkpoint(lambda y: m.deep(m.conv(y).tanh()), x, use_reentrant=False).tanh().mean((2, 3))),
+    ),
+    "older weight normalisation": Odd(
+        lambda: {"conv": nn.Conv2d(2, 4, 3), "head": nn.Linear(4, 3)},
+        lambda m, x: m.head(m.conv(x).tanh().mean((2, 3))),
+    ),
     "detached": Odd(
         lambda: {"conv": nn.Conv2d(2, 4, 3), "head": nn.Linear(4, 3)},
         lambda m, x: m.head(m.conv(x).detach().mean((2, 3))),
@@ -301,16 +357,97 @@ ODD = {
 }
 
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    torch.nn.utils.weight_norm(ODD["older weight normalisation"].get_submodule("conv"))
+
+
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize(("parameters", "outputs"), [("weights", "sum"), ("weights+biases", "trace")])
 def test_kernel_of_any_module_is_exact(name, parameters, outputs):
     network, x = refill(ODD[name]), draw(4, 2, 5, 6)
     expected = by_loop(network, x, parameters=parameters, outputs=outputs) if name != "nothing counts" else None
     found = tangent_and_last_layer_kernel(network, x, parameters=parameters, outputs=outputs)
+    assert torch.equal(x, draw(4, 2, 5, 6))
     if expected is None:
         assert torch.equal(found.ntk, torch.zeros(4, 4, dtype=DOUBLE))
     else:
         assert_same(found, expected, 1e-9)
+
+
+LAYERS_WITH_WEIGHTS = {
+    "recurrent layer": (nn.LSTM(3, 4, proj_size=2), "weight_ih_l0 weight_hh_l0 weight_hr_l0", "bias_ih_l0 bias_hh_l0"),
+    "recurrent layer of one unit": (nn.RNN(1, 1), "weight_ih_l0 weight_hh_l0", "bias_ih_l0 bias_hh_l0"),
+    "recurrent cell": (nn.GRUCell(3, 4), "weight_ih weight_hh", "bias_ih bias_hh"),
+    "attention": (nn.MultiheadAttention(4, 2), "in_proj_weight out_proj.weight", "in_proj_bias out_proj.bias"),
+    "attention of three": (
+        nn.MultiheadAttention(4, 2, kdim=3, vdim=1, add_bias_kv=True),
+        "q_proj_weight k_proj_weight v_proj_weight out_proj.weight",
+        "in_proj_bias out_proj.bias",
+    ),
+    "linear layer of one number": (nn.Linear(1, 1), "weight", "bias"),
+    "bilinear layer": (nn.Bilinear(2, 3, 1), "weight", "bias"),
+    "transposed convolution": (nn.ConvTranspose1d(1, 1, 3), "weight", "bias"),
+    "table": (nn.Embedding(5, 3), "weight", ""),
+    "normalisation of whole maps": (nn.LayerNorm([4, 4]), "", ""),
+    "group normalisation": (nn.GroupNorm(2, 4), "", ""),
+    "slopes": (nn.PReLU(4), "", ""),
+    "parametrised": (
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "parametrizations.weight.original1", "bias"
+    ),
+    "own": (Odd(lambda: {"token": nn.Parameter(torch.ones(1, 1, 4)), "map": nn.Parameter(torch.ones(2, 1, 3))}, None),
+            "map", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS_WITH_WEIGHTS)
+def test_parameters_that_count_follow_from_their_shape_and_from_torchs_layers(name):
+    module, weights, biases = LAYERS_WITH_WEIGHTS[name]
+    assert set(parameter_names(module, "weights")) == set(weights.split())
+    assert set(parameter_names(module, "weights+biases")) == set(weights.split()) | set(biases.split())
+
+
+def test_running_statistics_before_tokens_are_differentiated_right():
+    # Torch gets the gradient of a single image wrong here; a factor is what the layer computes.
+    norm, mix = nn.BatchNorm2d(4).eval(), draw(4, 3)
+    kernels = []
+    for layer in (norm, lambda y: y * (1 + norm.eps) ** -0.5):
+        network = Odd(
+            lambda: {"first": nn.Parameter(torch.zeros(4, 2))},
+            lambda m, x, layer=layer: (
+                (tokens(layer((m.first @ x.flatten(2)).unflatten(2, (5, 6)))) @ mix).square().mean(1)
+            ),
+        )
+        refill(network)
+        if layer is norm:
+            network.add_module("norm", norm.double())
+        kernels.append(tangent_and_last_layer_kernel(network, draw(4, 2, 5, 6)))
+    assert_same(kernels[0], kernels[1], 1e-9)
+
+
+def test_network_that_keeps_no_gradients_has_a_kernel_of_zeros():
+    network = refill(
+        Odd(
+            lambda: {"rnn": nn.GRU(2, 4, batch_first=True), "head": nn.Linear(4, 3)},
+            lambda m, x: torch.no_grad()(lambda: m.head(m.rnn(tokens(x))[0][:, -1]))(),
+        )
+    )
+    found = tangent_and_last_layer_kernel(network, draw(4, 2, 5, 6))
+    assert torch.equal(found.ntk, torch.zeros(4, 4, dtype=DOUBLE))
+
+
+def test_sparse_gradients_count_like_dense_ones():
+    networks = [
+        refill(
+            Odd(
+                lambda sparse=sparse: {"table": nn.Embedding(9, 4, sparse=sparse), "head": nn.Linear(4, 3)},
+                lambda m, x: m.head(m.table(x.flatten(1).abs().mul(3).long().clamp_max(8)).mean(1)),
+            )
+        )
+        for sparse in (False, True)
+    ]
+    dense, sparse = (tangent_and_last_layer_kernel(network, draw(4, 2, 5, 6)) for network in networks)
+    assert torch.equal(dense.ntk, sparse.ntk)
 
 
 def test_network_without_a_head_has_no_last_layer_kernel():
@@ -351,9 +488,10 @@ def test_promise_that_images_come_first_is_true(space):
         space_named(space).supernet(), NetworkConfig(channels=4, cells=2), in_channels=2, ways=3, variant="scoring"
     )
     x = draw(3, 2, 8, 8, dtype=torch.float32)
+    network, x = network.double(), x.double()
     promised = tangent_and_last_layer_kernel(network, x)
     network.images_first = False
-    assert torch.equal(tangent_and_last_layer_kernel(network, x).ntk, promised.ntk)
+    assert_same(tangent_and_last_layer_kernel(network, x), promised, 1e-12)
 
 
 @pytest.mark.parametrize(

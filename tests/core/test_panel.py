@@ -138,7 +138,7 @@ def test_grasp_is_minus_weights_times_hessian_times_gradient_of_the_dense_hessia
 
     gradient = torch.func.grad(loss)(vector)
     if len(vector) < 300:
-        expected = -(vector @ hessian(loss, vector) @ gradient).item()
+        expected = -(vector @ torch.as_tensor(hessian(loss, vector)) @ gradient).item()
     else:  # one column of the Hessian by central differences of gradients
         step = 1e-5
         ends = [torch.func.grad(loss)(vector + sign * step * gradient) for sign in (1, -1)]

@@ -10,13 +10,14 @@ import torch
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.kernels import batch, tangent_and_last_layer_kernel
+from metantk_core.kernels import batch, parameter_names, tangent_and_last_layer_kernel
 from metantk_core.scores import ScoringConfig, check_model, condition_number, score_model, scoring_episodes
 from metantk_core.seeding import derive
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
 CONFIG = ScoringConfig(num_inits=2, tasks=2, episode=EPISODE, image_size=8)
 GOOD = """
+import torch
 from torch import nn
 
 NUMBER = 3
@@ -97,6 +98,76 @@ def index(in_channels, ways):
 def interrupting(in_channels, ways):
     raise KeyboardInterrupt
 
+class Asked(nn.Linear):
+    def named_parameters(self, *args, **kwargs):
+        raise ZeroDivisionError("asked")
+
+def asked(in_channels, ways):
+    return Asked(64, ways)
+
+class Returning(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.head, self.change = nn.Linear(64, 3), change
+
+    def forward(self, x):
+        return self.change(x, self.head(x.flatten(1)))
+
+def whole_numbers(in_channels, ways):
+    return Returning(lambda x, logits: logits.long())
+
+def overwriting_what_was_kept(in_channels, ways):
+    return Returning(lambda x, logits: logits + x.mul_(2).mean((1, 2, 3))[:, None])
+
+def overwriting_images(in_channels, ways):
+    network = small(in_channels, ways)
+    network.register_forward_pre_hook(lambda module, given: (given[0].div_(2),))
+    return network
+
+class Keeping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head, self.kept = nn.Linear(64, 3), None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = self.head.weight.exp()
+        return x.flatten(1) @ self.kept.mT
+
+class Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise KeyError("backwards")
+
+def failing_backwards(in_channels, ways):
+    return Returning(lambda x, logits: Backwards.apply(logits))
+
+class Changed(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+def changed_batch_norm(in_channels, ways):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), Changed(4), nn.Flatten(), nn.Linear(4 * 36, ways))
+
+def batch_norm_without_statistics(in_channels, ways):
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), norm, nn.Flatten(), nn.Linear(4 * 36, ways))
+
+def group_norm(in_channels, ways):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(4 * 36, ways))
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(8, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x[:, 0])[0][:, -1])
+
 class InPlace(nn.Module):
     def __init__(self):
         super().__init__()
@@ -104,7 +175,7 @@ class InPlace(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        if self.calls > 5:
+        if self.calls > 6:
             raise LookupError("once too often")
         return self.head(x.flatten(1))
 """
@@ -164,6 +235,63 @@ def test_class_without_arguments_and_model_put_to_rest_are_scored(factory, own, 
     assert math.isfinite(record.draws[0].value)
 
 
+ONE = CONFIG.model_copy(update={"scores": ("ntk_cond",), "num_inits": 1})
+
+
+def test_batch_normalisation_gives_way_to_group_normalisation_or_its_running_statistics(own, source):
+    def value(factory, **options):
+        return score_model(f"{own}:{factory}", source, ONE, 0, **options)[0].draws[0].value
+
+    assert value("batch_norm", batch_norm="group") == value("group_norm")
+    assert value("batch_norm_put_to_rest", batch_norm="group") == value("group_norm")
+    assert value("batch_norm", batch_norm="eval") == value("batch_norm_put_to_rest")
+    assert value("group_norm", batch_norm="group") == value("group_norm")
+
+
+@pytest.mark.parametrize(
+    ("factory", "treatment", "words"),
+    [
+        ("changed_batch_norm", "group", "Changed is a batch normalisation that computes something of its own"),
+        ("batch_norm_without_statistics", "eval", "1 keeps no running statistics"),
+    ],
+)
+def test_batch_normalisation_that_allows_no_such_treatment_is_refused(factory, treatment, words, own, source):
+    with pytest.raises(InputError, match=words):
+        score_model(f"{own}:{factory}", source, ONE, 0, batch_norm=treatment)
+
+
+def test_a_caller_learns_which_parameters_count(own, source):
+    seen = []
+    (record,) = score_model(f"{own}:Recurrent", source, ONE, 0, on_network=seen.append)
+    assert record.draws[0].value is not None
+    (network,) = seen
+    assert parameter_names(network, "weights") == ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "head.weight")
+
+
+def test_network_that_overwrites_its_images_is_scored_as_one_that_copies_them(own, source):
+    (record,) = score_model(f"{own}:overwriting_images", source, ONE, 0)
+    assert record.draws[0].value is not None
+
+
+TORCHVISION = """
+from torch import nn
+
+def make(in_channels, ways):
+    from torchvision.ops import Conv2dNormActivation
+
+    layer = Conv2dNormActivation(in_channels, 4, 1, norm_layer=None, inplace=True)
+    return nn.Sequential(layer, nn.Flatten(), nn.Linear(4 * 64, ways))
+"""
+
+
+def test_a_persons_module_may_import_torchvision(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    name = f"vision_{derive(0, str(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(TORCHVISION)
+    (record,) = score_model(f"{name}:make", source, ONE, 0)
+    assert record.draws[0].value is not None
+
+
 def test_anil_asks_for_a_head(own, source):
     config = CONFIG.model_copy(update={"scores": ("metantk_cond",), "num_inits": 1, "algorithm": "anil"})
     assert len(score_model(f"{own}:Headed", source, config, 0)) == 1
@@ -181,7 +309,10 @@ def test_anil_asks_for_a_head(own, source):
         ("maps", r"logits of shape \(12, 3\), got \(12, 3, 6, 6\)"),
         ("too_large", r"fails on images of shape \(12, 1, 8, 8\)"),
         ("lazy", r"whose size is not known yet \(1\.weight, 1\.bias\)"),
-        ("batch_norm", "holds batch normalisation in training mode"),
+        ("batch_norm", "--batch-norm group to score .* or --batch-norm eval"),
+        ("whole_numbers", "floating-point numbers, got torch.int64"),
+        ("Keeping", "fails in the backward pass: RuntimeError: Trying to backward through the graph a second time"),
+        ("overwriting_what_was_kept", "fails in the backward pass: RuntimeError: one of the variables needed"),
         ("random", "gives other logits each time"),
         ("Mixing", "mixes the images of a batch"),
         ("parameterless", "has no convolution"),
@@ -210,6 +341,8 @@ def test_address_that_leads_nowhere_is_refused(address, words, own, source):
         ("attribute", "AttributeError: here", "raise self.error"),
         ("assertion", "AssertionError", "raise self.error"),
         ("index", "IndexError: here", "raise self.error"),
+        ("asked", "fails when it is asked for its modules or parameters: ZeroDivisionError", "raise ZeroDivisionError"),
+        ("failing_backwards", "fails in the backward pass: KeyError: 'backwards'", 'raise KeyError("backwards")'),
         ("InPlace", "LookupError: once too often", "once too often"),
     ],
 )
