@@ -70,6 +70,7 @@ class ScoreDefinition:
         revision: Raised whenever the definition, or what it counts as a failure, changes a value: records of another
             revision are never served.
         own_reads: The settings that reach the score, if they are not those of its cost; see :attr:`reads`.
+        spaces_alone: Why it can't be had for a network of a person's own; empty if it can.
         sees: What reaches it of a dataset: its images, their shape, or the number of their channels alone.
     """
 
@@ -85,6 +86,7 @@ class ScoreDefinition:
     revision: int = 1
     own_reads: tuple[str, ...] | None = None
     sees: Sees = "images"
+    spaces_alone: str = ""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -382,6 +384,7 @@ SCORES = ScoreTable(
         "own pass",
         revision=2,
         own_reads=("linear_regions", "network.cells", "initialisation", "redraw"),
+        spaces_alone="it is counted on thin cells of a search space",
     ),
     ScoreDefinition(
         "synflow_bn",

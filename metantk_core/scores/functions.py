@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 
 from metantk_core.candidates import Costs
 from metantk_core.kernels import Precision, centred_targets, held_out_predictions
-from metantk_core.networks import count_parameters
+from metantk_core.networks import FewShotNetwork, count_parameters
 from metantk_core.scores.activations import linear_regions, linear_regions_of_batches, naswot, swap, swap_regularised
 from metantk_core.scores.alignment import (
     kernel_target_alignment,
@@ -31,7 +31,7 @@ from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.evidence import Draw, Evidence, KernelEvidence, NoScore, Source
 from metantk_core.scores.gradients import fisher, fisher_fan_in, grad_norm, gradsign, grasp, plain, snip, zico
 from metantk_core.scores.jacobians import epe_nas, jacob_cov
-from metantk_core.scores.meco import meco
+from metantk_core.scores.meco import SIZE, meco
 from metantk_core.scores.record import Outcome, Score
 from metantk_core.scores.stages import expressivity, progressivity, trainability
 from metantk_core.scores.synflow import synflow, synflow_bn
@@ -172,6 +172,38 @@ def _linear_regions(evidence: Evidence) -> Score:
     return linear_regions(draw.regions_network, images, draw.reuse)
 
 
+def _grasp(evidence: Evidence) -> float:
+    draw = evidence.draw
+    try:
+        return grasp(evidence.network, draw.task_images, draw.task_labels, evidence.gradients)
+    except RuntimeError as error:
+        if "derivative for" not in str(error):
+            raise
+        reason = f"torch has no second derivative of what the network computes ({str(error).splitlines()[0]})"
+        raise NoScore(Outcome.DEGENERATE, reason) from None
+
+
+def _zen(evidence: Evidence) -> Score:
+    network = evidence.batch_normalised
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return Score(None, Outcome.DEGENERATE, "Zen-NAS is defined with batch normalisation, and the network has none")
+    return zen(network, evidence.draw.image_shape, evidence.random("zen"))
+
+
+def _meco(evidence: Evidence) -> Score:
+    try:
+        return meco(evidence.batch_normalised, evidence.draw.image_shape[0], evidence.random("meco"))
+    except RuntimeError:
+        if isinstance(evidence.network, FewShotNetwork):
+            raise
+        return Score(None, Outcome.DEGENERATE, f"the network can't take the image of {SIZE} x {SIZE} pixels of MeCo")
+
+
+def _gradsign(evidence: Evidence) -> Score | float:
+    value = gradsign(evidence.network, evidence.draw.task_images, evidence.draw.task_labels)
+    return value or Score(None, Outcome.DEGENERATE, "all gradients are zero: the loss depends on no weight")
+
+
 def _swap_regularised(evidence: Evidence) -> Score:
     settings = evidence.draw.config.swap
     assert settings is not None
@@ -202,17 +234,17 @@ FUNCTIONS: Mapping[str, ScoreFunction] = MappingProxyType(
         "fisher": _of("gradients", fisher),
         "fisher_fan_in": _of("gradients", fisher_fan_in),
         "zico": _of("gradients", zico),
-        "grasp": _own(lambda of: grasp(of.network, of.draw.task_images, of.draw.task_labels, of.gradients)),
-        "gradsign": _own(lambda of: gradsign(of.network, of.draw.task_images, of.draw.task_labels)),
+        "grasp": _own(_grasp),
+        "gradsign": _own(_gradsign),
         "synflow": _own(lambda of: synflow(of.network, of.draw.image_shape)),
         "synflow_bn": _own(lambda of: synflow_bn(of.batch_normalised, of.draw.image_shape)),
         "jacob_cov": _of("jacobian", jacob_cov),
         "epe_nas": ScoreFunction("jacobian", lambda of, _: epe_nas(of.jacobian, of.draw.classes)),
-        "zen": _own(lambda of: zen(of.batch_normalised, of.draw.image_shape, of.random("zen"))),
+        "zen": _own(_zen),
         "az_expressivity": _of("stages", expressivity),
         "az_progressivity": _of("stages", progressivity),
         "az_trainability": _of("stages", trainability),
-        "meco": _own(lambda of: meco(of.batch_normalised, of.draw.image_shape[0], of.random("meco"))),
+        "meco": _own(_meco),
         "l2_norm": _own(lambda of: l2_norm(of.network)),
         "linear_regions": _own(_linear_regions),
     }

@@ -65,9 +65,11 @@ def loss_gradients(
     """
     outputs: list[tuple[str, Tensor]] = []
 
-    def keep(layer: str, module: nn.Module, inputs: tuple, output: Any) -> None:
-        if isinstance(output, Tensor):
-            outputs.append((layer, output))
+    ours = getattr(network, "images_first", False)  # never overwrites what a layer gave it
+
+    def keep(layer: str, module: nn.Module, inputs: tuple, output: Any) -> Tensor | None:
+        outputs.append((layer, output))
+        return None if ours else output.clone()
 
     saliencies: dict[str, Tensor] = {}
     losses: list[Tensor] = []
@@ -78,8 +80,9 @@ def loss_gradients(
             names, weights = list(leaves), list(leaves.values())
             # Some weights are no layer's: embeddings of positions, projections that attention keeps for itself.
             for layer, kind in ((name.rpartition(".")[0], name.rpartition(".")[2]) for name in names):
-                if kind == "weight":
-                    hooks.append(network.get_submodule(layer).register_forward_hook(partial(keep, layer)))
+                module = network.get_submodule(layer)
+                if kind == "weight" and isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+                    hooks.append(module.register_forward_hook(partial(keep, layer)))
             for batch, classes in zip(images, labels, strict=True):
                 outputs.clear()
                 loss = F.cross_entropy(network(batch), classes)
@@ -90,6 +93,8 @@ def loss_gradients(
                 for (layer, output), gradient in zip(outputs, gradients[len(weights) :], strict=True):
                     # L is the mean over episodes, this loss is that of one.
                     product = output.detach().double() * gradient.double() / len(images)
+                    if isinstance(network.get_submodule(layer), nn.Linear):
+                        product = product.movedim(-1, 1)  # positions lie between images and features
                     product = product.reshape(*product.shape[:2], -1).sum(dim=2)
                     share = product.square().mean(dim=0) / len(images)
                     saliencies[layer] = saliencies[layer] + share if layer in saliencies else share
@@ -270,5 +275,5 @@ def gradsign(
         for image, label in zip(torch.cat(list(images)), torch.cat(list(labels)), strict=True):
             loss = F.cross_entropy(network(image[None]), label[None])
             for total, gradient in zip(totals, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
-                total += gradient.sign()
+                total += torch.where(gradient.isnan(), gradient, gradient.sign())  # the sign of NaN would be 0
     return sum(float(total.double().abs().sum()) for total in totals)

@@ -83,9 +83,9 @@ def score_model(
     make = check_model(address, config)
     draws: dict[str, list[Score]] = {name: [] for name in config.scores}
     counts = {"params", "flops"} & set(draws)
-    from_pass = [name for name in config.scores if SCORES[name].cost == "pass"]
+    drawn = [name for name in config.scores if name not in counts]
     start = perf_counter()
-    for repeat in range(config.num_inits if from_pass else 1):
+    for repeat in range(config.num_inits if drawn else 1):
         episodes = scoring_episodes(source, config, seed, repeat)
         images = batch([episode.query_images for episode in episodes], [episode.support_images for episode in episodes])
         with torch.random.fork_rng():
@@ -108,10 +108,10 @@ def score_model(
                         on_network(network)
                     for name in counts:
                         draws[name].append(Score(float(_COUNTS[name](network, images[:1]))))
-            if from_pass:
+            if drawn:
                 draw = Draw(network, episodes, config, seed, repeat, device, source.image_shape, regions_network=None)
-                with _own_code(f"{address} fails while its kernel is computed", ours=True):
-                    found, _ = score_draw(from_pass, draw)
+                with _own_code(f"{address} fails while its scores are computed", ours=True):
+                    found, _ = score_draw(drawn, draw)
                 for name, score in found.items():
                     draws[name].append(score)
     share = (perf_counter() - start) / len(config.scores)
@@ -132,12 +132,12 @@ def check_model(address: str, config: ScoringConfig) -> Callable[[int, int], obj
     Raises:
         InputError: The address leads to no factory, or a score is none for such a network.
     """
-    others = [name for name in config.scores if SCORES[name].cost != "pass" and name not in _COUNTS]
-    if others:
-        raise InputError(
-            f"{', '.join(others)} can't be computed for a network of your own, only scores of the kernel pass, params "
-            "and flops; leave them out of scoring.scores"
-        )
+    for name in config.scores:
+        if SCORES[name].spaces_alone:
+            raise InputError(
+                f"{name} can't be had for a network of your own: {SCORES[name].spaces_alone}; leave it out of "
+                "scoring.scores"
+            )
     return load_factory(address)
 
 

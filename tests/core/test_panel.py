@@ -21,7 +21,7 @@ from metantk_core.kernels import parameter_names, tangent_and_last_layer_kernel
 from metantk_core.networks import FewShotNetwork, NetworkConfig, batch_normalised, build, initialise
 from metantk_core.scores import Outcome, Score, activations
 from metantk_core.scores.activations import SamplePatterns, sample_patterns, swap, swap_regularised
-from metantk_core.scores.gradients import gradsign, grasp, loss_gradients
+from metantk_core.scores.gradients import fisher, gradsign, grasp, loss_gradients
 from metantk_core.scores.jacobians import epe_nas, input_gradients, jacob_cov
 from metantk_core.scores.meco import meco
 from metantk_core.scores.stages import (
@@ -708,3 +708,26 @@ def test_synflow_bn_without_a_flow_or_without_moments_says_so():
     with torch.no_grad():
         huge.head.weight.fill_(math.inf)
     assert synflow_bn(huge, (2, 6, 6)).outcome is Outcome.NON_FINITE
+
+
+def test_fisher_of_a_linear_layer_between_positions_sums_over_positions_within_a_feature():
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = torch.nn.Linear(8, 5), torch.nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.features(x[:, 0]).tanh().mean(dim=1))
+
+    torch.manual_seed(0)
+    network = Tokens().double()
+    images, labels = torch.randn(6, 1, 4, 8, dtype=torch.float64), torch.arange(6) % 3
+    expected = 0.0
+    outputs = network.features(images[:, 0])
+    logits = network.head(outputs.tanh().mean(dim=1))
+    slopes = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, labels), [outputs, logits])
+    for activation, slope in zip((outputs, logits), slopes, strict=True):
+        for channel in range(activation.shape[-1]):
+            products = activation[..., channel].detach() * slope[..., channel]
+            expected += 0.5 * (products.reshape(6, -1).sum(dim=1) ** 2).mean().item()
+    assert fisher(loss_gradients(network, [images], [labels])) == pytest.approx(expected, rel=1e-10)

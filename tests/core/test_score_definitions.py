@@ -592,6 +592,7 @@ def test_targets_are_one_hot_without_their_mean():
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
 CONFIG = ScoringConfig(
     scores=tuple(SCORES),
+    swap={"centre": 1.0, "width": 100.0},
     num_inits=2,
     tasks=3,
     episode=EPISODE,
@@ -823,10 +824,13 @@ def test_network_without_any_signal_is_degenerate_in_all_scores_but_the_counts()
     found = scored(cell(NOTHING))
     for name, draws in found.items():
         for draw in draws:
-            if name in ("params", "flops"):
+            if name in ("params", "flops", "l2_norm", "meco"):  # weights, and the maps of the stem
                 assert draw.outcome is Outcome.OK
-            elif name == "linear_regions":
+            elif name in ("linear_regions", "swap"):
                 assert draw.value == 1.0
+            elif name == "swap_regularised":
+                assert draw.value is not None
+                assert draw.value < 1.0
             else:
                 assert draw.outcome is Outcome.DEGENERATE, name
                 assert draw.reason
@@ -840,7 +844,9 @@ def test_network_whose_numbers_are_lost_is_non_finite_in_all_scores_but_the_coun
 
     monkeypatch.setattr(scorer, "initialise", explode)
     for name, draws in scored().items():
-        wanted = Outcome.OK if name in ("params", "flops") else Outcome.NON_FINITE
+        # What looks at maps alone, or draws weights of its own, does not see the head.
+        headless = ("params", "flops", "zen", "az_expressivity", "az_progressivity", "az_trainability", "meco")
+        wanted = Outcome.OK if name in headless else Outcome.NON_FINITE
         assert all(draw.outcome is wanted for draw in draws), name
 
 

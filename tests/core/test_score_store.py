@@ -161,12 +161,14 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
     "linear_regions.image_size": {"linear_regions": {"images": 32, "image_size": 4}},
     "linear_regions.images": {"linear_regions": {"images": 40}},
     "linear_regions.batch": {"linear_regions": {"images": 32, "batch": 16}},
+    "swap.centre": {"swap": {"centre": 2, "width": 100}},
+    "swap.width": {"swap": {"centre": 1, "width": 50}},
     "redraw": {"redraw": "head"},
     "augmentation": {"augmentation": "flip_crop"},
     "normalisation": {"normalisation": "cifar10"},
 }
 NAMES = [*SCORES, "metantk_cond_anil_time1_ridge1e-5", "metantk_logdet_maml"]
-BASE = tiny(f"scoring.scores=[{', '.join(NAMES)}]")
+BASE = tiny(f"scoring.scores=[{', '.join(NAMES)}]", "scoring.swap={centre: 1, width: 100}")
 
 
 def leaves(model: Any, prefix: str = "") -> Iterator[str]:
@@ -245,7 +247,8 @@ def test_each_score_alone_is_bit_equal_to_itself_beside_all_others(base):
 def test_other_images_leave_what_sees_none_bit_equal_and_are_part_of_the_other_keys(base):
     other = noise(seed=1)
     same = [name for name in NAMES if score_key(name, BASE, other, "cpu") == score_key(name, BASE, DATASET, "cpu")]
-    assert set(same) == {"synflow", "params", "flops"}
+    weights_alone = {"synflow", "synflow_bn", "l2_norm", "params", "flops"}
+    assert set(same) == weights_alone | {"zen", "meco", "az_expressivity", "az_progressivity", "az_trainability"}
     assert computed(BASE, other, same) == {name: base[name] for name in same}
     # SynFlow's network has as many channels as the images.
     assert score_key("synflow", BASE, noise(channels=3), "cpu") != score_key("synflow", BASE, DATASET, "cpu")

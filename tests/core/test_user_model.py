@@ -11,7 +11,7 @@ from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.kernels import batch, parameter_names, tangent_and_last_layer_kernel
-from metantk_core.scores import ScoringConfig, check_model, condition_number, score_model, scoring_episodes
+from metantk_core.scores import SCORES, ScoringConfig, check_model, condition_number, score_model, scoring_episodes
 from metantk_core.seeding import derive
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
@@ -233,6 +233,50 @@ def test_class_without_arguments_and_model_put_to_rest_are_scored(factory, own, 
     (record,) = score_model(f"{own}:{factory}", source, config, 0)
     assert record.draws[0].value is not None
     assert math.isfinite(record.draws[0].value)
+
+
+PANEL = """
+from torch import nn
+
+def layers(overwriting):
+    first = nn.Conv2d(1, 6, 3), nn.ReLU(overwriting), nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.ReLU(overwriting)
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(6 * 16, 3))
+
+def plain():
+    return layers(False)
+
+def overwriting():
+    return layers(True)
+"""
+
+
+def test_every_score_but_those_of_a_space_is_had_for_any_network_and_overwriting_changes_none(
+    tmp_path, monkeypatch, source
+):
+    monkeypatch.chdir(tmp_path)
+    name = f"panel_{derive(0, str(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(PANEL)
+    scores = tuple(score for score in SCORES if not SCORES[score].spaces_alone and score != "metantk_cond_anil")
+    config = ScoringConfig(**{**CONFIG.model_dump(), "scores": scores, "swap": {"centre": 1.0, "width": 1e3}})
+    found = [
+        {
+            record.score: [draw.value for draw in record.draws]
+            for record in score_model(f"{name}:{factory}", source, config, 0, batch_norm="group")
+        }
+        for factory in ("plain", "overwriting")
+    ]
+    assert set(found[0]) == set(scores) == set(SCORES) - {"linear_regions"}
+    # Its image is larger than the last layer of this network allows.
+    assert found[0].pop("meco") == found[1]["meco"] == [None, None]
+    assert all(value is not None for values in found[0].values() for value in values)
+    for score in found[0]:
+        assert found[1][score] == pytest.approx(found[0][score], rel=1e-5, abs=1e-6), score
+
+
+def test_score_of_a_space_is_refused_with_why():
+    config = CONFIG.model_copy(update={"scores": ("linear_regions",)})
+    with pytest.raises(InputError, match="own: it is counted on thin cells of a search space; leave it out"):
+        check_model("torch.nn:Identity", config)
 
 
 ONE = CONFIG.model_copy(update={"scores": ("ntk_cond",), "num_inits": 1})
