@@ -1,5 +1,5 @@
 from .conditioning import condition_number, log_determinant, trace_ratio
-from .config import LinearRegionsConfig, ScoringConfig, inner_loop
+from .config import LinearRegionsConfig, ScoringConfig, SwapConfig, inner_loop
 from .definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
 from .episodes import regions_images, scoring_episodes
 from .evidence import Draw, Evidence
@@ -23,6 +23,7 @@ __all__ = [
     "ScoreTable",
     "Scorer",
     "ScoringConfig",
+    "SwapConfig",
     "candidate_kernels",
     "check_model",
     "condition_number",

@@ -32,6 +32,7 @@ from metantk_core.scores import (
     InnerLoop,
     Outcome,
     ScoringConfig,
+    SwapConfig,
     activations,
     evidence,
     functions,
@@ -592,7 +593,7 @@ def test_targets_are_one_hot_without_their_mean():
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
 CONFIG = ScoringConfig(
     scores=tuple(SCORES),
-    swap={"centre": 1.0, "width": 100.0},
+    swap=SwapConfig(centre=1.0, width=100.0),
     num_inits=2,
     tasks=3,
     episode=EPISODE,

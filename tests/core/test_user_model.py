@@ -257,7 +257,7 @@ def test_every_score_but_those_of_a_space_is_had_for_any_network_and_overwriting
     name = f"panel_{derive(0, str(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(PANEL)
     scores = tuple(score for score in SCORES if not SCORES[score].spaces_alone and score != "metantk_cond_anil")
-    config = ScoringConfig(**{**CONFIG.model_dump(), "scores": scores, "swap": {"centre": 1.0, "width": 1e3}})
+    config = ScoringConfig.model_validate(CONFIG.model_dump() | {"scores": scores, "swap": {"centre": 1, "width": 1e3}})
     found = [
         {
             record.score: [draw.value for draw in record.draws]
