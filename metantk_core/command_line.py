@@ -232,6 +232,60 @@ def score(
 
 
 @app.command(
+    epilog="Examples: metantk rank my_module:wide my_module:deep  ·  metantk rank my_module:wide my_module:deep "
+    "--batch-norm group --set 'scoring.scores=[ntk_cond, zico, params]' --set rank_by=ntk_cond"
+)
+def rank(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PACKAGE.MODULE:FACTORY...",
+            help="Networks of your own: what factory(in_channels, ways), or factory(), returns.",
+        ),
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="A recipe (`metantk recipes`) or a configuration file.")
+    ] = "glyphs",
+    batch_norm: Annotated[
+        BatchNormTreatment | None,
+        typer.Option(
+            help="Batch normalisation, which mixes images, is replaced by GroupNorm, or uses its running statistics; "
+            "without this option it is refused."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Rank networks of your own by their scores at random initialisation: one table, all scores, the same episodes."""
+    config = _config(recipe, overrides, seed)
+
+    from metantk_core import terminal, wiring, workflow
+    from metantk_core import workspace as spaces
+
+    place = wiring.device(device)
+    workflow.check_own_models(config, models)
+    dataset = spaces.Workspace(workspace).dataset(config)
+    board = workflow.rank_own_models(
+        config,
+        models,
+        dataset,
+        device=place,
+        batch_norm=batch_norm,
+        on_done=lambda model: typer.echo(f"scored {model}", err=True),
+    )
+    if as_json:
+        _print_json(json.loads(board.to_json()))
+    else:
+        terminal.print_networks(board)
+        terminal.print_device(place)
+    if all(standing.mean is None for standing in board.standings):
+        raise typer.Exit(1)
+
+
+@app.command(
     epilog="Examples: metantk search glyphs  ·  "
     "metantk search glyphs --set search.num_candidates=200  ·  metantk search glyphs-prune  ·  "
     "metantk search glyphs --set search.strategy=race"

@@ -110,6 +110,34 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
         console.print(f"• {sentence}", highlight=False)
 
 
+def print_networks(leaderboard: Leaderboard, console: Console | None = None) -> None:
+    """Print a leaderboard of networks that people wrote: a row each, every score a column, why one failed."""
+    from metantk_core.report.findings import trust_sentences
+
+    console = console or Console()
+    names = [name for name, _ in leaderboard.standings[0].others]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("network", overflow="fold")
+    table.add_column(leaderboard.label, justify="right", overflow="fold")
+    for name in names:
+        table.add_column(SCORES[name].scaled_label if name in SCORES else name, justify="right", overflow="fold")
+    for standing in leaderboard.standings:
+        measured = "-"
+        if standing.mean is not None:
+            measured = " ".join(part for part in _measured(standing.mean, standing.standard_error) if part)
+        values = dict(standing.others)
+        others = ["-" if (value := values.get(name)) is None else _number(value) for name in names]
+        table.add_row(str(standing.rank), standing.genotype, measured, *others)
+    console.print(table)
+    console.print(f"{leaderboard.direction.capitalize()} is better; mean ± standard error of {leaderboard.label}.")
+    for sentence in trust_sentences(leaderboard):
+        console.print(sentence, soft_wrap=True)
+    for standing in leaderboard.standings:
+        if standing.mean is None:
+            console.print(f"{standing.genotype}: {standing.reason}", soft_wrap=True)
+
+
 def print_history(history: SearchHistory, console: Console | None = None) -> None:
     """Print the rounds of a search, a line each; nothing for a search of one round."""
     if len(history.rounds) < 2:

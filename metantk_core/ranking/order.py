@@ -19,7 +19,8 @@ from metantk_core.ranking.leaderboard import Leaderboard, Standing
 from metantk_core.ranking.records import RecordTable, check_devices, means, tabulate
 from metantk_core.ranking.resampling import stability
 from metantk_core.scores.definitions import SCORES, Direction
-from metantk_core.scores.record import Outcome, ScoreRecord
+from metantk_core.scores.record import MODEL_SPACE, Outcome, ScoreRecord
+from metantk_core.seeding import digest
 from metantk_core.statistics import ranks
 
 
@@ -78,7 +79,7 @@ def rank(
         return Standing(
             rank=number,
             genotype=genotype,
-            key=parse_genotype(first[genotype].space, genotype).key,
+            key=_key(first[genotype].space, genotype),
             mean=None if mean is None else sign * mean + 0.0,
             standard_error=error,
             draws=draws[genotype],
@@ -127,6 +128,11 @@ class _Level:
     genotypes: list[str]
     losses: Float64[np.ndarray, "n k"]
     unit: int
+
+
+def _key(space: str, text: str) -> str:
+    """Return what identifies a candidate; a network of a person's own has an address and no canonical form."""
+    return digest(text) if space == MODEL_SPACE else parse_genotype(space, text).key
 
 
 def _levels(table: RecordTable, criterion: Criterion, good: list[str], draws: Mapping[str, int]) -> list[_Level]:

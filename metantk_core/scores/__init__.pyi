@@ -4,9 +4,9 @@ from .definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
 from .episodes import regions_images, scoring_episodes
 from .evidence import Draw, Evidence
 from .functions import evaluated
-from .record import Outcome, Score, ScoreRecord, device_kind
+from .record import MODEL_SPACE, Outcome, Score, ScoreRecord, device_kind
 from .scorer import CandidateKernels, Scorer, candidate_kernels, score_candidate, score_draw
-from .user_model import MODEL_SPACE, check_model, load_factory, score_model
+from .user_model import check_model, load_factory, score_model
 
 __all__ = [
     "MODEL_SPACE",

@@ -31,13 +31,10 @@ from metantk_core.scores.config import ScoringConfig, inner_loop
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.episodes import check_source, scoring_episodes
 from metantk_core.scores.evidence import Draw
-from metantk_core.scores.record import Score, ScoreRecord, device_kind
+from metantk_core.scores.record import MODEL_SPACE, Score, ScoreRecord, device_kind
 from metantk_core.scores.scorer import score_draw
 from metantk_core.seeding import derive
 from metantk_core.torchvision_import import torchvision_importable
-
-MODEL_SPACE = "model"
-"""What records of a person's own model say instead of a search space."""
 
 # Of an import statement: no folders, no leading dots.
 _ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")

@@ -1,6 +1,6 @@
 """Steps of the search: configuration, images and the state of the search enter, records and a leaderboard leave."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -112,6 +112,48 @@ def score_own_model(
         address, source, config.scoring, config.seed, device=device, batch_norm=batch_norm, on_network=note
     )
     return OwnModel(records, tuple(counted), tuple(others))
+
+
+def rank_own_models(
+    config: RunConfig,
+    addresses: Sequence[str],
+    dataset: ImageDataset,
+    *,
+    device: str = "cpu",
+    batch_norm: BatchNormTreatment | None = None,
+    on_done: Callable[[str], None] = lambda address: None,
+) -> Leaderboard:
+    """Return the leaderboard of networks that people wrote, on the same draws of episodes, with all scores of each.
+
+    Args:
+        config: Says how networks are scored, and what ranks.
+        addresses: ``package.module:factory`` of each, at least two different ones.
+        dataset: Images that the episodes are drawn from.
+        device: Where the networks run.
+        batch_norm: What is done about batch normalisation in all of them; nothing means that it is refused.
+        on_done: Is told each address once its network has been scored.
+
+    Raises:
+        InputError: An address leads to no factory, what it makes can't be scored, or there are fewer than two.
+    """
+    check_own_models(config, addresses)
+    records: list[ScoreRecord] = []
+    for address in addresses:
+        records += score_own_model(config, address, dataset, device=device, batch_norm=batch_norm).records
+        on_done(address)
+    return rank(records, by=config.criterion)
+
+
+def check_own_models(config: RunConfig, addresses: Sequence[str]) -> None:
+    """Do nothing if networks that people wrote are there and may be ranked by the configured scores.
+
+    Raises:
+        InputError: As for :func:`check_own_model`, or there are fewer than two, or one comes twice.
+    """
+    if len(set(addresses)) < 2 or len(set(addresses)) < len(addresses):
+        raise InputError(f"Expected two or more different networks to rank, got {', '.join(addresses) or 'none'}.")
+    for address in addresses:
+        check_own_model(config, address)
 
 
 def check_own_model(config: RunConfig, address: str) -> None:

@@ -55,7 +55,7 @@ def write_images(folder: Path, classes: int, images: int, size: int = 16) -> Non
 
 
 def test_all_commands_of_the_manual_are_here():
-    assert {"score", "search", "train", "evaluate", "run", "compile", "ui"} <= set(COMMANDS)
+    assert {"score", "search", "train", "evaluate", "run", "compile", "ui", "rank"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,12 +1,15 @@
 """Scoring somebody's own module: same numbers as the kernels say, and one clear sentence for what can't be scored."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from metantk_core.command_line import app
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
@@ -437,3 +440,47 @@ def test_an_address_of_no_factory_is_refused_in_one_sentence(address, own, sourc
     with pytest.raises(InputError) as caught:
         score_model(address, source, CONFIG, 0)
     assert "\n" not in str(caught.value).split("\n  File")[0]
+
+
+RANKED = """
+from torch import nn
+
+def net(width, activation):
+    body = nn.Conv2d(1, width, 3), activation, nn.Conv2d(width, width, 3), nn.GroupNorm(2, width), nn.Tanh()
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
+
+def narrow():
+    return net(2, nn.ReLU())
+
+def wide():
+    return net(16, nn.ReLU())
+
+def smooth():
+    return net(4, nn.GELU())
+"""
+
+
+@pytest.mark.slow
+def test_several_networks_are_ranked_in_one_table_whatever_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = f"ranked_{derive(0, str(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(RANKED)
+    addresses = [f"{name}:{factory}" for factory in ("narrow", "wide", "smooth")]
+    settings = [
+        "--recipe", "smoke", "--set", "data.images_per_class=6", "--set", "scoring.image_size=8",
+        "--set", "scoring.scores=[ntk_cond, naswot, params]", "--set", "rank_by=params", "--json",
+    ]  # fmt: skip
+    boards = []
+    for order in (addresses, addresses[::-1]):
+        done = CliRunner().invoke(app, ["rank", *order, *settings])
+        assert done.exit_code == 0, done.output
+        boards.append(json.loads(done.stdout))
+    assert boards[0] == boards[1]
+    standings = {standing["genotype"].partition(":")[2]: standing for standing in boards[0]["standings"]}
+    assert list(standings) == ["wide", "smooth", "narrow"]
+    values = {factory: dict(standing["others"]) for factory, standing in standings.items()}
+    assert values["smooth"]["naswot"] is None  # it has no ReLU
+    assert values["wide"]["naswot"] > values["narrow"]["naswot"]
+    for few in (addresses[:1], addresses[:1] * 2):
+        with pytest.raises(InputError, match="two or more different networks"):
+            CliRunner().invoke(app, ["rank", *few, *settings], catch_exceptions=False)
