@@ -210,6 +210,7 @@ def test_any_file_is_used_or_refused(examples, tmp_path, monkeypatch):
 OPTIONS = {
     "recipes": ["--show", "--set", "--seed"],
     "score": ["--model", "--set", "--seed", "--workspace"],
+    "rank": ["--recipe", "--batch-norm", "--set", "--seed", "--workspace"],
     "search": ["--set", "--seed", "--workspace", "--tracking-uri"],
     "train": ["--role", "--set", "--seed", "--workspace", "--tracking-uri"],
     "evaluate": ["--role", "--set", "--seed", "--workspace", "--tracking-uri"],
