@@ -28,43 +28,20 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64
 from scipy import stats
-from torch import Tensor
 
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.candidates.genotype import Edge
 from metantk_core.datasets.glyphs import glyphs
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
-from metantk_core.kernels import (
-    SINGLE_PRECISION,
-    KernelBlocks,
-    Kernels,
-    Outputs,
-    adaptation,
-    batch,
-    centred_targets,
-    held_out_predictions,
-    meta_ntk,
-    rounding_floor,
-    split,
-    tangent_and_last_layer_kernel,
-)
+from metantk_core.kernels import Outputs
 from metantk_core.networks import FewShotNetwork, NetworkConfig, Scheme, build, initialise
-from metantk_core.scores import (
-    SCORES,
-    Score,
-    ScoringConfig,
-    condition_number,
-    log_determinant,
-    scoring_episodes,
-    trace_ratio,
-)
-from metantk_core.scores.activations import code_kernel, linear_regions, naswot
-from metantk_core.scores.alignment import spectral_entropy
+from metantk_core.scores import SCORES, Draw, Evidence, Score, ScoringConfig, evaluated, scoring_episodes
+from metantk_core.scores.activations import linear_regions
 from metantk_core.seeding import generator, numpy_generator
 
 SEED = 0
-WAYS, RIDGE = 5, 1e-3
+WAYS = 5
 EPISODE = EpisodeConfig(ways=WAYS, shots=1, queries=1)
 TRUSTWORTHY = 0.8  # the reliability of a mean that is called trustworthy
 
@@ -189,6 +166,16 @@ PASSES: Mapping[str, Pass] = MappingProxyType(
         "regions": Pass(kind="regions"),
     }
 )
+_OF_META_NTK = (
+    "metantk_cond",
+    "metantk_logdet",
+    "metantk_trace_ratio",
+    "metantk_spectral_entropy",
+    "metantk_regression_loss",
+)
+OF_KERNELS = (*_OF_META_NTK, *(f"{name}_anil" for name in _OF_META_NTK), "ntk_cond", "ntk_trace", "spectral_entropy")
+"""What is scored on every kernel."""
+
 LADDER = ("9 tasks", "trace", "orthogonal", "torch_default", "negated", "other head", "other weights")
 
 
@@ -271,31 +258,24 @@ def measure(study: Study, draw: int) -> dict:
     """Return all scores of one draw of a study, and the seconds that each pass took for each network."""
     values: dict[str, Values] = {}
     seconds: dict[str, list[float]] = {}
+    data = source(study.data, study.size)
     config = ScoringConfig(tasks=9, episode=EPISODE, image_size=study.size)
-    episodes = scoring_episodes(source(study.data, study.size), config, SEED, draw)
-    labels = torch.stack([episode.query_labels for episode in episodes])
-    supports = torch.stack([episode.support_labels for episode in episodes])
+    episodes = scoring_episodes(data, config, SEED, draw)
     for name in study.passes:
         how = PASSES[name]
-        images = batch(
-            [e.query_images for e in episodes[: how.tasks]], [e.support_images for e in episodes[: how.tasks]]
-        )
-        found: list[dict[str, dict[str, Score | float]]] = []
+        own = config.model_copy(update={"tasks": how.tasks, "outputs": how.outputs})
+        found: list[dict[str, dict[str, Score]]] = []
         seconds[name] = []
         for network in networks(study, narrow=how.kind == "regions"):
             start = process_time()
             draw_weights(network, how, draw)
+            drawn = Draw(network, episodes[: how.tasks], own, SEED, draw, "cpu", data.image_shape, None)
             if how.kind == "kernel":
-                kernels = tangent_and_last_layer_kernel(network, images, outputs=how.outputs)
-                found.append(
-                    {
-                        part: kernel_scores(kernels, chosen, how.tasks, labels, supports)
-                        for part, chosen in parts(name, how.tasks).items()
-                    }
-                )
+                evidence = Evidence(drawn)
+                of = {part: evidence.of_tasks(chosen) for part, chosen in parts(name, how.tasks).items()}
+                found.append({part: {score: evaluated(score, of[part]) for score in OF_KERNELS} for part in of})
             elif how.kind == "codes":
-                kernel = code_kernel(network, images)
-                found.append({name: {"naswot": math.nan if kernel is None else naswot(kernel)}})
+                found.append({name: {"naswot": evaluated("naswot", Evidence(drawn))}})
             else:
                 found.append({name: regions(network, draw)})
             seconds[name].append(process_time() - start)
@@ -347,46 +327,9 @@ def parts(name: str, tasks: int) -> dict[str, range]:
     }
 
 
-def kernel_scores(
-    kernels: Kernels, chosen: range, tasks: int, labels: Tensor, supports: Tensor
-) -> dict[str, Score | float]:
-    """Return the scores of some of the tasks of a kernel."""
-    ntk, nngp = (_of_tasks(kernel, chosen, tasks) for kernel in (kernels.ntk, kernels.nngp))
-    floor = rounding_floor(ntk.full)
-    scores: dict[str, Score | float] = {}
-    for suffix, inner in (("", ntk), ("_anil", nngp)):
-        meta = meta_ntk(ntk, inner, time=math.inf, ridge=RIDGE, precision=SINGLE_PRECISION)
-        scores[f"metantk_cond{suffix}"] = condition_number(meta, floor=floor)
-        scores[f"metantk_logdet{suffix}"] = log_determinant(meta, floor=floor)
-        scores[f"metantk_trace_ratio{suffix}"] = trace_ratio(meta, floor=floor)
-        scores[f"metantk_spectral_entropy{suffix}"] = spectral_entropy(meta)
-        adapted = adaptation(inner, time=math.inf, ridge=RIDGE, precision=SINGLE_PRECISION)
-        targets = centred_targets(labels[list(chosen)], WAYS)
-        given = centred_targets(supports[list(chosen)], WAYS)
-        predicted = [
-            held_out_predictions(
-                meta, adapted, given, targets, held_out=(task,), floor=floor, precision=SINGLE_PRECISION
-            )
-            for task in range(len(chosen))
-        ]
-        scores[f"metantk_regression_loss{suffix}"] = (torch.cat(predicted) - targets).square().sum(dim=-1).mean().item()
-    scores["ntk_cond"] = condition_number(ntk.full)
-    scores["ntk_trace"] = ntk.full.trace().item()
-    scores["spectral_entropy"] = spectral_entropy(ntk.full)
-    return scores
-
-
-def _of_tasks(kernel: Float64[Tensor, "n n"] | None, chosen: range, tasks: int) -> KernelBlocks:
-    assert kernel is not None
-    block = WAYS  # images of one task, one a class
-    rows = [task * block + image for task in chosen for image in range(block)]
-    rows += [tasks * block + row for row in rows]
-    return split(kernel[rows][:, rows], tasks=len(chosen), queries=block, supports=block)
-
-
-def regions(network: FewShotNetwork, draw: int) -> dict[str, Score | float]:
+def regions(network: FewShotNetwork, draw: int) -> dict[str, Score]:
     """Return the linear regions on noise images of 3 x 3 pixels, and of 2 x 2 (``definition=noise``)."""
-    found: dict[str, Score | float] = {}
+    found: dict[str, Score] = {}
     for name, size in (("linear_regions", 3), ("linear_regions of 2 x 2", 2)):
         noise = torch.randn((3000, 1, size, size), generator=generator(SEED, "score", "linear regions", draw))
         found[name] = linear_regions(network, noise)
@@ -398,10 +341,10 @@ def definition(score: str) -> str:
     return score.split(" ")[0]
 
 
-def _number(score: str, value: Score | float) -> float | None:
+def _number(score: str, value: Score) -> float | None:
     """Return a score on its scale; condition numbers and the like as natural logarithms."""
-    number = value.value if isinstance(value, Score) else value
-    if number is None or not math.isfinite(number):
+    number = value.value
+    if number is None:
         return None
     if SCORES[definition(score)].scale == "linear":
         return number
