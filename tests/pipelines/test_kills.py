@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,16 +193,18 @@ def test_a_hundred_kills_change_nothing_and_leave_nothing(tmp_path):
         folder = tmp_path / f"{name} {number}"
         return name, survive(name, folder, 5, results, seconds, random.Random(seed))
 
-    number = 0
+    started = dict.fromkeys(COMMANDS, 0)
+    under_way: dict[Future[tuple[str, int]], str] = {}
     with ThreadPoolExecutor(2) as pool:
-        while sum(killed.values()) < KILLS:
-            wanted = [
-                "run" if killed["run"] < max(1, KILLS // 8) else rng.choice(SEARCHES),
-                min(SEARCHES, key=lambda name: killed[name]),
-            ]
-            chains = [pool.submit(one, name, number + place, rng.getrandbits(32)) for place, name in enumerate(wanted)]
-            number += len(chains)
-            for chain in chains:
+        while under_way or sum(killed.values()) < KILLS:
+            while len(under_way) < 2 and sum(killed.values()) + 5 * len(under_way) < KILLS:
+                # A run takes as long as many searches, which go on beside it.
+                wants_run = killed["run"] < max(1, KILLS // 8) and "run" not in under_way.values()
+                name = "run" if wants_run else min(SEARCHES, key=lambda name: started[name])
+                started[name] += 1
+                under_way[pool.submit(one, name, sum(started.values()), rng.getrandbits(32))] = name
+            for chain in wait(under_way, return_when=FIRST_COMPLETED).done:
+                del under_way[chain]
                 name, times = chain.result()
                 killed[name] += times
             print(killed, flush=True)  # noqa: T201
