@@ -89,6 +89,13 @@ Device = Annotated[
         help="Where networks run; auto is the GPU if torch sees one.",
     ),
 ]
+BatchNorm = Annotated[
+    BatchNormTreatment | None,
+    typer.Option(
+        help="In a network of your own, batch normalisation, which mixes images, is replaced by GroupNorm, or uses its "
+        "running statistics; without this option it is refused."
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output; progress goes to standard error.")
 ]
@@ -164,13 +171,7 @@ def score(
             help="Score a torch module of your own instead: what factory(in_channels, ways), or factory(), returns.",
         ),
     ] = None,
-    batch_norm: Annotated[
-        BatchNormTreatment | None,
-        typer.Option(
-            help="With --model: batch normalisation, which mixes images, is replaced by GroupNorm, or uses its running "
-            "statistics; without this option it is refused."
-        ),
-    ] = None,
+    batch_norm: BatchNorm = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -233,7 +234,7 @@ def score(
 
 @app.command(
     epilog="Examples: metantk rank my_module:wide my_module:deep  ·  metantk rank my_module:wide my_module:deep "
-    "--batch-norm group --set 'scoring.scores=[ntk_cond, zico, params]' --set rank_by=ntk_cond"
+    "--batch-norm group --set 'scoring.scores=\\[ntk_cond, zico, params]' --set rank_by=ntk_cond"
 )
 def rank(
     models: Annotated[
@@ -246,13 +247,7 @@ def rank(
     recipe: Annotated[
         str, typer.Option("--recipe", "-r", help="A recipe (`metantk recipes`) or a configuration file.")
     ] = "glyphs",
-    batch_norm: Annotated[
-        BatchNormTreatment | None,
-        typer.Option(
-            help="Batch normalisation, which mixes images, is replaced by GroupNorm, or uses its running statistics; "
-            "without this option it is refused."
-        ),
-    ] = None,
+    batch_norm: BatchNorm = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),

@@ -68,6 +68,11 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
         assert "--set" in done.stdout
 
 
+def test_examples_of_the_help_keep_their_brackets():
+    said = " ".join(CliRunner().invoke(app, ["rank", "--help"], env={"COLUMNS": "200"}).stdout.split())
+    assert "--set 'scoring.scores=[ntk_cond, zico, params]'" in said
+
+
 def test_a_recipe_can_be_printed_changed_and_read_back(tmp_path):
     shown = metantk("recipes", "--show", "smoke", "--set", "search.num_candidates=9", cwd=tmp_path)
     (tmp_path / "mine.json").write_text(shown.stdout)
