@@ -166,14 +166,14 @@ PASSES: Mapping[str, Pass] = MappingProxyType(
         "regions": Pass(kind="regions"),
     }
 )
-_OF_META_NTK = (
+MAIN = (
     "metantk_cond",
     "metantk_logdet",
     "metantk_trace_ratio",
     "metantk_spectral_entropy",
     "metantk_regression_loss",
 )
-OF_KERNELS = (*_OF_META_NTK, *(f"{name}_anil" for name in _OF_META_NTK), "ntk_cond", "ntk_trace", "spectral_entropy")
+OF_KERNELS = (*MAIN, *(f"{name}_anil" for name in MAIN), "ntk_cond", "ntk_trace", "spectral_entropy")
 """What is scored on every kernel."""
 
 LADDER = ("9 tasks", "trace", "orthogonal", "torch_default", "negated", "other head", "other weights")
@@ -745,7 +745,6 @@ def _percent(number: float) -> str:
     return f"{100 * number:.1f} %"
 
 
-MAIN = ("metantk_cond", "metantk_logdet", "metantk_trace_ratio", "metantk_spectral_entropy", "metantk_regression_loss")
 OTHERS = (
     "metantk_cond_anil",
     "metantk_logdet_anil",

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 BASE = "import typer, pydantic, numpy"
-COMMANDS = ("recipes", "score", "search", "train", "evaluate", "run", "compile", "ui")
+COMMANDS = ("recipes", "score", "rank", "search", "train", "evaluate", "run", "compile", "ui")
 METANTK = ("-m", "metantk_core")
 ROWS: dict[str, tuple[str, ...]] = {
     BASE: ("-c", BASE),

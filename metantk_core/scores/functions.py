@@ -39,6 +39,13 @@ from metantk_core.scores.weights import l2_norm
 from metantk_core.scores.zen import zen
 
 
+class Measured(NamedTuple):
+    """A value that knows the precision of the gradients behind it."""
+
+    value: Score | float
+    precision: Precision
+
+
 @dataclass(frozen=True)
 class ScoreFunction:
     """How a score is computed from the evidence of one draw.
@@ -49,14 +56,7 @@ class ScoreFunction:
     """
 
     source: Source
-    compute: "Callable[[Evidence, CompleteLoop], Score | float | Measured]"
-
-
-class Measured(NamedTuple):
-    """A value that knows the precision of the gradients behind it."""
-
-    value: Score | float
-    precision: Precision
+    compute: Callable[[Evidence, CompleteLoop], Score | float | Measured]
 
 
 def evaluated(name: str, evidence: Evidence) -> Score:
