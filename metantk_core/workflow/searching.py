@@ -11,7 +11,7 @@ from torch import nn
 from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import parameter_names
 from metantk_core.networks import BatchNormTreatment, LatencyTable, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
@@ -151,7 +151,8 @@ def check_own_models(config: RunConfig, addresses: Sequence[str]) -> None:
         InputError: As for :func:`check_own_model`, or there are fewer than two, or one comes twice.
     """
     if len(set(addresses)) < 2 or len(set(addresses)) < len(addresses):
-        raise InputError(f"Expected two or more different networks to rank, got {', '.join(addresses) or 'none'}.")
+        given = ", ".join(map(quoted, addresses)) or "none"
+        raise InputError(f"Expected two or more different networks to rank, got {given}.")
     for address in addresses:
         check_own_model(config, address)
 

@@ -264,6 +264,23 @@ def test_no_command_says_a_password_wherever_it_was_typed(examples, tmp_path, mo
     check(examples, property_holds)
 
 
+@pytest.mark.parametrize("command", sorted(OPTIONS))
+def test_no_place_of_any_command_repeats_a_password(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address = f"bob:{SECRET}@host"
+    start = [command, *(["smoke"] if command not in ("recipes", "ui") else [])]
+    for line in (
+        [command, address],
+        [command, address, address],
+        [command, address, "a:b"],
+        [command, "a:b", address],
+        [*start, address],
+        [*start, f"--{address}"],
+        *([*start, option, f"{key}{address}"] for option in OPTIONS[command] for key in ("", "name=", f"{address}=")),
+    ):
+        assert_contract(*metantk(*line))
+
+
 @pytest.mark.parametrize("examples", many(300))
 def test_no_address_shows_its_password(examples):
     @given(secret_addresses())
