@@ -108,7 +108,7 @@ def per_sample(network: nn.Module, images: Tensor) -> Tensor:
     ordinary(network, images)
     for handle in handles:
         handle.remove()
-    kernel = torch.zeros(len(images), len(images), dtype=torch.float64)
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
     for gradient in gradients:
         kernel += (gradient @ gradient.mT).double()
     return kernel

@@ -25,10 +25,11 @@ from jaxtyping import Float, Float64
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.datasets import DataConfig, prepare
 from metantk_core.episodes import Episode, EpisodeSource
-from metantk_core.kernels import batch, exact_arithmetic, parameter_names
+from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import batch_normalised, build, initialise
 from metantk_core.scores import SCORES, Score, ScoringConfig, condition_number, scoring_episodes
 from metantk_core.scores.activations import code_kernel, naswot

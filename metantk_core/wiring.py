@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from metantk_core.adapters.addresses import scheme, shown
@@ -91,6 +92,8 @@ def device(wanted: str = "", *, probe: bool = True) -> str:
             f"Expected a device that is there, but got {choice!r}, and torch sees {found}; try --device auto."
         )
     name = f"cuda:{int(spelled['number'])}" if spelled["number"] else "cuda"
+    # Of each thread's first matrix product on the GPU, which works all the same.
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     if probe:
         try:
             torch.ones(1, dtype=torch.float64, device=name).add(1).cpu()

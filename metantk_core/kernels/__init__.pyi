@@ -3,7 +3,7 @@ from .choices import Outputs, ParameterChoice, Precision
 from .engine import outputs_with_relus
 from .features import last_layer_kernel
 from .meta import adaptation, adapted_lengths, inner_loop_is_known, meta_ntk
-from .parameters import Kernels, exact_arithmetic, parameter_names
+from .parameters import Kernels, parameter_names
 from .regression import centred_targets, held_out_predictions
 from .rounding import (
     DOUBLE_PRECISION,
@@ -34,7 +34,6 @@ __all__ = [
     "eigenvalues",
     "empirical_ntk",
     "even_gradients",
-    "exact_arithmetic",
     "held_out_predictions",
     "inner_loop_is_known",
     "last_layer_kernel",

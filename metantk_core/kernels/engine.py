@@ -26,6 +26,7 @@ from torch._C._autograd import _top_saved_tensors_default_hooks  # type: ignore[
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.kernels.layer_grams import (
     Convolution,
     bias_gram,
@@ -41,7 +42,6 @@ from metantk_core.kernels.parameters import (
     Outputs,
     ParameterChoice,
     directions,
-    exact_arithmetic,
     gram,
     groups_within,
     head_names,

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels.parameters import ParameterChoice, exact_arithmetic
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels.parameters import ParameterChoice
 from metantk_core.kernels.tangent import IMAGES_AT_ONCE
 
 

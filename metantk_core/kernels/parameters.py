@@ -3,11 +3,9 @@
 Axes: n images of the batch · k logits · p one parameter tensor, flattened.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Float64
@@ -18,7 +16,6 @@ from metantk_core.kernels.choices import Outputs, ParameterChoice
 GRADIENT_BYTES = 256 * 2**20
 """Most memory that the per-image gradients of one pass take; a full-size NAS-Bench-201 network needs 184 MB."""
 
-_Setting = TypeVar("_Setting")
 _COLUMNS = 2**16  # of a gradient matrix turned into float64 at a time: 16 MB for 30 images
 
 _MAPS = (
@@ -114,58 +111,6 @@ def directions(logits: Float[Tensor, " k"], outputs: Outputs) -> Float[Tensor, "
         outputs: Which kernel.
     """
     return torch.ones_like(logits)[None] if outputs == "sum" else torch.diag(torch.ones_like(logits))
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Give a context in which float32 products are products of float32, whatever the rest of the process has chosen.
-
-    TF32 and bfloat16 move condition numbers as much as the choice of an operation does. This is the one place that
-    decides about them and about cuDNN's choice of algorithms; on leaving, everything is as it was.
-    """
-    cudnn = torch.backends.cudnn
-    parents, operations = _precisions()
-    flags = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
-    # Torch has older settings for the same, and fails where the two contradict each other.
-    older_products, older_layers = _readable(torch.get_float32_matmul_precision), _readable(lambda: cudnn.allow_tf32)
-    before: list[str] = []
-    try:
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
-        for setting in parents:
-            before.append(setting.fp32_precision)
-            setting.fp32_precision = "none"  # what is inherited from it shows as it is: not set
-        before += [setting.fp32_precision for setting in operations]
-        if older_products not in (None, "highest"):
-            torch.set_float32_matmul_precision("highest")
-        if older_layers:
-            cudnn.allow_tf32 = False
-        for setting in operations:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        if older_products not in (None, "highest"):
-            torch.set_float32_matmul_precision(older_products)
-        if older_layers:
-            cudnn.allow_tf32 = True
-        for setting, precision in reversed(list(zip((*parents, *operations), before, strict=False))):
-            setting.fp32_precision = precision
-        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = flags
-
-
-def _precisions() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return where torch keeps the precision of float32: what operations inherit it from, and the operations."""
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    products: tuple[Any, ...] = cuda.matmul, mkldnn.matmul  # type: ignore[attr-defined]
-    layers: tuple[Any, ...] = cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn  # type: ignore[attr-defined]
-    return (torch.backends, cudnn), (*products, *layers)
-
-
-def _readable(setting: Callable[[], _Setting]) -> _Setting | None:
-    """Return one of torch's older settings; None where newer ones contradict it, which torch refuses to read."""
-    try:
-        return setting()
-    except RuntimeError:
-        return None
 
 
 def groups_within(limit: int, chosen: Mapping[str, Tensor], images: int) -> list[tuple[str, ...]]:

@@ -27,6 +27,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.kernels.engine import kernels_by_layer
 from metantk_core.kernels.parameters import (
     GRADIENT_BYTES,
@@ -34,7 +35,6 @@ from metantk_core.kernels.parameters import (
     Outputs,
     ParameterChoice,
     directions,
-    exact_arithmetic,
     gram,
     groups_within,
     head_names,

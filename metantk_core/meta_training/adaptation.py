@@ -13,12 +13,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.meta_training.config import Algorithm
 from metantk_core.networks import FewShotNetwork, forget_moments
 
 Parameters = Mapping[str, Tensor]
 
 
+@exact_arithmetic()
 def adapted_logits(
     network: FewShotNetwork,
     support_images: Float[Tensor, "s c h w"],

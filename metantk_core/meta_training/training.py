@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype
 from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.errors import InputError
@@ -46,6 +47,7 @@ class _State:
     reason: str = ""  # why training ended early
 
 
+@exact_arithmetic()
 def meta_train(
     genotype: Genotype,
     train: EpisodeSource,

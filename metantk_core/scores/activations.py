@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from metantk_core.kernels import exact_arithmetic, outputs_with_relus
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels import outputs_with_relus
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24

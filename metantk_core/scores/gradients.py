@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from metantk_core.kernels import exact_arithmetic, parameter_names
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels import parameter_names
 
 
 @dataclass(frozen=True)

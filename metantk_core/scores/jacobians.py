@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from metantk_core.kernels import exact_arithmetic
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.scores.record import Outcome, Score
 
 _K = 1e-5  # of both sources: keeps logarithms and inverses finite

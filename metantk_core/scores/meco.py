@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metantk_core.kernels import exact_arithmetic
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.scores.record import Outcome, Score
 
 SIZE = 64

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels import exact_arithmetic
+from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.networks import FewShotNetwork
 from metantk_core.networks.cells import DartsBody, NASBench201Body
 from metantk_core.scores.record import Outcome, Score

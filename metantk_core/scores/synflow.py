@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from metantk_core.kernels import exact_arithmetic, parameter_names
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels import parameter_names
 from metantk_core.scores.record import Outcome, Score
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)

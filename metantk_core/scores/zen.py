@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metantk_core.kernels import exact_arithmetic, parameter_names
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels import parameter_names
 from metantk_core.networks import FewShotNetwork
 from metantk_core.networks.normalisation import BatchMoments
 from metantk_core.scores.record import Outcome, Score

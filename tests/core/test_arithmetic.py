@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metantk_core.kernels import exact_arithmetic, last_layer_kernel, tangent_and_last_layer_kernel
+from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.kernels import last_layer_kernel, tangent_and_last_layer_kernel
+from metantk_core.meta_training.adaptation import adapted_logits
+from metantk_core.networks import FewShotNetwork
 from metantk_core.scores.activations import code_kernel, linear_regions, linear_regions_of_batches
 from metantk_core.scores.gradients import loss_gradients
 from metantk_core.scores.synflow import synflow
@@ -89,21 +92,27 @@ def test_choice_comes_back_after_an_error():
     assert settings() == before
 
 
-class Watching(nn.Module):
+def test_one_thread_leaves_while_another_still_computes():
+    before = settings()
+    first, second = exact_arithmetic(), exact_arithmetic()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(operations().values()) == {"ieee"}
+    second.__exit__(None, None, None)
+    assert settings() == before
+
+
+class Watching(FewShotNetwork):
     """A network that notes the arithmetic of each of its passes."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3)
-        self.head = nn.Linear(4, 2)
+        super().__init__(nn.Conv2d(1, 4, 3), features=4, ways=2)
         self.seen: list[tuple[str, ...]] = []
 
     def features(self, x: Tensor) -> Tensor:
         self.seen.append((*operations().values(), str(BACKENDS.cudnn.deterministic)))
-        return torch.relu(self.conv(x)).mean(dim=(2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        return torch.relu(self.body(x)).mean(dim=(2, 3))
 
     def __deepcopy__(self, memo: dict) -> "Watching":
         copied = Watching()
@@ -114,7 +123,7 @@ class Watching(nn.Module):
 
 IMAGES = torch.randn(6, 1, 5, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 0, 1, 0, 1])
-PASSES: dict[str, Callable[[nn.Module], object]] = {
+PASSES: dict[str, Callable[[FewShotNetwork], object]] = {
     "kernel": lambda network: tangent_and_last_layer_kernel(network, IMAGES),
     "features": lambda network: last_layer_kernel(network, IMAGES),
     "codes": lambda network: code_kernel(network, IMAGES),
@@ -122,12 +131,15 @@ PASSES: dict[str, Callable[[nn.Module], object]] = {
     "linear regions of batches": lambda network: linear_regions_of_batches(network, [IMAGES]),
     "gradients": lambda network: loss_gradients(network, [IMAGES], [LABELS]),
     "synflow": lambda network: synflow(network, (1, 5, 5)),
+    "adaptation to an episode": lambda network: adapted_logits(
+        network, IMAGES, LABELS, IMAGES, algorithm="maml", learning_rate=0.1, steps=2
+    ),
 }
 
 
 @pytest.mark.usefixtures("chosen")
 @pytest.mark.parametrize("run", PASSES.values(), ids=list(PASSES))
-def test_every_pass_of_every_score_runs_in_exact_arithmetic(run: Callable[[nn.Module], object]):
+def test_every_pass_of_every_score_runs_in_exact_arithmetic(run: Callable[[FewShotNetwork], object]):
     network = Watching()
     run(network)
     assert set(network.seen) == {("ieee",) * 6 + ("True",)}
@@ -141,4 +153,4 @@ def test_one_place_decides_about_precision_and_determinism():
         for path in sorted(package.rglob("*.py"))
         if any(settings.search(line) for line in path.read_text(encoding="utf-8").splitlines())
     ]
-    assert deciding == ["kernels/parameters.py"]
+    assert deciding == ["arithmetic.py"]
