@@ -1,0 +1,131 @@
+"""Steps of a local run are forks of one process, and each still has an ending of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PIPELINE = """
+import sys
+from pathlib import Path
+
+from kfp import dsl, local
+
+from pipelines.step_processes import fork_steps, start_server
+
+
+@dsl.component(base_image="python", install_kfp_package=False)
+def noted(folder: str, number: int, code: int):
+    import json, os, sys
+    from pathlib import Path
+
+    seen = {"parent": os.getppid(), "process": os.getpid(), "warm": "torch" in sys.modules and "mlflow" in sys.modules}
+    Path(folder, f"{number}.json").write_text(json.dumps(seen))
+    print("what the step says", flush=True)
+    if code:
+        raise SystemExit(code)
+
+
+@dsl.pipeline
+def steps(folder: str):
+    for number in range(3):
+        noted(folder=folder, number=number, code=0)
+
+
+@dsl.pipeline
+def refusal(folder: str):
+    noted(folder=folder, number=3, code=2)
+
+
+if __name__ == "__main__":
+    start_server()
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1])
+    fork_steps()
+    {"steps": steps, "refusal": refusal}[sys.argv[2]](folder=sys.argv[3])
+"""
+
+ENDINGS = """
+import os, signal
+from concurrent.futures import ThreadPoolExecutor
+
+from pipelines.step_processes import run_forked, start_server
+
+
+def command(number):
+    source = f"def ending(): __import__('os')._exit({number})" if number < 200 else KILLED
+    arguments = ["--executor_input", EMPTY, "--function_to_execute", "ending"]
+    return ["sh", "-ec", "... ephemeral_component.py ...", source, *arguments]
+
+
+KILLED = "def ending(): __import__('os').kill(__import__('os').getpid(), 9)"
+EMPTY = '{"inputs": {}, "outputs": {"outputFile": "/dev/null"}}'
+if __name__ == "__main__":
+    start_server()
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(run_forked, map(command, [*range(40), 200])))
+    print(codes)
+"""
+
+SERVER = """
+import os, sys
+from pipelines import step_processes
+step_processes.forkserver.ensure_running = lambda: None
+step_processes.start_server()
+import torch
+asked = []
+torch.cuda.is_available = lambda: asked.append("is_available") or False
+torch.cuda.device_count = lambda: asked.append("device_count") or 0
+import pipelines.step_imports
+print([len(os.listdir("/proc/self/task")), asked, torch.cuda.is_initialized(), "learn2learn" in sys.modules])
+"""
+
+
+def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(code)
+    python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+def test_steps_are_forks_of_one_process_that_has_imported_everything(tmp_path):
+    done = run(tmp_path, PIPELINE, str(tmp_path / "kfp"), "steps", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    seen = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(3)]
+    assert len({step["parent"] for step in seen}) == 1
+    assert len({step["process"] for step in seen}) == 3
+    assert all(step["warm"] for step in seen)
+    assert done.stdout.count("what the step says") == 3
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_fails_the_pipeline(tmp_path):
+    done = run(tmp_path, PIPELINE, str(tmp_path / "kfp"), "refusal", str(tmp_path))
+    assert (tmp_path / "3.json").exists()
+    assert done.returncode == 1
+    assert "FAILURE" in done.stdout
+
+
+@pytest.mark.slow
+def test_each_of_many_steps_at_once_gets_its_own_exit_code(tmp_path):
+    done = run(tmp_path, ENDINGS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str([*range(40), -9])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by /proc")
+def test_the_server_has_one_thread_and_touches_no_gpu_so_that_its_forks_can(tmp_path):
+    done = run(tmp_path, SERVER)
+    assert done.stdout.splitlines()[-1] == "[1, [], False, True]", done.stderr
