@@ -6,6 +6,7 @@ An exit code of 128 and the signal's number says which one it was, as shells do:
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ PARENT = "METANTK_PARENT"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SECONDS_TO_TIDY = 10.0
 _SECONDS_OF_ONE_WISH = 1.0  # signals that follow each other faster are one: a hasty Ctrl-C, a group and its leader
+_SECONDS_TO_LEAVE_A_DESTRUCTOR = 0.05
 _IMPATIENT = 3  # signals during tidying after which it is given up
 
 
@@ -46,9 +48,13 @@ def raising() -> Iterator[list[int]]:
     mine = [number for number, before in previous.items() if not isinstance(before, _Raiser)]
     for number in mine:
         signal.signal(number, handler)
+    report = sys.unraisablehook
+    if mine:
+        sys.unraisablehook = lambda what: handler.again() if handler.lost(what.exc_value) else report(what)
     try:
         yield handler.came
     finally:
+        sys.unraisablehook = report
         for number in mine:
             signal.signal(number, previous[number])
 
@@ -91,6 +97,7 @@ class _Raiser:
     def __init__(self) -> None:
         self.came: list[int] = []
         self._last = float("-inf")
+        self._raised: BaseException | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -99,9 +106,19 @@ class _Raiser:
         self.came.append(number)
         if again:
             return  # the first one's exception is on its way, and must not be thrown out of a handler of its own
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(exit_code(number))
+        self._raised = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(exit_code(number))
+        raise self._raised
+
+    def lost(self, error: BaseException | None) -> bool:
+        """Return whether an exception that Python can only report is the one that was raised here."""
+        return error is not None and error is self._raised
+
+    def again(self) -> None:
+        """Let the last signal come once more, soon: Python is in a destructor or the like, and will go on after it."""
+        number, self._last = self.came[-1], float("-inf")
+        later = threading.Timer(_SECONDS_TO_LEAVE_A_DESTRUCTOR, os.kill, (os.getpid(), number))
+        later.daemon = True
+        later.start()
 
 
 def _ours() -> list[signal.Signals]:

@@ -93,6 +93,30 @@ def test_a_signal_that_a_library_turned_into_an_error_is_still_a_signal(monkeypa
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_a_destructor_ends_the_program_all_the_same(number, code, monkeypatch, capsys):
+    tidied = []
+
+    class Collected:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)  # the handler raises in here, where Python can only report it and go on
+
+    def body() -> None:
+        try:
+            Collected()
+            time.sleep(5)
+            pytest.fail("it went on")
+        finally:
+            tidied.append(number)
+
+    hook = sys.unraisablehook
+    assert ended(monkeypatch, body) == code
+    assert tidied == [number]
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook is hook
+
+
 def test_a_second_signal_waits_until_things_are_in_order(monkeypatch):
     order = []
 
