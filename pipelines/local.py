@@ -16,7 +16,7 @@ from pathlib import Path
 
 from metantk_core import stopping
 from metantk_core.config import RunConfig
-from pipelines.step_processes import fork_steps, start_server
+from pipelines.step_processes import StepServer
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 def _main(configuration: str, store: str, root: str) -> None:
     stopping.end_with(int(os.environ[stopping.PARENT]))
-    start_server()
+    server = StepServer()
     from kfp import local
 
     from pipelines.search_and_meta_train import Resources, build
 
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
-    fork_steps()
+    server.serve_kubeflow()
     # A step that fails here fails for a reason that a repetition would meet again.
     build(config, Resources(retries=0))(store=store)
 

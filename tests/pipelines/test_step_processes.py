@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kfp import dsl, local
 
-from pipelines.step_processes import fork_steps, start_server
+from pipelines.step_processes import StepServer
 
 
 @dsl.component(base_image="python", install_kfp_package=False)
@@ -22,7 +22,8 @@ def noted(folder: str, number: int, code: int):
     import json, os, sys
     from pathlib import Path
 
-    seen = {"parent": os.getppid(), "process": os.getpid(), "warm": "torch" in sys.modules and "mlflow" in sys.modules}
+    server = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]  # the parent's parent
+    seen = {"server": server, "process": os.getpid(), "warm": "torch" in sys.modules and "mlflow" in sys.modules}
     Path(folder, f"{number}.json").write_text(json.dumps(seen))
     print("what the step says", flush=True)
     if code:
@@ -41,9 +42,9 @@ def refusal(folder: str):
 
 
 if __name__ == "__main__":
-    start_server()
+    server = StepServer()
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1])
-    fork_steps()
+    server.serve_kubeflow()
     {"steps": steps, "refusal": refusal}[sys.argv[2]](folder=sys.argv[3])
 """
 
@@ -51,7 +52,7 @@ ENDINGS = """
 import os, signal
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.step_processes import run_forked, start_server
+from pipelines.step_processes import StepServer
 
 
 def command(number):
@@ -63,17 +64,14 @@ def command(number):
 KILLED = "def ending(): __import__('os').kill(__import__('os').getpid(), 9)"
 EMPTY = '{"inputs": {}, "outputs": {"outputFile": "/dev/null"}}'
 if __name__ == "__main__":
-    start_server()
+    server = StepServer()
     with ThreadPoolExecutor(8) as pool:
-        codes = list(pool.map(run_forked, map(command, [*range(40), 200])))
+        codes = list(pool.map(server.run, map(command, [*range(40), 200])))
     print(codes)
 """
 
 SERVER = """
 import os, sys
-from pipelines import step_processes
-step_processes.forkserver.ensure_running = lambda: None
-step_processes.start_server()
 import torch
 asked = []
 torch.cuda.is_available = lambda: asked.append("is_available") or False
@@ -82,15 +80,17 @@ import pipelines.step_imports
 print([len(os.listdir("/proc/self/task")), asked, torch.cuda.is_initialized(), "learn2learn" in sys.modules])
 """
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks at processes in /proc")
 
-def run(folder: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+
+def run(folder: Path, code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
     script.write_text(code)
     python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, str(script), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -103,10 +103,19 @@ def test_steps_are_forks_of_one_process_that_has_imported_everything(tmp_path):
     done = run(tmp_path, PIPELINE, str(tmp_path / "kfp"), "steps", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     seen = [json.loads((tmp_path / f"{number}.json").read_text()) for number in range(3)]
-    assert len({step["parent"] for step in seen}) == 1
+    assert len({step["server"] for step in seen}) == 1
     assert len({step["process"] for step in seen}) == 3
     assert all(step["warm"] for step in seen)
     assert done.stdout.count("what the step says") == 3
+
+
+@pytest.mark.slow
+def test_the_length_of_the_temporary_folder_does_not_matter(tmp_path):
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    done = run(tmp_path, PIPELINE, str(tmp_path / "kfp"), "steps", str(tmp_path), TMPDIR=str(deep))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(deep.glob("tmp*"))
 
 
 @pytest.mark.slow
@@ -125,7 +134,6 @@ def test_each_of_many_steps_at_once_gets_its_own_exit_code(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads by /proc")
 def test_the_server_has_one_thread_and_touches_no_gpu_so_that_its_forks_can(tmp_path):
-    done = run(tmp_path, SERVER)
+    done = run(tmp_path, SERVER, JE_ARROW_MALLOC_CONF="background_thread:false")
     assert done.stdout.splitlines()[-1] == "[1, [], False, True]", done.stderr
