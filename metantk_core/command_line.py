@@ -80,6 +80,14 @@ TrackingUri = Annotated[
         help="MLflow; default: SQLite in the workspace. An address with a password belongs into the variable.",
     ),
 ]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="METANTK_STORE",
+        help="Where finished work is kept for others to go on with, also in pods; default: the workspace.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -291,6 +299,7 @@ def search(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    store: Store = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -300,7 +309,7 @@ def search(
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    place = spaces.Workspace(workspace, tracking_uri, device)
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         found = workflow.search(config, dataset, ports)
@@ -332,6 +341,7 @@ def train(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    store: Store = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -341,7 +351,7 @@ def train(
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    place = spaces.Workspace(workspace, tracking_uri, device)
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
@@ -372,6 +382,7 @@ def evaluate(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    store: Store = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -384,7 +395,7 @@ def evaluate(
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
 
-    place = spaces.Workspace(workspace, tracking_uri, device)
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
@@ -405,6 +416,7 @@ def run(
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
+    store: Store = "",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -415,7 +427,7 @@ def run(
     from metantk_core import workspace as spaces
     from pipelines import local
 
-    place = spaces.Workspace(workspace, tracking_uri, device)
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     locally = local.LocalRun(
         place.folder(config),

@@ -209,7 +209,8 @@ def print_result(result: "workflow.RunResult", place: Workspace, config: RunConf
     print_evaluations(result.evaluations, console)
     console.print()
     console.print(f"Model      {result.model_uri}  (alias champion)", soft_wrap=True, highlight=False)
-    console.print(f"Report     {_shown_path(place.folder(config) / 'report.html')}", soft_wrap=True, highlight=False)
+    report = _shown_path(place.store().place(f"{config.run_id}/report.html"))
+    console.print(f"Report     {report}", soft_wrap=True, highlight=False)
     print_next(place, config)
 
 
@@ -415,12 +416,11 @@ def _program() -> list[str]:
     """Return how this program was called, as short as it can be called again."""
     called = sys.argv[0]
     if called.endswith("__main__.py"):
-        return [_shown_path(Path(sys.executable)), "-m", "metantk_core"]
-    return [_shown_path(Path(called))]
+        return [_shown_path(sys.executable), "-m", "metantk_core"]
+    return [_shown_path(called)]
 
 
-def _shown_path(path: Path) -> str:
-    try:
-        return str(path.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def _shown_path(place: str) -> str:
+    """Return a path as short as it leads there from here; an address stays as it is."""
+    path = Path(place).absolute()
+    return str(path.relative_to(Path.cwd())) if "://" not in place and path.is_relative_to(Path.cwd()) else place

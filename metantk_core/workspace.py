@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from metantk_core import datasets, stopping, wiring, workflow
 from metantk_core.adapters import locks
-from metantk_core.adapters.addresses import admit_tracking, sqlite_uri
+from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, sqlite_uri
 from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import ProgressFile, ProgressLines
 from metantk_core.config import RunConfig
@@ -35,16 +35,18 @@ class Workspace:
         root: The folder; made when needed.
         tracking: Address of MLflow; empty for a SQLite database in the folder.
         device: Where networks run, see ``wiring.device``; empty for the environment's choice.
+        shared: Address of an artifact store that others use too; empty for the folder itself.
     """
 
     root: Path
     tracking: str = ""
     device: str = ""
+    shared: str = ""
 
     @property
     def store_uri(self) -> str:
-        """Address of the artifact store: the folder itself."""
-        return str(self.root.absolute())
+        """Address of the artifact store; a folder by its whole path, for steps work elsewhere."""
+        return self.shared if scheme(self.shared) else str((Path(self.shared) if self.shared else self.root).absolute())
 
     @property
     def tracking_uri(self) -> str:
@@ -76,9 +78,13 @@ class Workspace:
                 doesn't answer, or the images can't be read.
         """
         admit_tracking(self.tracking_uri)  # first what takes no time
+        self.store()
+        refuse_secrets(self.store_uri)
         wiring.device(self.device, probe=False)
         workflow.check_limits(config)
         self._make_writable(self.root.absolute())
+        if self.shared and not scheme(self.shared):
+            self._make_writable(Path(self.store_uri), "the store", "--store")
         wiring.tracker(self.tracking_uri)
         if config.data.path is None or config.dataset_digest is not None:
             return config
@@ -95,14 +101,14 @@ class Workspace:
             config.data, workflow.dataset_folder(self.datasets, config), progress=ProgressLines(sys.stderr, "dataset")
         )
 
-    def _make_writable(self, folder: Path) -> None:
+    def _make_writable(self, folder: Path, what: str = "the workspace", option: str = "--workspace") -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise InputError(
-                f"Can't write to the workspace {self.root}: {error.strerror}; choose another folder with --workspace."
+                f"Can't write to {what} {folder}: {error.strerror}; choose another folder with {option}."
             ) from error
 
     def link(self, config: RunConfig) -> str | None:

@@ -15,6 +15,7 @@ from metantk_core.adapters import locks
 from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
+from metantk_core.scores import scorer
 from metantk_core.workspace import Workspace, open_run, own_run
 
 
@@ -136,3 +137,26 @@ def test_a_scratch_folder_is_emptied_before_and_removed_after(place: Workspace):
         assert Path(tempfile.gettempdir()) == scratch
     assert tempfile.gettempdir() == before
     assert not scratch.exists()
+
+
+def test_what_one_workspace_has_scored_another_one_takes_from_a_shared_store(tmp_path, monkeypatch):
+    shared = str(tmp_path / "shared")
+    boards = []
+    for name in ("first", "second"):
+        there = Workspace(tmp_path / name, shared=shared)
+        config = there.prepare(RECIPES["smoke"])
+        with open_run(config, there) as (dataset, ports):
+            boards.append(workflow.search(config, dataset, ports).leaderboard)
+        assert not (tmp_path / name / "scores").exists()
+        monkeypatch.setattr(scorer, "score_draw", lambda *_, **__: pytest.fail("scored again"))
+    assert boards[0] == boards[1]
+
+
+@pytest.mark.parametrize("store", ["gopher://host/x", "https://me:hunter2@host/x", "/dev/null/x"])
+def test_a_store_that_is_none_is_refused_before_anything_is_written(store, tmp_path):
+    place = Workspace(tmp_path / "runs", shared=store)
+    with pytest.raises(InputError) as caught:
+        place.prepare(RECIPES["smoke"])
+    assert "hunter2" not in str(caught.value)
+    assert "store" in str(caught.value)
+    assert not list(tmp_path.rglob("*/*"))
