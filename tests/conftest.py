@@ -9,9 +9,12 @@ import pytest
 hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("metantk")
 
-# A shell's background job (`make test &`) ignores interrupts, and so would every command that a test interrupts.
+# A shell's background job (`make test &`, `nohup make test`) ignores signals, and so would every command that a test
+# sends them to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _FOREIGN = ("MLFLOW_", "AWS_", "METANTK_", "KFP_")
 
