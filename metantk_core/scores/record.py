@@ -11,9 +11,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.kernels import Precision
 
-MODEL_SPACE = "model"
-"""What records of a person's own model say instead of a search space."""
-
 
 def device_kind(device: str) -> str:
     """Return the kind of a device as torch spells it, without its number: ``"cuda"`` of ``"cuda:1"``."""
