@@ -5,7 +5,7 @@ from .architecture import (
     running,
     seeded,
 )
-from .own_module import OwnModule, own_code, own_module
+from .own_modules import OwnModule, own_code, own_module
 
 __all__ = [
     "Architecture",

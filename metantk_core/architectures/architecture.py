@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from metantk_core.architectures.own_module import OwnModule, own_code
+from metantk_core.architectures.own_modules import OwnModule, own_code
 from metantk_core.candidates import Genotype
 from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation, Variant, build, restricted
 from metantk_core.seeding import derive

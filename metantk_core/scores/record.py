@@ -91,6 +91,11 @@ class ScoreRecord:
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):
             raise ValueError(f"seconds are at least 0 and finite, got {self.seconds}")
 
+    @property
+    def failure(self) -> str:
+        """Why the score has no value, from the first draw that has none; empty if all have one."""
+        return next((f"{draw.outcome}: {draw.reason}" for draw in self.draws if draw.value is None), "")
+
     def first(self, draws: int) -> "ScoreRecord":
         """Return the record of the first draws alone; one that has no more stays as it is."""
         return self if len(self.draws) <= draws else replace(self, draws=self.draws[:draws])

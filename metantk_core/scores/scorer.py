@@ -315,7 +315,8 @@ class Scorer:
             check_network(architecture, draw)
             self._checked.add(architecture)
             if self._on_network is not None:
-                self._on_network(draw.network)
+                with running(architecture, "fails when it is asked for its modules or parameters"):
+                    self._on_network(draw.network)
         return draw
 
     def _regions_images_of(self, repeat: int, stream: str) -> tuple[Float[Tensor, "m 1 p p"], ...]:
