@@ -441,7 +441,7 @@ def test_a_module_that_fails_when_it_is_imported_is_explained(content, words, tm
     with pytest.raises(InputError, match=f"the module {name} fails when it is .*{words}") as caught:
         check_model(f"{name}:make", CONFIG)
     assert "importlib" not in str(caught.value)
-    assert "user_model.py" not in str(caught.value)
+    assert "own_modules.py" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
