@@ -6,25 +6,21 @@ from .data import (
     prepare_images,
     score_source,
 )
+from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .ports import Ports, open_run, versions
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .searching import (
-    OwnModel,
     SearchResult,
     check_limits,
-    check_own_model,
-    check_own_models,
     close_round,
     finish_search,
     found_a_value,
     leaderboard_columns,
     num_rounds,
-    rank_own_models,
     ranking_metrics,
     round_columns,
     score,
-    score_own_model,
     score_shard,
     search,
     start_search,
@@ -32,15 +28,14 @@ from .searching import (
 from .training import evaluate, genotype_of, meta_train, register_model, training_metrics
 
 __all__ = [
-    "OwnModel",
+    "OwnRanking",
+    "OwnScores",
     "Ports",
     "Records",
     "RunResult",
     "SearchResult",
     "admit_dataset",
     "check_limits",
-    "check_own_model",
-    "check_own_models",
     "close_round",
     "dataset_folder",
     "episode_source",
@@ -53,6 +48,8 @@ __all__ = [
     "meta_train",
     "num_rounds",
     "open_run",
+    "own_model",
+    "own_models",
     "prepare_dataset",
     "prepare_images",
     "rank_own_models",
