@@ -316,7 +316,8 @@ def connect(bucket: str, prefix: str = "", patience: Patience | None = None) -> 
 
 
 def _client(patience: Patience) -> Any:
-    session = botocore.session.get_session()
+    behind = botocore.session.get_session()
+    session = boto3.Session(botocore_session=behind)
     settings = Config(
         connect_timeout=patience.connect,
         read_timeout=patience.read,
@@ -326,15 +327,11 @@ def _client(patience: Patience) -> Any:
         request_checksum_calculation="when_required",
         tcp_keepalive=True,
     )
-
-    def made(settings: Config) -> Any:
-        return boto3.Session(botocore_session=session).client("s3", config=settings)
-
-    client = made(settings)
-    chosen = session.get_scoped_config().get("s3")
+    client = session.client("s3", config=settings)
+    chosen = behind.get_scoped_config().get("s3")
     if _is_custom(client) and "addressing_style" not in (chosen if isinstance(chosen, dict) else {}):
         # Few servers of one's own have a host name for every bucket.
-        return made(settings.merge(Config(s3={"addressing_style": "path"})))
+        return session.client("s3", config=settings.merge(Config(s3={"addressing_style": "path"})))
     return client
 
 
