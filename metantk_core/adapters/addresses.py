@@ -74,11 +74,10 @@ def admit_bucket(uri: str) -> tuple[str, str]:
     """
     refuse_secrets(uri)
     bucket, _, prefix = uri.partition("://")[2].partition("/")
-    prefix = prefix.removesuffix("/")
     if (
         scheme(uri) != "s3"
         or not _BUCKET.fullmatch(bucket)
-        or (prefix and any(part in ("", ".", "..") for part in prefix.split("/")))
+        or (prefix and any(part in ("", ".", "..") for part in prefix.removesuffix("/").split("/")))
         or "\\" in prefix
         or len(prefix.encode()) > _LONGEST_PREFIX
     ):
@@ -87,7 +86,7 @@ def admit_bucket(uri: str) -> tuple[str, str]:
             f"and a prefix of plain names with '/', got {shown(uri)}; the address of a server of your own belongs in "
             "AWS_ENDPOINT_URL."
         )
-    return bucket, prefix
+    return bucket, prefix.removesuffix("/")
 
 
 def sqlite_uri(path: Path) -> str:

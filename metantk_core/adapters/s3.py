@@ -43,7 +43,7 @@ _LARGE = 32 * 2**20
 _PART = 16 * 2**20
 _LONGEST_NAME = 1024
 _MOST_LOOKS = 6
-_SECONDS_TO_FIRST_ANSWER = 8.0
+_SECONDS_TO_FIRST_ANSWER = 4.0
 _SECONDS_TO_GIVE_UP = 9.0
 _LONGEST_PAUSE = 5.0
 _FAILURES = (ClientError, BotoCoreError, ResponseParserError, DamagedError)
@@ -103,6 +103,7 @@ class S3Store:
             # boto3 repeats a request, but not the reading of its answer.
             with closing(answer["Body"]) as body:
                 data = body.read()
+            _admit_answer(answer)
             promised = answer["Metadata"].get(_SHA256, "")
             if len(data) != answer["ContentLength"] or (promised and hashlib.sha256(data).hexdigest() != promised):
                 if next(looks) == _MOST_LOOKS:
@@ -127,7 +128,9 @@ class S3Store:
         if len(data) > _LARGE:
             self._write_in_parts(key, data, new)
         else:
-            self._asked("write", key, lambda: self.client.put_object(**new, Body=data, ContentMD5=_md5(data)))
+            self._asked(
+                "write", key, lambda: _admit_answer(self.client.put_object(**new, Body=data, ContentMD5=_md5(data)))
+            )
 
     def exists(self, key: str) -> bool:
         """Return whether something is stored under a key.
@@ -139,7 +142,7 @@ class S3Store:
 
         def ask() -> bool:
             try:
-                self.client.head_object(**where)
+                _admit_answer(self.client.head_object(**where))
             except ClientError as error:
                 if status(error) == 404:
                     return False
@@ -175,8 +178,11 @@ class S3Store:
         """Return the address of a key's object."""
         return f"s3://{self.bucket}/{self._where(key)['Key']}"
 
-    def check(self) -> None:
+    def check(self, troubles: list[Trouble]) -> None:
         """Do nothing for a bucket that this account may list.
+
+        Args:
+            troubles: Grows by what went wrong before it went well.
 
         Raises:
             InputError: It is not there, or access is refused, or nobody answers in seconds.
@@ -187,7 +193,7 @@ class S3Store:
             if answer.get("Name") != self.bucket:  # any server may answer 200 and nothing
                 raise ResponseParserError
 
-        self._asked("use", "", ask, _SECONDS_TO_FIRST_ANSWER)
+        self._asked("use", "", ask, _SECONDS_TO_FIRST_ANSWER, troubles)
 
     @property
     def _root(self) -> str:
@@ -205,17 +211,25 @@ class S3Store:
     def _write_in_parts(self, key: str, data: bytes, new: dict[str, Any]) -> None:
         """Store bytes part by part, so that a connection that breaks off costs a part; they appear with the last."""
         where = self._where(key)
-        upload = self._asked("write", key, lambda: self.client.create_multipart_upload(**new))["UploadId"]
+
+        def begin() -> str:
+            answer = self.client.create_multipart_upload(**new)
+            if "UploadId" not in answer:
+                raise ResponseParserError
+            return answer["UploadId"]
 
         def send(number: int, part: bytes) -> dict[str, Any]:
             answer = self.client.upload_part(
                 **where, UploadId=upload, PartNumber=number, Body=part, ContentMD5=_md5(part)
             )
+            _admit_answer(answer)
             return {"PartNumber": number, "ETag": answer["ETag"]}
 
         def complete() -> None:
             try:
-                self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+                _admit_answer(
+                    self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+                )
             except ClientError as error:
                 if code(error) != "NoSuchUpload":
                     raise
@@ -224,6 +238,7 @@ class S3Store:
                 if there != new["Metadata"][_SHA256]:
                     raise
 
+        upload = self._asked("write", key, begin)
         try:
             parts = [
                 self._asked("write", key, lambda number=number, start=start: send(number, data[start : start + _PART]))
@@ -235,7 +250,14 @@ class S3Store:
                 self.client.abort_multipart_upload(**where, UploadId=upload)
             raise
 
-    def _asked(self, doing: str, key: str, ask: Callable[[], T], seconds: float | None = None) -> T:
+    def _asked(
+        self,
+        doing: str,
+        key: str,
+        ask: Callable[[], T],
+        seconds: float | None = None,
+        troubles: list[Trouble] | None = None,
+    ) -> T:
         """Return what a request returns, repeated while its trouble may pass.
 
         Args:
@@ -243,6 +265,7 @@ class S3Store:
             key: The key, or a prefix.
             ask: The request; repeating it must do no harm.
             seconds: From the first trouble to the last try; none for the store's patience.
+            troubles: Grows by what went wrong.
         """
         limit = self.patience.total if seconds is None else seconds
         until = None
@@ -251,6 +274,8 @@ class S3Store:
                 return ask()
             except _FAILURES as error:
                 known = trouble(error)
+                if troubles is not None:
+                    troubles.append(known)
                 now = time.monotonic()
                 until = now + limit if until is None else until
                 pause = random.uniform(0.5, 1) * min(0.1 * 2**attempt, _LONGEST_PAUSE)  # noqa: S311 - spreads load
@@ -286,19 +311,22 @@ def connect(bucket: str, prefix: str = "", patience: Patience | None = None) -> 
     waiting = patience or Patience()
     address = f"s3://{bucket}/{prefix}"
     encryption = _encryption()
+    troubles = [
+        Trouble(
+            f"no answer within {_SECONDS_TO_GIVE_UP:.0f} seconds",
+            "look whether the server is up, AWS_ENDPOINT_URL is its address, and the network lets you through",
+        )
+    ]
 
     def opened() -> S3Store:
         store = S3Store(bucket, prefix, _client(waiting), waiting, encryption)
-        store.check()
+        store.check(troubles)
         return store
 
     try:
         return within(_SECONDS_TO_GIVE_UP, opened)
     except OverdueError:
-        raise InputError(
-            f"Can't use {address}: no answer within {_SECONDS_TO_GIVE_UP:.0f} seconds; look whether the server is up, "
-            "AWS_ENDPOINT_URL is its address, and the network lets you through."
-        ) from None
+        raise InputError(f"Can't use {address}: {troubles[-1].cause}; {troubles[-1].remedy}.") from None
     except BotoCoreError as error:
         known = trouble(error)
         raise InputError(f"Can't use {address}: {known.cause}; {known.remedy}.") from error
@@ -365,6 +393,16 @@ def _key_of(name: str) -> str | None:
     except ValueError:
         return None
     return key if _quoted(key) == name else None
+
+
+def _admit_answer(answer: dict[str, Any]) -> None:
+    """Do nothing for an answer about an object, which S3 gives an ETag; any server may say 200 to anything.
+
+    Raises:
+        ResponseParserError: It is another one.
+    """
+    if not answer.get("ETag"):
+        raise ResponseParserError
 
 
 def _md5(data: bytes) -> str:

@@ -122,9 +122,11 @@ def _answered(word: str, number: int) -> Trouble:
         return Trouble(f"the encryption key can't be used ({word})", "check METANTK_S3_SSE_KMS_KEY_ID and its rights")
     if number == 507:
         return _FULL
-    said = f"the server answers {word}" if word == str(number) else f"the server answers {word} ({number})"
+    said = f"the server answers {word} ({number})"
+    if word == str(number):
+        said = f"the server answers {number} without a word of S3's"  # boto3 makes 500 of an answer that it can't read
     if _PASSING.fullmatch(word) or number in (408, 429) or (number >= 500 and number != 501):
-        return Trouble(said, "look at its log", passes=True)
+        return Trouble(said, f"look at its log; {_SERVER}", passes=True)
     if number in (401, 403):
         return Trouble(f"access is denied ({word})", _DENIED.remedy)
     return Trouble(said, f"check the address; {_SERVER}")
@@ -141,7 +143,14 @@ def _unanswered(error: BotoCoreError) -> Trouble:
             Trouble("the credentials can't be had or have expired", _LOG_IN),
         ),
         (MetadataRetrievalError, Trouble("the credentials of this machine's role can't be had", _KEYS, True)),
-        (SSLError, Trouble("the server's certificate is not trusted", "set AWS_CA_BUNDLE to the file that vouches")),
+        (
+            SSLError,
+            Trouble(
+                "no TLS connection comes about",
+                "set AWS_CA_BUNDLE to the certificate that vouches for the server, or give an http:// address if it "
+                "speaks no TLS",
+            ),
+        ),
         (ProxyConnectionError, Trouble("the proxy does not answer", "check HTTPS_PROXY and NO_PROXY", True)),
         (ConnectTimeoutError, Trouble("nobody answers in time", f"{_SERVER}, and the network", True)),
         (ReadTimeoutError, Trouble("the server does not answer in time", f"{_SERVER}, and the network", True)),

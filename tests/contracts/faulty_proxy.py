@@ -91,8 +91,8 @@ class FaultyProxy:
         try:
             while await self._answered(reader, writer):
                 pass
-        except (asyncio.IncompleteReadError, OSError):
-            pass  # the client, or the server, went away
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
+            pass  # the client, or the server, went away, or the test is over
         finally:
             with contextlib.suppress(OSError):
                 writer.transport.abort()  # a reset, as from a machine that fails

@@ -5,6 +5,7 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from metantk_core.adapters import filesystem, progress
 from metantk_core.adapters.progress import ProgressFile, ProgressLines, read_progress
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore
-
 
 PASSING: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
 
@@ -110,9 +110,9 @@ def test_a_folder_of_keys_is_no_key(store: ArtifactStore):
     assert not store.exists("run")
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b"])
-def test_a_key_never_leads_out_of_the_store(store: ArtifactStore, key: str):
-    for use in (store.read, store.exists, store.place, lambda key: store.write(key, b"")):
+def test_a_key_never_leads_out_of_the_store(store: ArtifactStore):
+    keys = ("", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b")
+    for key, use in product(keys, (store.read, store.exists, store.place, lambda key: store.write(key, b""))):
         with pytest.raises(ValueError, match="A key is a relative path"):
             use(key)
 
@@ -130,16 +130,17 @@ def test_any_text_is_refused_or_stays_inside(tmp_path_factory: pytest.TempPathFa
     assert [path.name for path in outside.iterdir()] == ["root"]
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
-def test_a_key_of_any_characters_is_refused_or_comes_back_as_it_was(store_at: str, key: str):
-    store = wiring.artifact_store(f"{store_at}/{uuid.uuid4().hex}")
+def test_a_key_of_any_characters_is_refused_or_comes_back_as_it_was(store: ArtifactStore, key: str):
     try:
         store.write(key, b"data")
     except ValueError:
         return
     assert store.read(key) == b"data"
-    assert list(store.keys()) == [key]
+    listed = list(store.keys(key))
+    assert key in listed
+    assert all(other.startswith(key) for other in listed)
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -191,7 +192,7 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path):
 
 @pytest.mark.parametrize("uri", ["", "gs://bucket", "http://me:secret@host/x"])
 def test_an_address_that_is_neither_folder_nor_bucket_is_refused(uri: str):
-    with pytest.raises(InputError, match="An artifact store is a folder .* or a bucket") as caught:
+    with pytest.raises(InputError, match=r"An artifact store is a folder .* or a bucket") as caught:
         wiring.artifact_store(uri)
     assert "secret" not in str(caught.value)
 
