@@ -349,8 +349,8 @@ def _client(patience: Patience) -> Any:
     settings = Config(
         connect_timeout=patience.connect,
         read_timeout=patience.read,
-        # Paces requests when the server asks to slow down; how long to go on is the store's own decision.
-        retries={"mode": "adaptive", "total_max_attempts": 3},
+        # Paces requests when the server asks to slow down; whether to ask again is the store's decision.
+        retries={"mode": "adaptive", "total_max_attempts": 1},
         # Checksums as trailers of a request in chunks are what other servers stumble over; MD5 in a header they know.
         request_checksum_calculation="when_required",
         tcp_keepalive=True,
