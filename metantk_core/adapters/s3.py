@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 import boto3
-import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -336,16 +335,9 @@ def connect(bucket: str, prefix: str = "", patience: Patience | None = None) -> 
         raise InputError(
             f"Can't use {address}: AWS_ENDPOINT_URL or the region is not valid; give the server as http(s)://host:port."
         ) from error
-    except OSError as error:
-        raise InputError(
-            f"Can't use {address}: boto3 can't read a file ({error.strerror or 'AWS_CA_BUNDLE'}); check AWS_CA_BUNDLE "
-            "and ~/.aws."
-        ) from error
 
 
 def _client(patience: Patience) -> Any:
-    behind = botocore.session.get_session()
-    session = boto3.Session(botocore_session=behind)
     settings = Config(
         connect_timeout=patience.connect,
         read_timeout=patience.read,
@@ -355,12 +347,8 @@ def _client(patience: Patience) -> Any:
         request_checksum_calculation="when_required",
         tcp_keepalive=True,
     )
-    client = session.client("s3", config=settings)
-    chosen = behind.get_scoped_config().get("s3")
-    if _is_custom(client) and "addressing_style" not in (chosen if isinstance(chosen, dict) else {}):
-        # Few servers of one's own have a host name for every bucket.
-        return session.client("s3", config=settings.merge(Config(s3={"addressing_style": "path"})))
-    return client
+    # A session of its own: boto3's common one is not made for threads.
+    return boto3.Session().client("s3", config=settings)
 
 
 def _encryption() -> dict[str, str]:

@@ -78,6 +78,7 @@ _CODES = {
     "QuotaExceeded": _FULL,
     "XMinioStorageFull": _FULL,
     "KeyTooLongError": Trouble("the name of the object is too long", "give a shorter prefix"),
+    "NoSuchUpload": Trouble("the server has forgotten the parts of a large object", "run the same command again"),
     "NotImplemented": Trouble("the server has no such request", "give a server with all of S3's basic requests"),
     "SlowDown": Trouble("the server asks to slow down", "run fewer processes at once", passes=True),
 }

@@ -18,6 +18,7 @@ Fault = Literal[
     "slow down",  # 503
     "expired",  # 400: the session token has expired
     "skewed",  # 403: clocks differ
+    "no upload",  # 404: the large object is not in the making
     "html",  # 200, a page of something else
     "hang",  # no answer until the client goes away
     "reset before",  # the connection breaks off before the request is read
@@ -32,16 +33,25 @@ ERRORS: dict[str, tuple[str, str]] = {
     "internal error": ("500 Internal Server Error", "InternalError"),
     "slow down": ("503 Service Unavailable", "SlowDown"),
     "expired": ("400 Bad Request", "ExpiredToken"),
+    "no upload": ("404 Not Found", "NoSuchUpload"),
     "skewed": ("403 Forbidden", "RequestTimeTooSkewed"),
 }
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked: the method, the target as it was sent, and the body."""
+    """What a client asked.
+
+    Attributes:
+        method: Such as ``PUT``.
+        target: Path and query, as they were sent.
+        fields: Values of the head by lower-case name.
+        body: The body.
+    """
 
     method: str
     target: str
+    fields: dict[bytes, bytes]
     body: bytes
 
 
@@ -106,7 +116,7 @@ class FaultyProxy:
             await writer.drain()
         body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
         method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
-        request = Request(method, target, body)
+        request = Request(method, target, fields, body)
         fault = self.choose(request)
         self.seen.append(request)
         self.done[fault or "passed on"] += 1
