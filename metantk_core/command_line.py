@@ -462,7 +462,10 @@ def compile_pipeline(
     memory: Annotated[str, typer.Option(help="Memory request of the computing steps, such as 16G or 1.5Gi.")] = "",
     retries: Annotated[int, typer.Option(min=0, max=20, help="Repetitions of a step whose pod died.")] = 3,
     store: Annotated[
-        str, typer.Option(help="Absolute folder, the same in all pods, that keeps finished work between attempts.")
+        str,
+        typer.Option(
+            help="What keeps finished work between attempts: a folder that all pods mount, or s3://bucket/prefix."
+        ),
     ] = "",
     tracking_uri: Annotated[
         str,

@@ -1,11 +1,11 @@
-"""Addresses enter, adapters leave. MLflow takes seconds to import: only who asks for it pays."""
+"""Addresses enter, adapters leave. MLflow and boto3 take long to import: only who asks for them pays."""
 
 import os
 import re
 import warnings
 from pathlib import Path
 
-from metantk_core.adapters.addresses import scheme, shown
+from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
@@ -19,17 +19,31 @@ EXPERIMENT = "metantk"
 
 
 def artifact_store(uri: str) -> ArtifactStore:
-    """Return the artifact store at an address.
+    """Return the artifact store at an address; of a bucket, after making sure that it answers.
 
     Args:
-        uri: A folder, or ``file:///`` and its absolute path.
+        uri: A folder, ``file:///`` and its absolute path, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: No store is known for the scheme.
+        InputError: No store is known for the scheme, or the bucket can't be used.
     """
     known = scheme(uri)
+    if known == "s3":
+        bucket, prefix = admit_bucket(uri)
+        try:
+            from metantk_core.adapters.s3 import connect
+        except ModuleNotFoundError as error:
+            if error.name not in ("boto3", "botocore"):
+                raise
+            raise InputError(
+                f"The store {shown(uri)} needs boto3, which is not installed; pip install 'metantk[storage]'."
+            ) from error
+        return connect(bucket, prefix)
     if known not in ("", "file") or not uri:
-        raise InputError(f"An artifact store is a folder (a path, or file:///path), not {shown(uri)!r}; give a folder.")
+        raise InputError(
+            f"An artifact store is a folder (a path, or file:///path) or a bucket (s3://bucket/prefix), not "
+            f"{shown(uri)!r}; give one of these."
+        )
     return FilesystemStore(Path(uri.removeprefix("file://") if known else uri).absolute())
 
 

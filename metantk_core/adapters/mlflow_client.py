@@ -1,11 +1,8 @@
 """MLflow's client with its errors translated in one place: a call enters, an answer or one sentence leaves."""
 
-import queue
 import sqlite3
-import threading
-from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from google.protobuf.json_format import ParseError
 from mlflow.exceptions import MlflowException, RestException
@@ -13,9 +10,8 @@ from mlflow.tracking import MlflowClient
 from requests.exceptions import RequestException
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.errors import InputError
-
-T = TypeVar("T")
 
 _SECONDS_TO_AN_ANSWER = 180.0
 _TRANSFERS = ("log_artifact", "log_artifacts", "log_model_artifacts", "log_model_artifact", "download_artifacts")
@@ -32,37 +28,6 @@ class MlflowError(InputError):
     def __init__(self, sentence: str, code: str = "") -> None:
         super().__init__(sentence)
         self.code = code
-
-
-class OverdueError(Exception):
-    """A call has not returned in its time."""
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what a call returns, or raise what it raises, if it does so in time.
-
-    A limit on each read from a socket does not bound a server that drips. The call that is given up goes on in a thread
-    that ends with the process.
-
-    Raises:
-        OverdueError: It did not return in time.
-    """
-    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put((True, call()))
-        except BaseException as error:
-            answers.put((False, error))
-
-    threading.Thread(target=ask, name="MLflow request", daemon=True).start()
-    try:
-        done, answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise OverdueError from None
-    if not done:
-        raise answer
-    return answer
 
 
 def translating(client: MlflowClient, address: str, *, is_server: bool) -> MlflowClient:

@@ -1,4 +1,4 @@
-"""A real MLflow server for the suites of the ports: a process of its own, spoken to over HTTP."""
+"""Real servers for the suites of the ports, MLflow and object stores: processes of their own, spoken to over HTTP."""
 
 import os
 import socket
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_servers import Moto, SeaweedFS, seaweedfs_program
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,17 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"The MLflow server did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    server = Moto(tmp_path_factory.mktemp("moto"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), seaweedfs_program())
+    yield server
+    server.stop()
