@@ -3,14 +3,21 @@
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from metantk_core import stopping
 from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
+from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
+__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "opened_store", "tracker"]
+
+_RECORDS = "scores/"
+"""Beginning of the keys of score records: small, thousands of them, and computed again if they are lost."""
 
 DEVICE = "METANTK_DEVICE"
 """Environment variable that says where networks run, to every command and step that is not told otherwise."""
@@ -45,6 +52,30 @@ def artifact_store(uri: str) -> ArtifactStore:
             f"{shown(uri)!r}; give one of these."
         )
     return FilesystemStore(Path(uri.removeprefix("file://") if known else uri).absolute())
+
+
+@contextmanager
+def opened_store(uri: str) -> Iterator[ArtifactStore]:
+    """Give the artifact store at an address for some work; what it holds back is written when that ends, as it may.
+
+    A bucket charges for requests and answers slowly: records of scores go there in packs, every half a minute.
+
+    Args:
+        uri: As for ``artifact_store``.
+
+    Raises:
+        InputError: As for ``artifact_store``.
+    """
+    store = artifact_store(uri)
+    if scheme(uri) != "s3":
+        yield store
+        return
+    packing = PackingStore(store, _RECORDS)
+    try:
+        yield packing
+    finally:
+        with stopping.shielded():
+            packing.flush()
 
 
 def tracker(uri: str, experiment: str = EXPERIMENT) -> Tracker:

@@ -185,9 +185,9 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
     """
     with own_run(config, place) as tracker:
         run = workflow.open_run(config, tracker)
-        with run_scope(tracker, run):
+        with run_scope(tracker, run), wiring.opened_store(place.store_uri) as store:
             ports = Ports(
-                store=place.store(),
+                store=store,
                 tracker=tracker,
                 registry=wiring.model_registry(place.tracking_uri),
                 run=run,
@@ -270,11 +270,11 @@ def open_step(
             if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
                 found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
                 run_config = run_config.model_copy(update={"dataset_digest": found.digest})
-            with tempfile.TemporaryDirectory() as scratch:
+            with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch) as opened:
                 yield (
                     run_config,
                     Ports(
-                        store=wiring.artifact_store(store or scratch),
+                        store=opened,
                         tracker=tracker,
                         registry=wiring.model_registry(address),
                         run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),

@@ -24,9 +24,9 @@ FAULTS: tuple[Fault, ...] = ("internal error", "reset before", "reset in request
 class Idle(Scorer):
     """Refuses to compute what would be stored: all but what is counted."""
 
-    def score(self, genotype, repeats, stream="", weights="", names=None):
+    def score(self, architecture, repeats, stream="", weights="", names=None):
         assert all(SCORES[name].cost == "none" for name in names or ())
-        return super().score(genotype, repeats, stream, weights, names)
+        return super().score(architecture, repeats, stream, weights, names)
 
 
 @pytest.fixture
