@@ -72,10 +72,11 @@ def opened_store(uri: str) -> Iterator[ArtifactStore]:
         return
     packing = PackingStore(store, _RECORDS)
     try:
-        yield packing
+        with packing:
+            yield packing
     finally:
         with stopping.shielded():
-            packing.flush()
+            packing.flush()  # nothing is left to write, unless a signal broke it off
 
 
 def tracker(uri: str, experiment: str = EXPERIMENT) -> Tracker:

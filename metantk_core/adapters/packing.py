@@ -3,7 +3,8 @@
 A search keeps one small file a candidate, which costs a bucket one request each. Files that may be lost with the
 process (``durable=False``) are held back here, for half a minute at most, and written together: a pack. A pack never
 changes, lies in the folder of its files, and holds them as they were written. Other processes find it under any number
-of shards, for its name means nothing.
+of shards, for its name means nothing. Where many packs lie, somebody writes one more, which holds what they hold and
+names them: whoever comes later reads that one in their place.
 """
 
 import json
@@ -11,7 +12,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from metantk_core.registry import ArtifactStore, admit_key
@@ -19,6 +21,8 @@ from metantk_core.registry import ArtifactStore, admit_key
 SECONDS = 30.0
 """Work that a killed process can lose at most."""
 _PACK = ".pack"
+_MERGED = ".pack-all"
+_MOST_PACKS = 16  # read one by one
 _LARGEST_PACK = 8 * 2**20  # bytes held back
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ class PackingStore:
         self._held: dict[str, dict[str, bytes]] = {}  # folder → name → content
         self._size = 0
         self._seen: dict[str, _Folder] = {}
+        self._written: set[str] = set()  # folders that packs of this process lie in
         self._timer: threading.Timer | None = None
         self._trouble: Exception | None = None
 
@@ -123,10 +128,9 @@ class PackingStore:
                 self._timer = None
             for folder in list(self._held):
                 files = self._held[folder]
-                # Names in the order of time: what was written later under one key counts.
-                name = f"{_PACK}-{time.time_ns():020}-{uuid.uuid4().hex[:8]}"
                 if files:
-                    self._behind.write(f"{folder}/{name}", _packed(files))
+                    self._behind.write(f"{folder}/{_name(_PACK)}", _packed(files))
+                    self._written.add(folder)
                 if folder in self._seen:
                     self._seen[folder].packed |= files
                 del self._held[folder]
@@ -137,8 +141,14 @@ class PackingStore:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Write what is held back, whatever ended the work."""
+        """Write what is held back, whatever ended the work; after work that is done, see that there are few packs."""
         self.flush()
+        if error is None:
+            for folder in self._written:
+                packs, merged = self._listed(folder)[1:]
+                # A pack of packs may be large: how many it stands for is a part of its name.
+                if len(packs) - max((int(name.split("-")[3]) for name in merged), default=0) > _MOST_PACKS:
+                    self._packed_in(folder)
 
     def _split(self, key: str) -> tuple[str, str]:
         """Return folder and name of a key that may be packed; no folder for one that may not."""
@@ -156,17 +166,44 @@ class PackingStore:
     def _look(self, folder: str) -> "_Folder":
         """Return what was in a folder when it was first looked at, and what this process has added."""
         if folder not in self._seen:
-            names = {key.removeprefix(f"{folder}/") for key in self._behind.keys(f"{folder}/")}
-            packs = sorted(name for name in names if name.startswith(_PACK))
-            there = _Folder(names.difference(packs))
-            for name in packs:
-                key = f"{folder}/{name}"
-                files = _unpacked(self._behind.read(key) or b"")
-                if files is None:
-                    _LOG.warning("%s is damaged; what it held is computed again.", self._behind.place(key))
-                there.packed |= files or {}
-            self._seen[folder] = there
+            self._seen[folder] = self._packed_in(folder)
         return self._seen[folder]
+
+    def _packed_in(self, folder: str) -> "_Folder":
+        """Return what is in a folder now; where that took many requests, leave a pack for those who come later."""
+        plain, single, merged = self._listed(folder)
+        there, known = _Folder(plain), set[str]()
+        if merged:  # the last one holds the most
+            pack = self._pack(f"{folder}/{max(merged)}")
+            there.packed |= pack.files
+            known = single.intersection(pack.of)
+        for name in sorted(single - known):
+            there.packed |= self._pack(f"{folder}/{name}").files
+        if len(single - known) > _MOST_PACKS:
+            name = _name(_MERGED, len(single))
+            self._behind.write(f"{folder}/{name}", _packed(there.packed, sorted(single)))
+        return there
+
+    def _listed(self, folder: str) -> tuple[set[str], set[str], set[str]]:
+        """Return the names of a folder's plain files, of its packs, and of its packs of packs."""
+        names = {key.removeprefix(f"{folder}/") for key in self._behind.keys(f"{folder}/")}
+        packs = {name for name in names if name.startswith(_PACK)}
+        merged = {name for name in packs if name.startswith(_MERGED)}
+        return names - packs, packs - merged, merged
+
+    def _pack(self, key: str) -> "_Pack":
+        found = _unpacked(self._behind.read(key) or b"")
+        if found is None:
+            _LOG.warning("%s is damaged; what it held is computed again.", self._behind.place(key))
+        return found or _Pack({}, ())
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """Files by name, and the names of the packs that they are from, if they are from others."""
+
+    files: dict[str, bytes]
+    of: Sequence[str]
 
 
 class _Folder:
@@ -177,23 +214,30 @@ class _Folder:
         self.packed: dict[str, bytes] = {}
 
 
-def _packed(files: dict[str, bytes]) -> bytes:
-    """Return files as one: names and lengths in a line of JSON, then the contents."""
-    return json.dumps({name: len(data) for name, data in files.items()}).encode() + b"\n" + b"".join(files.values())
+def _name(start: str, packs: int = 1) -> str:
+    """Return the name of a new pack; names are in the order of time: what was written later under one key counts."""
+    return f"{start}-{time.time_ns():020}-{packs}-{uuid.uuid4().hex[:8]}"
 
 
-def _unpacked(data: bytes) -> dict[str, bytes] | None:
+def _packed(files: dict[str, bytes], of: Sequence[str] = ()) -> bytes:
+    """Return files as one: a line of JSON with names and lengths, then the contents."""
+    head = {"files": {name: len(data) for name, data in files.items()}, **({"of": list(of)} if of else {})}
+    return json.dumps(head).encode() + b"\n" + b"".join(files.values())
+
+
+def _unpacked(data: bytes) -> _Pack | None:
     """Return the files of a pack; none if it is not whole."""
-    head, _, body = data.partition(b"\n")
+    line, _, body = data.partition(b"\n")
     try:
-        lengths = json.loads(head)
-        sizes = [int(length) for length in lengths.values()]
-    except (ValueError, TypeError, AttributeError):
+        head = json.loads(line)
+        sizes = {str(name): int(size) for name, size in head["files"].items()}
+        of = [str(name) for name in head.get("of", ())]
+    except (ValueError, TypeError, AttributeError, KeyError):
         return None
-    if min(sizes, default=0) < 0 or sum(sizes) != len(body):
+    if min(sizes.values(), default=0) < 0 or sum(sizes.values()) != len(body):
         return None
     files, start = {}, 0
-    for name, size in zip(lengths, sizes, strict=True):
+    for name, size in sizes.items():
         files[name] = body[start : start + size]
         start += size
-    return files
+    return _Pack(files, of)

@@ -131,6 +131,29 @@ def test_several_writers_at_once_lose_nothing(bucket: Counting):
     assert all(store.read(f"scores/a/{number}") == str(number).encode() for number in range(800))
 
 
+def test_many_packs_are_read_one_by_one_only_once(bucket: Counting):
+    for number in range(40):
+        with PackingStore(bucket, "scores/") as store:
+            store.write(f"scores/a/{number}", str(number).encode(), durable=False)
+    bucket.asked.clear()
+    store = PackingStore(bucket, "scores/")
+    assert [store.read(f"scores/a/{number}") for number in range(40)] == [str(n).encode() for n in range(40)]
+    assert bucket.asked["read"] <= 18
+    assert bucket.asked["write"] <= 1
+    assert list(store.keys("scores/")) == sorted(f"scores/a/{number}" for number in range(40))
+
+
+def test_a_damaged_pack_of_packs_is_done_without(bucket: Counting, caplog):
+    for number in range(20):
+        with PackingStore(bucket, "scores/") as store:
+            store.write(f"scores/a/{number}", str(number).encode(), durable=False)
+    (merged,) = (key for key in [*bucket.behind.keys()] if ".pack-all" in key)
+    bucket.behind.write(merged, b"{")
+    store = PackingStore(bucket, "scores/")
+    assert [store.read(f"scores/a/{number}") for number in range(20)] == [str(n).encode() for n in range(20)]
+    assert "damaged" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"[1]\n", lambda data: b"{"])
 def test_a_damaged_pack_is_warned_of_and_holds_nothing(bucket: Counting, damage, caplog):
     with PackingStore(bucket, "scores/") as store:
