@@ -1,11 +1,16 @@
 """A search whose memory is a bucket behind a network that fails: the same leaderboard, and nothing computed twice."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from faulty_proxy import Fault, FaultyProxy, Request
@@ -70,3 +75,27 @@ def test_a_checkpoint_of_a_training_survives_in_a_bucket(bucket: str):
         StoredCheckpoint(wiring.artifact_store(bucket), "training/2/a.checkpoint").save(state + bytes([number]))
         found = StoredCheckpoint(wiring.artifact_store(bucket), "training/2/a.checkpoint").load()
         assert found == state + bytes([number])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_was_scored_until_a_signal_came_is_in_the_bucket(number: signal.Signals, moto: Moto, tmp_path: Path):
+    place = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    served = environment(moto.address)
+    command = [sys.executable, "-m", "metantk_core", "search", "smoke", "--set", "search.num_candidates=200"]
+    process = subprocess.Popen(
+        [*command, "--set", "data.images_per_class=6", "--store", place, "--workspace", str(tmp_path)],
+        env={**os.environ, **served},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    # Progress comes every few seconds: by the second line something has been scored, much less than in half a minute.
+    lines = (line for line in process.stderr if line.startswith("score: ") and not line.startswith("score: 0/"))
+    said = next(lines)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    done = int(said.removeprefix("score: ").partition("/")[0])
+    with patch.dict(os.environ, served), wiring.opened_store(place) as store:
+        assert len([key for key in store.keys("scores/") if key.endswith(".jsonl")]) >= done
