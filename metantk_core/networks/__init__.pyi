@@ -7,7 +7,7 @@ from .batch_norm import (
 from .build import FewShotNetwork, build, build_thin, restricted
 from .config import BatchNormTreatment, NetworkConfig, Normalisation, Scheme, Variant
 from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
-from .counts import count_macs, count_parameters
+from .counts import count_macs, count_parameters, macs_of_pass
 from .initialisation import initialise
 from .normalisation import batch_normalised, forget_moments
 from .operations import REVISIONS
@@ -34,6 +34,7 @@ __all__ = [
     "count_parameters",
     "forget_moments",
     "initialise",
+    "macs_of_pass",
     "measure_latency",
     "mixes_images",
     "restricted",

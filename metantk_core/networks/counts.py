@@ -1,9 +1,13 @@
 """How large a network is: a network enters, its parameters or its multiply-accumulate operations leave."""
 
 import copy
+from collections import Counter
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from metantk_core.networks.normalisation import BatchMoments
@@ -52,3 +56,38 @@ def macs_by_module(network: nn.Module, image_shape: tuple[int, int, int]) -> dic
         if name == root or name.startswith(f"{root}.")
     }
     return {**found, "": counter.get_total_flops() // 2}
+
+
+def macs_of_pass(network: nn.Module, image: Float[Tensor, "1 c h w"]) -> int:
+    """Return the multiply-accumulate operations of all products in one pass, of whatever the network is made of.
+
+    Those of convolutions, matrix products (attention's too), recurrent and bilinear layers. Torch's counter passes over
+    some of them where they are fused, so that nothing is fused here, and recurrent and bilinear layers are counted by
+    their definition: each of their weights meets each step once.
+
+    Args:
+        network: A network of a person's own, on its device; it is not changed.
+        image: What it takes.
+    """
+    kinds = (nn.RNNBase, nn.Bilinear)
+    names: dict[nn.Module, str] = {of: name for name, of in network.named_modules() if isinstance(of, kinds)}
+    by_definition: Counter[str] = Counter()
+
+    def note(module: nn.Module, inputs: tuple[Tensor | PackedSequence, ...], _: object) -> None:
+        first = inputs[0].data if isinstance(inputs[0], PackedSequence) else inputs[0]
+        weights = sum(parameter.numel() for parameter in module.parameters() if parameter.dim() > 1)
+        by_definition[names[module]] += weights * (first.numel() // first.shape[-1])
+
+    hooks = [module.register_forward_hook(note) for module in names]
+    counter = FlopCounterMode(display=False)
+    try:
+        # Attention is fused where no gradient is asked for.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            network(image.clone().requires_grad_().clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    counted = counter.get_flop_counts()
+    root = type(network).__name__
+    twice = sum(sum(counted.get(f"{root}.{name}" if name else root, {}).values()) for name in by_definition)
+    return (counter.get_total_flops() - twice) // 2 + by_definition.total()

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from metantk_core.architectures import OwnModule, own_code, own_module
 from metantk_core.errors import InputError
 from metantk_core.kernels import parameter_names
-from metantk_core.networks import BatchNormTreatment, count_parameters, mixes_images
+from metantk_core.networks import BatchNormTreatment, count_parameters, macs_of_pass, mixes_images
 from metantk_core.scores.config import ScoringConfig, inner_loop
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.evidence import Draw
@@ -108,14 +107,7 @@ def _scale(logits: Tensor) -> float:
     return _TOLERANCE * float(logits.abs().nan_to_num(0, 0).max())
 
 
-def _macs(network: nn.Module, image: Float[Tensor, "1 _ _ _"]) -> int:
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        network(image.clone())
-    return counter.get_total_flops() // 2
-
-
 _COUNTS: dict[str, Callable[[nn.Module, Tensor], int]] = {
     "params": lambda network, image: count_parameters(network),
-    "flops": _macs,
+    "flops": macs_of_pass,
 }

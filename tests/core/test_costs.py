@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from metantk_core.candidates import SPACES, Costs, Edge, Genotype, parse_genotype, space_named
 from metantk_core.candidates.nasbench201 import NASBENCH201
@@ -21,6 +22,7 @@ from metantk_core.networks import (
     cost_table,
     count_macs,
     count_parameters,
+    macs_of_pass,
     measure_latency,
 )
 from metantk_core.networks.counts import macs_by_module
@@ -255,3 +257,75 @@ def test_published_candidates_have_the_published_parameters_and_multiply_accumul
 
 def test_multiply_accumulates_are_published_of_nine_candidates():
     assert sum(entry["macs"] is not None for entry in published()) == 9
+
+
+class Read(nn.Module):
+    """Rows of an image as steps of a layer that remembers."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x.flatten(1, 2))[0][:, -1])
+
+
+class Attend(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(1, 2)
+        return self.head(self.layer(rows, rows, rows, need_weights=False)[0].mean(dim=1))
+
+
+STEPS, WIDE, HIDDEN = 12, 16, 7
+RECURRENT = {
+    "lstm": (lambda: Read(nn.LSTM(WIDE, HIDDEN, batch_first=True), HIDDEN), 4 * HIDDEN * (WIDE + HIDDEN)),
+    "gru": (lambda: Read(nn.GRU(WIDE, HIDDEN, batch_first=True), HIDDEN), 3 * HIDDEN * (WIDE + HIDDEN)),
+    "rnn": (lambda: Read(nn.RNN(WIDE, HIDDEN, batch_first=True), HIDDEN), HIDDEN * (WIDE + HIDDEN)),
+    "lstm both ways, two layers": (
+        lambda: Read(nn.LSTM(WIDE, HIDDEN, 2, batch_first=True, bidirectional=True), 2 * HIDDEN),
+        2 * 4 * HIDDEN * (WIDE + HIDDEN) + 2 * 4 * HIDDEN * (2 * HIDDEN + HIDDEN),
+    ),
+    "lstm with a projection": (
+        lambda: Read(nn.LSTM(WIDE, HIDDEN, batch_first=True, proj_size=3), 3),
+        4 * HIDDEN * (WIDE + 3) + 3 * HIDDEN,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_layers_are_counted_by_what_each_step_multiplies(name):
+    make, per_step = RECURRENT[name]
+    network = make()
+    image = torch.randn(1, 1, STEPS, WIDE)
+    assert macs_of_pass(network, image) == STEPS * per_step + network.head.in_features * 5
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("mode", [True, False])
+def test_attention_is_counted_whether_torch_would_fuse_it_or_not(mode, learning):
+    network = Attend().train(mode).requires_grad_(learning)
+    projections, products = STEPS * WIDE * WIDE * 4, 2 * STEPS * STEPS * WIDE
+    assert macs_of_pass(network, torch.randn(1, 1, STEPS, WIDE)) == projections + products + WIDE * 5
+
+
+def test_bilinear_layers_and_layers_used_twice_are_counted():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair, self.head = nn.Bilinear(WIDE, WIDE, WIDE), nn.Linear(WIDE, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.flatten(1, 2)
+            return self.head(self.pair(self.pair(rows, rows), rows).mean(dim=1))
+
+    assert macs_of_pass(Twice(), torch.randn(1, 1, STEPS, WIDE)) == 2 * STEPS * WIDE**3 + WIDE * 5
+
+
+def test_a_network_of_convolutions_has_the_same_count_in_both_ways():
+    genotype = space_named("nasbench201").sample(np.random.default_rng(0))
+    network = build(genotype, TINY, in_channels=3, ways=5, variant="scoring")
+    assert macs_of_pass(network, torch.randn(1, 3, 16, 16)) == count_macs(network, (3, 16, 16))
