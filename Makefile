@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt pip setuptools wheel cython
 	@echo "  the project and its dependencies ..."
-	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,pipelines,test,dev]"
+	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,storage,pipelines,test,dev]"
 	@echo "  learn2learn, compiled from source (its released C files need regenerating on this Python) ..."
 	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
 		--config-settings=--global-option=build_ext learn2learn==0.2.0 \

@@ -14,22 +14,23 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import TypeVar
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from metantk_core import datasets, wiring
-from metantk_core.candidates import Genotype, parse_genotype, space_named
+from metantk_core.architectures import Architecture
+from metantk_core.candidates import parse_genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.ranking import Leaderboard, rank, render_markdown
-from metantk_core.scores import Score, Scorer, ScoreRecord, ScoringConfig, score_draw, scoring_episodes
+from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord, score_draw, scoring_episodes
 from metantk_core.search import SearchState
 from metantk_core.seeding import numpy_generator
 from metantk_core.workflow import (
@@ -50,30 +51,20 @@ CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_con
 T = TypeVar("T")
 
 
-class Stub:
-    """Stands for ``Scorer``: its records are there at once, with random values."""
+class Stub(Scorer):
+    """A scorer whose records are there at once, with random values."""
 
-    def __init__(self, supernet: Genotype, source: object, config: ScoringConfig, seed: int, **others: object) -> None:
-        self._names, self._seed = config.scores, seed
-
-    def score(
-        self,
-        genotype: Genotype,
-        repeats: range,
-        stream: str = "",
-        weights: str = "",
-        names: Sequence[str] | None = None,
-    ) -> tuple[ScoreRecord, ...]:
+    def score(self, architecture: Architecture, repeats: range, *others: Any, **named: Any) -> tuple[ScoreRecord, ...]:
         """Return records as the scorer would, one a score."""
-        values = numpy_generator(self._seed, genotype.key).lognormal(2, 1, max(1, len(repeats)))
+        del others, named  # a first search asks for all scores, with random numbers that all candidates share
+        text, seed = str(architecture), self._seed
+        values = numpy_generator(seed, text).lognormal(2, 1, max(1, len(repeats)))
         draws = tuple(Score(float(value)) for value in values)
-        text = str(genotype)
         return tuple(
-            ScoreRecord(genotype.space, text, name, draws[:1], self._seed, 0.0)
-            if name in ("params", "flops")
-            else ScoreRecord(genotype.space, text, name, draws, self._seed, 0.5, device="cpu")
-            for name in self._names
-            if names is None or name in names
+            ScoreRecord(architecture.space, text, name, draws[:1], seed, 0.0)
+            if SCORES[name].cost == "none"
+            else ScoreRecord(architecture.space, text, name, draws, seed, 0.5, device="cpu")
+            for name in self._config.scores
         )
 
 
@@ -142,7 +133,9 @@ def enumerate_cells(
     processor, wall = (sum(times) for times in zip(*watch.seconds.values(), strict=True))
     parts = {**watch.seconds, "all": (processor, wall)}
     # Parts of the above, on their own; and a rerun of a finished search, which only reads.
-    records = [record for job in state.board for record in _records(config, ports, job.genotype)]
+    stub = Stub(space_named(config.search.space).supernet(), score_source(config, dataset), config.scoring, config.seed)
+    draws = range(config.scoring.num_inits)
+    records = [r for job in state.board for r in stub.score(parse_genotype(config.search.space, job.genotype), draws)]
     again = Stopwatch()
     with again("rank"):
         board = rank(records, by=config.criterion, winner=state.history.winner)
@@ -156,11 +149,6 @@ def enumerate_cells(
             score_shard(config, state, part, shards, dataset, Records(), ports)
     assert board == result.leaderboard
     return parts | {f"({what})": seconds for what, seconds in again.seconds.items()}
-
-
-def _records(config: RunConfig, ports: Ports, genotype: str) -> tuple[ScoreRecord, ...]:
-    found = parse_genotype(config.search.space, genotype)
-    return Stub(found, None, config.scoring, config.seed).score(found, range(config.scoring.num_inits))
 
 
 def scorer_parts(config: RunConfig, dataset: ImageDataset, candidates: int) -> dict[str, float]:

@@ -223,8 +223,8 @@ def score(
     place = wiring.device(device)
     images, own = spaces.Workspace(workspace), None
     if model is not None:
-        workflow.check_own_model(config, model)
-        own = workflow.score_own_model(config, model, images.dataset(config), device=place, batch_norm=batch_norm)
+        loaded = workflow.own_model(config, model, batch_norm=batch_norm)
+        own = workflow.score_own_model(config, loaded, images.dataset(config), device=place)
         records = own.records
     else:
         assert genotype is not None
@@ -269,22 +269,17 @@ def rank(
     from metantk_core import workspace as spaces
 
     place = wiring.device(device)
-    workflow.check_own_models(config, models)
+    loaded = workflow.own_models(config, models, batch_norm=batch_norm)
     dataset = spaces.Workspace(workspace).dataset(config)
-    board = workflow.rank_own_models(
-        config,
-        models,
-        dataset,
-        device=place,
-        batch_norm=batch_norm,
-        on_done=lambda model: typer.echo(f"scored {model}", err=True),
+    found = workflow.rank_own_models(
+        config, loaded, dataset, device=place, on_done=lambda model: typer.echo(f"scored {model}", err=True)
     )
     if as_json:
-        _print_json(json.loads(board.to_json()))
+        _print_json(json.loads(found.to_json()))
     else:
-        terminal.print_networks(board)
+        terminal.print_networks(found.leaderboard, found.failures)
         terminal.print_device(place)
-    if all(standing.mean is None for standing in board.standings):
+    if all(standing.mean is None for standing in found.leaderboard.standings):
         raise typer.Exit(1)
 
 
@@ -467,7 +462,10 @@ def compile_pipeline(
     memory: Annotated[str, typer.Option(help="Memory request of the computing steps, such as 16G or 1.5Gi.")] = "",
     retries: Annotated[int, typer.Option(min=0, max=20, help="Repetitions of a step whose pod died.")] = 3,
     store: Annotated[
-        str, typer.Option(help="Absolute folder, the same in all pods, that keeps finished work between attempts.")
+        str,
+        typer.Option(
+            help="What keeps finished work between attempts: a folder that all pods mount, or s3://bucket/prefix."
+        ),
     ] = "",
     tracking_uri: Annotated[
         str,

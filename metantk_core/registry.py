@@ -79,9 +79,20 @@ class RegisteredModel:
     uri: str
 
 
+def admit_key(key: str) -> str:
+    """Return a key of an artifact store as it is, if every store can keep something under it.
+
+    Raises:
+        ValueError: It is none: it could lead out of a folder, or a part of it has no name.
+    """
+    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"A key is a relative path of plain names such as 'run/scores.jsonl', not {key!r}.")
+    return key
+
+
 @runtime_checkable
 class ArtifactStore(Protocol):
-    """Bytes by key; keys are relative paths with ``/``."""
+    """Bytes by key; keys are relative paths with ``/``, see :func:`admit_key`."""
 
     def read(self, key: str) -> bytes | None:
         """Return what is stored under a key, or none."""

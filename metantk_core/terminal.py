@@ -68,9 +68,8 @@ def print_records(records: Sequence[ScoreRecord], console: Console | None = None
     for record in records:
         definition = SCORES[record.score]
         values = [draw.value for draw in record.draws if draw.value is not None]
-        failures = [f"{draw.outcome}: {draw.reason}" for draw in record.draws if draw.value is None]
-        if failures:
-            table.add_row(definition.label, "-", "-", failures[0])
+        if record.failure:
+            table.add_row(definition.label, "-", "-", record.failure)
             continue
         scaled = np.log10(values) if definition.scale == "log10" else np.asarray(values)
         error = float(scaled.std(ddof=1) / np.sqrt(len(scaled))) if len(scaled) > 1 else None
@@ -121,8 +120,16 @@ def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) 
         console.print(f"• {sentence}", highlight=False)
 
 
-def print_networks(leaderboard: Leaderboard, console: Console | None = None) -> None:
-    """Print a leaderboard of networks that people wrote: a row each, every score a column, why one failed."""
+def print_networks(
+    leaderboard: Leaderboard, failures: Mapping[str, Mapping[str, str]], console: Console | None = None
+) -> None:
+    """Print a leaderboard of networks that people wrote: a row each, every score a column, why scores have no value.
+
+    Args:
+        leaderboard: The networks in order.
+        failures: Reasons by network and score.
+        console: Where; the terminal if none is given.
+    """
     from metantk_core.report.findings import trust_sentences
 
     console = console or Console()
@@ -145,8 +152,11 @@ def print_networks(leaderboard: Leaderboard, console: Console | None = None) -> 
     for sentence in trust_sentences(leaderboard):
         console.print(sentence, soft_wrap=True)
     for standing in leaderboard.standings:
-        if standing.mean is None:
-            console.print(f"{standing.genotype}: {standing.reason}", soft_wrap=True)
+        labels: dict[str, list[str]] = {}  # of scores that fail for one reason
+        for name, reason in failures.get(standing.genotype, {}).items():
+            labels.setdefault(reason, []).append(SCORES[name].label)
+        for reason, failed in labels.items():
+            console.print(f"{standing.genotype}: no {', '.join(failed)} ({reason})", soft_wrap=True, markup=False)
 
 
 def print_history(history: SearchHistory, console: Console | None = None) -> None:

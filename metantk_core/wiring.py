@@ -1,16 +1,23 @@
-"""Addresses enter, adapters leave. MLflow takes seconds to import: only who asks for it pays."""
+"""Addresses enter, adapters leave. MLflow and boto3 take long to import: only who asks for them pays."""
 
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from metantk_core.adapters.addresses import scheme, shown
+from metantk_core import stopping
+from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
+from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "tracker"]
+__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "opened_store", "tracker"]
+
+_RECORDS = "scores/"
+"""Beginning of the keys of score records: small, thousands of them, and computed again if they are lost."""
 
 DEVICE = "METANTK_DEVICE"
 """Environment variable that says where networks run, to every command and step that is not told otherwise."""
@@ -19,18 +26,57 @@ EXPERIMENT = "metantk"
 
 
 def artifact_store(uri: str) -> ArtifactStore:
-    """Return the artifact store at an address.
+    """Return the artifact store at an address; of a bucket, after making sure that it answers.
 
     Args:
-        uri: A folder, or ``file:///`` and its absolute path.
+        uri: A folder, ``file:///`` and its absolute path, or ``s3://bucket/prefix``.
 
     Raises:
-        InputError: No store is known for the scheme.
+        InputError: No store is known for the scheme, or the bucket can't be used.
     """
     known = scheme(uri)
+    if known == "s3":
+        bucket, prefix = admit_bucket(uri)
+        try:
+            from metantk_core.adapters.s3 import connect
+        except ModuleNotFoundError as error:
+            if error.name not in ("boto3", "botocore"):
+                raise
+            raise InputError(
+                f"The store {shown(uri)} needs boto3, which is not installed; pip install 'metantk[storage]'."
+            ) from error
+        return connect(bucket, prefix)
     if known not in ("", "file") or not uri:
-        raise InputError(f"An artifact store is a folder (a path, or file:///path), not {shown(uri)!r}; give a folder.")
+        raise InputError(
+            f"An artifact store is a folder (a path, or file:///path) or a bucket (s3://bucket/prefix), not "
+            f"{shown(uri)!r}; give one of these."
+        )
     return FilesystemStore(Path(uri.removeprefix("file://") if known else uri).absolute())
+
+
+@contextmanager
+def opened_store(uri: str) -> Iterator[ArtifactStore]:
+    """Give the artifact store at an address for some work; what it holds back is written when that ends, as it may.
+
+    A bucket charges for requests and answers slowly: records of scores go there in packs, every half a minute.
+
+    Args:
+        uri: As for ``artifact_store``.
+
+    Raises:
+        InputError: As for ``artifact_store``.
+    """
+    store = artifact_store(uri)
+    if scheme(uri) != "s3":
+        yield store
+        return
+    packing = PackingStore(store, _RECORDS)
+    try:
+        with packing:
+            yield packing
+    finally:
+        with stopping.shielded():
+            packing.flush()  # nothing is left to write, unless a signal broke it off
 
 
 def tracker(uri: str, experiment: str = EXPERIMENT, *, patient: bool = False) -> Tracker:

@@ -320,9 +320,9 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
     """
     with _owned(config, place) as tracking:
         run = workflow.open_run(config, tracking.tracker)
-        with run_scope(tracking.tracker, run):
+        with run_scope(tracking.tracker, run), wiring.opened_store(place.store_uri) as store:
             ports = Ports(
-                store=place.store(),
+                store=store,
                 tracker=tracking.tracker,
                 registry=tracking.registry(),
                 run=run,
@@ -416,11 +416,11 @@ def open_step(
             if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
                 found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
                 run_config = run_config.model_copy(update={"dataset_digest": found.digest})
-            with tempfile.TemporaryDirectory() as scratch:
+            with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch) as opened:
                 yield (
                     run_config,
                     Ports(
-                        store=wiring.artifact_store(store or scratch),
+                        store=opened,
                         tracker=tracker,
                         registry=tracking.registry(),
                         run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),

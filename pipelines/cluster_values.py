@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from metantk_core.adapters.addresses import refuse_secrets, scheme, shown
+from metantk_core.adapters.addresses import admit_bucket, refuse_secrets, scheme, shown
 from metantk_core.errors import InputError, quoted
 
 MOST_RETRIES = 20
@@ -111,10 +111,12 @@ def admit_addresses(store: str, tracking_uri: str) -> None:
         )
     if tracking_uri.endswith("://"):
         raise InputError(f"Expected a host after {tracking_uri}; give MLflow's address as pods see it.")
-    if store and (scheme(store) not in ("", "file") or not store.removeprefix("file://").startswith("/")):
+    if scheme(store) == "s3":
+        admit_bucket(store)
+    elif store and (scheme(store) not in ("", "file") or not store.removeprefix("file://").startswith("/")):
         raise InputError(
-            f"Expected the store as an absolute folder that all pods mount, such as /mnt/store, got "
-            f"{shown(store)}; other kinds of stores are not there yet."
+            f"Expected the store as an absolute folder that all pods mount, such as /mnt/store, or as a bucket, "
+            f"s3://bucket/prefix, got {shown(store)}."
         )
     for address in (store, tracking_uri):
         if len(address) > 1000 or any(part in ("..", ".") for part in address.split("/")):

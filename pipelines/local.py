@@ -125,14 +125,16 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 def _main(configuration: str, store: str, root: str) -> None:
     stopping.end_with(int(os.environ[stopping.PARENT]))
-    server = StepServer()
+    # Elsewhere libraries of the system don't survive a fork; there each step is a new Python.
+    server = StepServer() if sys.platform == "linux" else None
     from kfp import local
 
     from pipelines.search_and_meta_train import Resources, build
 
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
-    server.serve_kubeflow()
+    if server:
+        server.serve_kubeflow()
     # A step that fails here fails for a reason that a repetition would meet again.
     build(config, Resources(retries=0))(store=store)
 

@@ -13,6 +13,8 @@ from metantk_core.errors import InputError
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(:[0-9]{1,5})?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _KEY_AND_VALUE = re.compile(r"(token|key|secret|passw|pwd|credential|auth|sig)[^/=]*=", re.IGNORECASE)
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_LONGEST_PREFIX = 500  # bytes, of the 1,024 that an object's name may have
 _TRACKING = ("http", "https", "postgresql", "sqlite")
 _FILES = ("", "file", "sqlite", "sqlite+pysqlite")
 """Schemes whose path is one on a disk, where a person may have an ``@`` in a folder's name."""
@@ -53,11 +55,38 @@ def refuse_secrets(uri: str) -> None:
         InputError: It may hold one.
     """
     if may_hold_secret(uri):
-        server = "scheme, host, port and path alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+        server = (
+            "scheme, host, port and path alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+            "MLFLOW_TRACKING_TOKEN) where the work runs"
+        )
+        bucket = "s3://bucket/prefix alone, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where the work runs"
         raise InputError(
             f"The address {shown(uri)} was given with a user, password, query or fragment, which would be readable in "
-            f"the result; give {f'{server}MLFLOW_TRACKING_TOKEN) where the work runs' if scheme(uri) else 'a folder'}."
+            f"the result; give {({'': 'a folder', 's3': bucket}).get(scheme(uri), server)}."
         )
+
+
+def admit_bucket(uri: str) -> tuple[str, str]:
+    """Return bucket and prefix of an address ``s3://bucket/prefix``; the prefix may be empty.
+
+    Raises:
+        InputError: It is no such address, or may hold a secret.
+    """
+    refuse_secrets(uri)
+    bucket, _, prefix = uri.partition("://")[2].partition("/")
+    if (
+        scheme(uri) != "s3"
+        or not _BUCKET.fullmatch(bucket)
+        or (prefix and any(part in ("", ".", "..") for part in prefix.removesuffix("/").split("/")))
+        or "\\" in prefix
+        or len(prefix.encode()) > _LONGEST_PREFIX
+    ):
+        raise InputError(
+            f"Expected a store as s3://bucket/prefix, with a bucket of 3 to 63 lower-case letters, digits, '.' and '-' "
+            f"and a prefix of plain names with '/', got {shown(uri)}; the address of a server of your own belongs in "
+            "AWS_ENDPOINT_URL."
+        )
+    return bucket, prefix.removesuffix("/")
 
 
 def sqlite_uri(path: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from metantk_core.errors import InputError
+from metantk_core.registry import admit_key
 
 _UNFINISHED = ".unfinished-"
 _SECONDS_TO_MARK = 5.0
@@ -124,7 +125,4 @@ class FilesystemStore:
         return str(self._path(key))
 
     def _path(self, key: str) -> Path:
-        parts = key.split("/")
-        if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in parts):
-            raise ValueError(f"A key is a relative path of plain names such as 'run/scores.jsonl', not {key!r}.")
-        return self.root / PurePosixPath(key)
+        return self.root / PurePosixPath(admit_key(key))

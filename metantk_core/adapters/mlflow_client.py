@@ -1,9 +1,7 @@
 """MLflow's client with its errors translated in one place: a call enters, an answer or one sentence leaves."""
 
-import queue
 import re
 import sqlite3
-import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -22,6 +20,7 @@ from requests.exceptions import (
 )
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.patience import Patience
 from metantk_core.errors import InputError
 from metantk_core.registry import AwayError
@@ -53,37 +52,6 @@ class MlflowError(InputError):
 
 class AnswerLostError(Exception):
     """Whether something was created is not known; the server answers again, so it can be asked."""
-
-
-class OverdueError(Exception):
-    """A call has not returned in its time."""
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what a call returns, or raise what it raises, if it does so in time.
-
-    A limit on each read from a socket does not bound a server that drips. The call that is given up goes on in a thread
-    that ends with the process.
-
-    Raises:
-        OverdueError: It did not return in time.
-    """
-    answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put((True, call()))
-        except BaseException as error:
-            answers.put((False, error))
-
-    threading.Thread(target=ask, name="MLflow request", daemon=True).start()
-    try:
-        done, answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise OverdueError from None
-    if not done:
-        raise answer
-    return answer
 
 
 def found_or_created(find: Callable[[], T | None], create: Callable[[], T]) -> T:

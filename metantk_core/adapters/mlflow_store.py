@@ -29,7 +29,8 @@ from metantk_core.adapters.addresses import (
     sqlite_path,
     sqlite_uri,
 )
-from metantk_core.adapters.mlflow_client import OverdueError, translating, within
+from metantk_core.adapters.deadline import OverdueError, within
+from metantk_core.adapters.mlflow_client import translating
 from metantk_core.adapters.patience import Patience, patience_seconds
 from metantk_core.errors import InputError
 from metantk_core.registry import AwayError

@@ -3,9 +3,10 @@ from .genotype import Edge, Genotype
 from .isomorphism import Equivalence
 from .published import PUBLISHED, PublishedCandidate
 from .space import FiniteSearchSpace, SearchSpace, shard
-from .spaces import SPACES, parse_genotype, space_named
+from .spaces import MODEL_SPACE, SPACES, parse_genotype, space_named
 
 __all__ = [
+    "MODEL_SPACE",
     "PUBLISHED",
     "SPACES",
     "Costs",

@@ -14,6 +14,9 @@ SPACES: Mapping[str, SearchSpace] = MappingProxyType(
     {space.name: space for space in (NASBENCH201, DARTS_FEWSHOT, DARTS)}
 )
 
+MODEL_SPACE = "model"
+"""What records of a person's own model say instead of a search space."""
+
 
 def space_named(name: str) -> SearchSpace:
     """Return the search space of a name.

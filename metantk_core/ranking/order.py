@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Float64
 
-from metantk_core.candidates import parse_genotype
+from metantk_core.candidates import MODEL_SPACE, parse_genotype
 from metantk_core.errors import InputError
 from metantk_core.ranking.consistency import reliability
 from metantk_core.ranking.criterion import Criterion, failures, loss_matrix, number_of_draws
@@ -19,7 +19,7 @@ from metantk_core.ranking.leaderboard import Leaderboard, Standing
 from metantk_core.ranking.records import RecordTable, check_devices, means, tabulate
 from metantk_core.ranking.resampling import stability
 from metantk_core.scores.definitions import SCORES, Direction
-from metantk_core.scores.record import MODEL_SPACE, Outcome, ScoreRecord
+from metantk_core.scores.record import Outcome, ScoreRecord
 from metantk_core.seeding import digest
 from metantk_core.statistics import ranks
 

@@ -207,10 +207,15 @@ def _reliability_sentence(leaderboard: Leaderboard, draws: tuple[int, int] | Non
     if draws or reliability.candidates < candidates:
         over = f" over the first {number(reliability.draws, 'draw')}, which all {reliability.candidates} have"
     return (
-        f"Reliability of the scores{over}: {fixed(reliability.icc, 2)} (95 % interval {fixed(reliability.low, 2)} to "
-        f"{fixed(reliability.high, 2)}), which is {_grade(reliability.low, reliability.high)}. It is the share "
+        f"Reliability of the scores{over}: {_share(reliability.icc)} (95 % interval {_share(reliability.low)} to "
+        f"{_share(reliability.high)}), which is {_grade(reliability.low, reliability.high)}. It is the share "
         "of the variation between mean scores that belongs to the architectures and would come back with new draws."
     )
+
+
+def _share(estimate: float) -> str:
+    """Return an estimated share of variation; an estimate below 0 says that nothing of it was seen, not how little."""
+    return "below 0" if estimate < 0 else fixed(estimate, 2)
 
 
 def _stability_sentence(leaderboard: Leaderboard) -> str:

@@ -4,12 +4,11 @@ from .definitions import SCORES, InnerLoop, ScoreDefinition, ScoreTable
 from .episodes import regions_images, scoring_episodes
 from .evidence import Draw, Evidence
 from .functions import evaluated
-from .record import MODEL_SPACE, Outcome, Score, ScoreRecord, device_kind
-from .scorer import CandidateKernels, Scorer, candidate_kernels, score_candidate, score_draw
-from .user_model import check_model, load_factory, score_model
+from .record import Outcome, Score, ScoreRecord, device_kind
+from .scorer import CandidateKernels, Scorer, candidate_kernels, score_candidate, score_draw, score_model
+from .user_model import check_model
 
 __all__ = [
-    "MODEL_SPACE",
     "SCORES",
     "CandidateKernels",
     "Draw",
@@ -30,7 +29,6 @@ __all__ = [
     "device_kind",
     "evaluated",
     "inner_loop",
-    "load_factory",
     "log_determinant",
     "regions_images",
     "score_candidate",

@@ -91,7 +91,7 @@ class Draw:
     repeat: int
     device: str
     image_shape: tuple[int, int, int]
-    regions_network: FewShotNetwork | None
+    regions_network: nn.Module | None
     stream: str = ""
     reuse: Reuse = field(default_factory=lambda: Reuse(0))
     regions_images: Callable[[], tuple[Float[Tensor, "m 1 p p"], ...]] = tuple
@@ -99,6 +99,11 @@ class Draw:
     @property
     def images(self) -> Float[Tensor, "n c h w"]:
         """Images of the batch, in the order of a kernel's rows."""
+        # A person's network may overwrite what it is given.
+        return self._images if isinstance(self.network, FewShotNetwork) else self._images.clone()
+
+    @cached_property
+    def _images(self) -> Float[Tensor, "n c h w"]:
         queries = [episode.query_images for episode in self.episodes]
         return batch(queries, [episode.support_images for episode in self.episodes]).to(self.device)
 

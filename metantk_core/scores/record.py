@@ -11,9 +11,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.kernels import Precision
 
-MODEL_SPACE = "model"
-"""What records of a person's own model say instead of a search space."""
-
 
 def device_kind(device: str) -> str:
     """Return the kind of a device as torch spells it, without its number: ``"cuda"`` of ``"cuda:1"``."""
@@ -93,6 +90,11 @@ class ScoreRecord:
             raise ValueError("a record holds at least one draw")
         if not (self.seconds >= 0 and math.isfinite(self.seconds)):
             raise ValueError(f"seconds are at least 0 and finite, got {self.seconds}")
+
+    @property
+    def failure(self) -> str:
+        """Why the score has no value, from the first draw that has none; empty if all have one."""
+        return next((f"{draw.outcome}: {draw.reason}" for draw in self.draws if draw.value is None), "")
 
     def first(self, draws: int) -> "ScoreRecord":
         """Return the record of the first draws alone; one that has no more stays as it is."""

@@ -7,29 +7,35 @@ Axes: tq query images of all tasks · m patches of p x p pixels.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from time import perf_counter
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from metantk_core.architectures import (
+    Architecture,
+    OwnModule,
+    build_network,
+    part_of,
+    running,
+    seeded,
+)
 from metantk_core.candidates import Genotype
 from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.kernels import KernelBlocks
 from metantk_core.networks import (
+    BatchNormTreatment,
     CostTable,
-    FewShotNetwork,
     NetworkConfig,
-    build,
     build_thin,
     cost_table,
     initialise,
-    restricted,
 )
 from metantk_core.scores.activations import Reuse
 from metantk_core.scores.config import ScoringConfig, inner_loop
@@ -38,9 +44,11 @@ from metantk_core.scores.episodes import check_source, regions_images, scoring_e
 from metantk_core.scores.evidence import Draw, Evidence, NoScore
 from metantk_core.scores.functions import COUNTS, evaluated, sources
 from metantk_core.scores.record import Score, ScoreRecord, device_kind
+from metantk_core.scores.user_model import check_model, check_network, counts_of
 
 _KEPT_BYTES = 2**30  # of weights of initialised networks
 _REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
+_T = TypeVar("_T")
 _KEPT_EPISODES = 64  # batches; one of 30 images of 32 x 32 has 0.4 MB
 
 
@@ -108,20 +116,58 @@ def score_candidate(
     return scorer.score(genotype, range(config.num_inits))
 
 
+def score_model(
+    model: str | OwnModule,
+    source: EpisodeSource,
+    config: ScoringConfig,
+    seed: int,
+    *,
+    device: str = "cpu",
+    batch_norm: BatchNormTreatment | None = None,
+    on_network: Callable[[nn.Module], None] | None = None,
+) -> tuple[ScoreRecord, ...]:
+    """Return one record per score of ``config.scores`` for a person's own network, at its own initialisation.
+
+    The factory is called once for every draw, with torch's global generator seeded for that draw (and put back
+    afterwards), so that the model initialises itself as it was written to. Parameters and multiply-accumulates are
+    counted on the same network, at the scoring resolution. What the module prints goes to standard error.
+
+    Args:
+        model: The module, or its address ``package.module:factory``.
+        source: Episodes of the size ``config.episode``, as images of ``config.image_size``.
+        config: What to compute; ``config.network`` plays no part.
+        seed: Seed of the run.
+        device: Where the network runs, as torch spells it.
+        batch_norm: What is done about batch normalisation that mixes images; nothing means that it is refused. A module
+            that is given as such has it already.
+        on_network: Sees the network of the first draw as it is scored, once it has been checked; its
+            :func:`metantk_core.kernels.parameter_names` are the parameters that count.
+
+    Raises:
+        InputError: The address leads to no factory, or what the factory makes can't be scored.
+        ValueError: The source's episodes are not those of ``config``.
+    """
+    if isinstance(model, str):
+        model = check_model(model, config, batch_norm=batch_norm)
+    scorer = Scorer(model, source, config, seed, device=device, on_network=on_network)
+    return scorer.score(model, range(config.num_inits))
+
+
 class Scorer:
-    """Scores the parts of a supernet, which is initialised once for each draw and shared by all of them.
+    """Scores architectures: the parts of a supernet, which share its weights in each draw, or a person's module.
 
     A candidate's network is the supernet's without some operations: that gives the same numbers as a network built and
     initialised for it alone, because initial weights depend on their names. What is kept between candidates (networks,
     episodes) is bounded; beyond that it is made again.
 
     Args:
-        supernet: Holds all operations of all candidates that will be scored.
+        whole: Holds all operations of all candidates that will be scored; or the module that will be.
         source: As for :func:`score_candidate`, like the other arguments.
         config: What to compute.
         seed: Seed of the run.
         training_network: Width and depth of the network that would be trained.
         device: Where the networks run.
+        on_network: Sees the first network of a person's module, once it has been checked.
 
     Raises:
         ValueError: The source's episodes are not those of ``config``.
@@ -129,30 +175,37 @@ class Scorer:
 
     def __init__(
         self,
-        supernet: Genotype,
+        whole: Architecture,
         source: EpisodeSource,
         config: ScoringConfig,
         seed: int,
         *,
         training_network: NetworkConfig | None = None,
         device: str = "cpu",
+        on_network: Callable[[nn.Module], None] | None = None,
     ) -> None:
         check_source(source, config)
-        self._supernet, self._source, self._config = supernet, source, config
+        self._whole, self._source, self._config = whole, source, config
         self._seed, self._device = seed, device
         self._training_network = training_network or config.network
         self._drawn = [name for name in config.scores if SCORES[name].cost != "none"]
         self._counted = [name for name in config.scores if name in COUNTS]
+        self._on_network = on_network
+        self._checked: set[OwnModule] = set()
         self._networks: dict[int, _Networks] = {}
         self._spare: _Networks | None = None  # initialised again for the next draw that has weights of its own
         self._episodes: dict[int, tuple[Episode, ...]] = {}
         self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
         self._reuse = Reuse(_REUSED_BYTES)
 
+    def _counts(self, genotype: Genotype, names: Sequence[str]) -> dict[str, int]:
+        costs = self._costs.of(genotype)
+        return {name: COUNTS[name](costs) for name in names}
+
     @cached_property
     def _costs(self) -> CostTable:
         return cost_table(
-            self._supernet.space,
+            self._whole.space,
             self._training_network,
             image_shape=self._source.images.image_shape,
             ways=self._config.episode.ways,
@@ -160,7 +213,7 @@ class Scorer:
 
     def score(
         self,
-        genotype: Genotype,
+        architecture: Architecture,
         repeats: range,
         stream: str = "",
         weights: str = "",
@@ -169,8 +222,9 @@ class Scorer:
         """Return one record per score, in the order of the configuration.
 
         Args:
-            genotype: The supernet, or a part of it.
-            repeats: Numbers of the draws. Each is a pure function of configuration, genotype, seed, number and names.
+            architecture: The supernet or a part of it; or the person's module.
+            repeats: Numbers of the draws. Each is a pure function of configuration, architecture, seed, number and
+                names.
             stream: Name of other random numbers than the usual ones, for weights and episodes.
             weights: Name that sets the weights apart from others of the stream.
             names: The scores that are asked for, among those of the configuration; all if not given. The value of a
@@ -181,24 +235,29 @@ class Scorer:
         counted = [name for name in wanted if name in self._counted]
         draws: dict[str, list[Score]] = {name: [] for name in wanted}
         seconds = dict.fromkeys(wanted, 0.0)
-        for repeat in repeats if drawn else ():
+        counts, counting = dict[str, int](), 0.0
+        if not drawn:  # a person's network has to be there to be counted
+            repeats = range(1 if isinstance(architecture, OwnModule) and counted else 0)
+        for repeat in repeats:
             start = perf_counter()
-            with self._drawn_for(genotype, repeat, stream, weights) as draw:
-                drawing = (perf_counter() - start) / len(drawn)
+            with self._drawn_for(architecture, repeat, stream, weights) as draw:
+                drawing = (perf_counter() - start) / len(drawn or counted)
+                if isinstance(architecture, OwnModule) and counted and not counts:
+                    counts, counting = _timed(partial(counts_of, architecture, draw, counted))
                 scores, spent = score_draw(drawn, draw)
             for name in drawn:
                 draws[name].append(scores[name])
-                seconds[name] += drawing + spent[name]
-        if counted:
-            start = perf_counter()
-            costs = self._costs.of(genotype)
-            for name in counted:
-                draws[name].append(Score(float(COUNTS[name](costs))))
-            seconds |= dict.fromkeys(counted, (perf_counter() - start) / len(counted))
-        text, device = str(genotype), device_kind(self._device)
+            for name in drawn or counted:
+                seconds[name] += drawing + spent.get(name, 0.0)
+        if isinstance(architecture, Genotype) and counted:
+            counts, counting = _timed(partial(self._counts, architecture, counted))
+        for name, number in counts.items():
+            draws[name].append(Score(float(number)))
+            seconds[name] += counting / len(counts)
+        text, device = str(architecture), device_kind(self._device)
         return tuple(
             ScoreRecord(
-                genotype.space,
+                architecture.space,
                 text,
                 name,
                 tuple(draws[name]),
@@ -211,43 +270,54 @@ class Scorer:
             for name in wanted
         )
 
-    def draw(self, genotype: Genotype, repeat: int, stream: str = "", weights: str = "") -> Draw:
-        """Return the networks, images and labels of one draw of a genotype; arguments as for :meth:`score`.
+    def draw(self, architecture: Architecture, repeat: int, stream: str = "", weights: str = "") -> Draw:
+        """Return the networks, images and labels of one draw of an architecture; arguments as for :meth:`score`.
 
         A draw is the caller's: it holds its networks as long as it is held, and the scorer initialises them no more.
         """
         own = tuple(filter(None, (stream, weights)))
-        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
-        return self._draw_of(networks, genotype, repeat, stream, own)
+        with seeded(architecture, self._seed, "score", "init", *own, repeat):
+            return self._draw_of(self._networks_of(architecture, repeat, own), architecture, repeat, stream, own)
 
     @contextmanager
-    def _drawn_for(self, genotype: Genotype, repeat: int, stream: str, weights: str) -> Iterator[Draw]:
+    def _drawn_for(self, architecture: Architecture, repeat: int, stream: str, weights: str) -> Iterator[Draw]:
         """Give a draw that nobody holds afterwards, so that its networks can serve another one."""
         own = tuple(filter(None, (stream, weights)))
-        networks = self._own_networks(genotype, repeat, own) if own else self._shared_networks(repeat)
-        try:
-            yield self._draw_of(networks, genotype, repeat, stream, own)
-        finally:
-            if own:
-                self._spare = networks
+        with seeded(architecture, self._seed, "score", "init", *own, repeat):
+            networks = self._networks_of(architecture, repeat, own)
+            try:
+                draw = self._draw_of(networks, architecture, repeat, stream, own)
+                with running(architecture, "fails while its scores are computed"):
+                    yield draw
+            finally:
+                if own and not isinstance(architecture, OwnModule):
+                    self._spare = networks
 
     def _draw_of(
-        self, networks: "_Networks", genotype: Genotype, repeat: int, stream: str, own: tuple[str, ...]
+        self, networks: "_Networks", architecture: Architecture, repeat: int, stream: str, own: tuple[str, ...]
     ) -> Draw:
-        return Draw(
-            restricted(networks.network, genotype),
+        part = networks.part_of(architecture)
+        draw = Draw(
+            part.network,
             self._episodes_of(repeat, stream),
             self._config,
             self._seed,
             repeat,
             self._device,
             self._source.image_shape,
-            None if networks.regions is None else restricted(networks.regions, genotype),
+            part.regions,
             stream,
             # Weights that only one candidate has leave nothing to reuse.
             Reuse(0) if own else self._reuse,
             partial(self._regions_images_of, repeat, stream),
         )
+        if isinstance(architecture, OwnModule) and architecture not in self._checked:
+            check_network(architecture, draw)
+            self._checked.add(architecture)
+            if self._on_network is not None:
+                with running(architecture, "fails when it is asked for its modules or parameters"):
+                    self._on_network(draw.network)
+        return draw
 
     def _regions_images_of(self, repeat: int, stream: str) -> tuple[Float[Tensor, "m 1 p p"], ...]:
         """Return the images that linear regions are counted on, in batches; the same tensors for all candidates."""
@@ -258,6 +328,11 @@ class Scorer:
             images = regions_images(self._source, self._config.linear_regions, self._seed, repeat, stream)
             self._regions_images[key] = tuple(batch.to(self._device) for batch in images)
         return self._regions_images[key]
+
+    def _networks_of(self, architecture: Architecture, repeat: int, own: tuple[str, ...]) -> "_Networks":
+        if isinstance(architecture, OwnModule):
+            return _Networks(self._build(architecture, self._config.network), None)
+        return self._own_networks(architecture, repeat, own) if own else self._shared_networks(repeat)
 
     def _shared_networks(self, repeat: int) -> "_Networks":
         if repeat not in self._networks:
@@ -272,29 +347,40 @@ class Scorer:
     def _own_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
         """Return networks with weights for this genotype alone: spare ones, which are then used up, or new ones."""
         networks, self._spare = self._spare or self._make(), None
-        self._initialise(
-            _Networks(
-                restricted(networks.network, genotype),
-                None if networks.regions is None else restricted(networks.regions, genotype),
-            ),
-            repeat,
-            own,
-        )
+        self._initialise(networks.part_of(genotype), repeat, own)
         return networks
 
     def _make(self) -> "_Networks":
-        config, source = self._config, self._source
-        network = _build(self._supernet, source, config.network, "scoring", config.episode.ways).to(self._device)
+        network = self._build(self._whole, self._config.network)
         if "linear_regions" not in self._drawn:
             return _Networks(network, None)
-        return _Networks(network, _regions_network(self._supernet, source, config).to(self._device))
+        assert not isinstance(self._whole, OwnModule)
+        return _Networks(network, self._regions_network(self._whole))
+
+    def _build(self, architecture: Architecture, config: NetworkConfig, in_channels: int | None = None) -> nn.Module:
+        return build_network(
+            architecture,
+            config,
+            in_channels=self._source.images.image_shape[0] if in_channels is None else in_channels,
+            ways=self._config.episode.ways,
+            variant="scoring",
+            device=self._device,
+        )
+
+    def _regions_network(self, supernet: Genotype) -> nn.Module:
+        settings = self._config.linear_regions
+        if settings.definition == "published":
+            with torch.random.fork_rng(devices=[]):
+                return build_thin(supernet, ways=self._config.episode.ways).to(self._device)
+        narrow = NetworkConfig(channels=settings.channels, cells=self._config.network.cells)
+        return self._build(supernet, narrow, in_channels=1)
 
     def _initialise(self, networks: "_Networks", repeat: int, own: tuple[str, ...]) -> None:
         scheme = self._config.initialisation
         for network in networks.both:
             if self._config.redraw == "head":
                 initialise(network, self._seed, "score", "init", scheme=scheme)
-                initialise(network.head, self._seed, "score", "head", *own, repeat, scheme=scheme)
+                initialise(network.get_submodule("head"), self._seed, "score", "head", *own, repeat, scheme=scheme)
             else:
                 initialise(network, self._seed, "score", "init", *own, repeat, scheme=scheme)
 
@@ -312,15 +398,24 @@ class Scorer:
 class _Networks:
     """The networks of one draw: the scored one, and the one that linear regions are counted on."""
 
-    network: FewShotNetwork
-    regions: FewShotNetwork | None
+    network: nn.Module
+    regions: nn.Module | None
 
     @property
-    def both(self) -> tuple[FewShotNetwork, ...]:
+    def both(self) -> tuple[nn.Module, ...]:
         return (self.network,) if self.regions is None else (self.network, self.regions)
+
+    def part_of(self, architecture: Architecture) -> "_Networks":
+        regions = None if self.regions is None else part_of(self.regions, architecture)
+        return _Networks(part_of(self.network, architecture), regions)
 
     def __iter__(self) -> Iterator[nn.Parameter]:
         return (parameter for network in self.both for parameter in network.parameters())
+
+
+def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
+    start = perf_counter()
+    return work(), perf_counter() - start
 
 
 def candidate_kernels(
@@ -354,26 +449,3 @@ def candidate_kernels(
     except NoScore:
         kernels = evidence.unchecked
     return CandidateKernels(kernels.ntk, kernels.nngp, kernels.meta(loop))
-
-
-def _build(
-    genotype: Genotype,
-    source: EpisodeSource,
-    config: NetworkConfig,
-    variant: Literal["scoring", "training"],
-    ways: int,
-    *,
-    in_channels: int | None = None,
-) -> FewShotNetwork:
-    channels = source.images.image_shape[0] if in_channels is None else in_channels
-    # Modules draw their first weights from torch's global generator, whose state is the caller's.
-    with torch.random.fork_rng(devices=[]):
-        return build(genotype, config, in_channels=channels, ways=ways, variant=variant)
-
-
-def _regions_network(genotype: Genotype, source: EpisodeSource, config: ScoringConfig) -> FewShotNetwork:
-    if config.linear_regions.definition == "published":
-        with torch.random.fork_rng(devices=[]):
-            return build_thin(genotype, ways=config.episode.ways)
-    narrow = NetworkConfig(channels=config.linear_regions.channels, cells=config.network.cells)
-    return _build(genotype, source, narrow, "scoring", config.episode.ways, in_channels=1)

@@ -6,25 +6,21 @@ from .data import (
     prepare_images,
     score_source,
 )
+from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .ports import Ports, open_run, versions
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .searching import (
-    OwnModel,
     SearchResult,
     check_limits,
-    check_own_model,
-    check_own_models,
     close_round,
     finish_search,
     found_a_value,
     leaderboard_columns,
     num_rounds,
-    rank_own_models,
     ranking_metrics,
     round_columns,
     score,
-    score_own_model,
     score_shard,
     search,
     start_search,
@@ -35,7 +31,8 @@ from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_
 __all__ = [
     "KeepingRegistry",
     "KeepingTracker",
-    "OwnModel",
+    "OwnRanking",
+    "OwnScores",
     "Ports",
     "Records",
     "RunResult",
@@ -44,8 +41,6 @@ __all__ = [
     "Unsent",
     "admit_dataset",
     "check_limits",
-    "check_own_model",
-    "check_own_models",
     "close_round",
     "dataset_folder",
     "episode_source",
@@ -58,6 +53,8 @@ __all__ = [
     "meta_train",
     "num_rounds",
     "open_run",
+    "own_model",
+    "own_models",
     "prepare_dataset",
     "prepare_images",
     "rank_own_models",

@@ -1,28 +1,23 @@
 """Steps of the search: configuration, images and the state of the search enter, records and a leaderboard leave."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from torch import nn
-
 from metantk_core.candidates import Costs, Genotype, parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import InputError, quoted
-from metantk_core.kernels import parameter_names
-from metantk_core.networks import BatchNormTreatment, LatencyTable, cost_table, measure_latency
+from metantk_core.errors import InputError
+from metantk_core.networks import LatencyTable, cost_table, measure_latency
 from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
 from metantk_core.registry import MetricPoint
 from metantk_core.scores import (
     SCORES,
     Scorer,
     ScoreRecord,
-    check_model,
     score_candidate,
-    score_model,
 )
 from metantk_core.search import (
     Found,
@@ -63,107 +58,6 @@ def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: st
         training_network=config.training.network,
         device=device,
     )
-
-
-@dataclass(frozen=True)
-class OwnModel:
-    """The scores of a network that somebody wrote.
-
-    Attributes:
-        records: One a score.
-        counted: Names of the parameters whose gradients make the kernel.
-        uncounted: Names of the other parameters.
-    """
-
-    records: tuple[ScoreRecord, ...]
-    counted: tuple[str, ...]
-    uncounted: tuple[str, ...]
-
-
-def score_own_model(
-    config: RunConfig,
-    address: str,
-    dataset: ImageDataset,
-    *,
-    device: str = "cpu",
-    batch_norm: BatchNormTreatment | None = None,
-) -> OwnModel:
-    """Return the scores of a network that somebody wrote, and which of its parameters count.
-
-    Args:
-        config: Says how networks are scored.
-        address: ``package.module:factory`` of what builds the network.
-        dataset: Images that the episodes are drawn from.
-        device: Where the network runs.
-        batch_norm: What is done about batch normalisation; nothing means that it is refused.
-
-    Raises:
-        InputError: The address leads to no factory, or what it makes can't be scored.
-    """
-    counted: list[str] = []
-    others: list[str] = []
-
-    def note(network: nn.Module) -> None:
-        counted.extend(parameter_names(network, config.scoring.parameters))
-        others.extend(name for name, _ in network.named_parameters() if name not in counted)
-
-    source = score_source(config, dataset)
-    records = score_model(
-        address, source, config.scoring, config.seed, device=device, batch_norm=batch_norm, on_network=note
-    )
-    return OwnModel(records, tuple(counted), tuple(others))
-
-
-def rank_own_models(
-    config: RunConfig,
-    addresses: Sequence[str],
-    dataset: ImageDataset,
-    *,
-    device: str = "cpu",
-    batch_norm: BatchNormTreatment | None = None,
-    on_done: Callable[[str], None] = lambda address: None,
-) -> Leaderboard:
-    """Return the leaderboard of networks that people wrote, on the same draws of episodes, with all scores of each.
-
-    Args:
-        config: Says how networks are scored, and what ranks.
-        addresses: ``package.module:factory`` of each, at least two different ones.
-        dataset: Images that the episodes are drawn from.
-        device: Where the networks run.
-        batch_norm: What is done about batch normalisation in all of them; nothing means that it is refused.
-        on_done: Is told each address once its network has been scored.
-
-    Raises:
-        InputError: An address leads to no factory, what it makes can't be scored, or there are fewer than two.
-    """
-    check_own_models(config, addresses)
-    records: list[ScoreRecord] = []
-    for address in addresses:
-        records += score_own_model(config, address, dataset, device=device, batch_norm=batch_norm).records
-        on_done(address)
-    return rank(records, by=config.criterion)
-
-
-def check_own_models(config: RunConfig, addresses: Sequence[str]) -> None:
-    """Do nothing if networks that people wrote are there and may be ranked by the configured scores.
-
-    Raises:
-        InputError: As for :func:`check_own_model`, or there are fewer than two, or one comes twice.
-    """
-    if len(set(addresses)) < 2 or len(set(addresses)) < len(addresses):
-        given = ", ".join(map(quoted, addresses)) or "none"
-        raise InputError(f"Expected two or more different networks to rank, got {given}.")
-    for address in addresses:
-        check_own_model(config, address)
-
-
-def check_own_model(config: RunConfig, address: str) -> None:
-    """Do nothing if a network that somebody wrote is there and may be asked for the configured scores.
-
-    Raises:
-        InputError: The address leads to no factory, or a score is none for a network of a person's own.
-    """
-    check_model(address, config.scoring)
 
 
 def found_a_value(records: Sequence[ScoreRecord]) -> bool:

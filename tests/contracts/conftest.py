@@ -1,4 +1,4 @@
-"""A real MLflow server for the suites of the ports: a process of its own, spoken to over HTTP."""
+"""Real servers for the suites of the ports, MLflow and object stores: processes of their own, spoken to over HTTP."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_servers import Moto, SeaweedFS, seaweedfs_program
 
 
 class MlflowServer:
@@ -65,3 +66,17 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.address
     finally:
         server.end(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    server = Moto(tmp_path_factory.mktemp("moto"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), seaweedfs_program())
+    yield server
+    server.stop()

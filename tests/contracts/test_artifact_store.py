@@ -1,13 +1,18 @@
-"""What every artifact store promises, asked of the one in a folder; and progress files, which are kept the same way."""
+"""What every artifact store promises, asked of a folder and of buckets; and progress files, kept as a folder's are."""
 
 import io
+import random
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from faulty_proxy import Fault, FaultyProxy, Request
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from object_servers import BUCKET, environment
 
 from metantk_core import wiring
 from metantk_core.adapters import filesystem, progress
@@ -15,11 +20,31 @@ from metantk_core.adapters.progress import ProgressFile, ProgressLines, read_pro
 from metantk_core.errors import InputError
 from metantk_core.registry import ArtifactStore
 
+PASSING: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
 
-@pytest.fixture(params=["path", "file URI"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    root = tmp_path / "a new folder"
-    return wiring.artifact_store(str(root) if request.param == "path" else f"file://{root}")
+
+@pytest.fixture(params=["path", "file URI", "moto", "moto behind a faulty proxy", "SeaweedFS"])
+def store_at(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a place where stores are; whatever is below it is a store of its own."""
+    if request.param in ("path", "file URI"):
+        yield f"{'' if request.param == 'path' else 'file://'}{tmp_path / 'a new folder'}"
+        return
+    server = request.getfixturevalue("moto" if "moto" in request.param else "seaweedfs")
+    luck = random.Random(0)
+
+    def choose(_: Request) -> Fault | None:
+        return luck.choice(PASSING) if luck.random() < 0.2 else None
+
+    with FaultyProxy(server.address, choose) as proxy:
+        address = proxy.address if "proxy" in request.param else server.address
+        for name, value in environment(address).items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(store_at: str) -> ArtifactStore:
+    return wiring.artifact_store(store_at)
 
 
 def test_what_was_written_is_read_and_the_last_one_wins(store: ArtifactStore):
@@ -29,6 +54,34 @@ def test_what_was_written_is_read_and_the_last_one_wins(store: ArtifactStore):
     store.write("run/scores/0.jsonl", b"\x00new\xff")
     assert store.read("run/scores/0.jsonl") == b"\x00new\xff"
     assert store.exists("run/scores/0.jsonl")
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
+def test_bytes_come_back_as_they_were(store: ArtifactStore, size: int):
+    data = random.Random(size).randbytes(size)
+    store.write("run/a", data)
+    assert store.read("run/a") == data
+    assert store.exists("run/a")
+    assert list(store.keys()) == ["run/a"]
+
+
+def test_what_one_process_wrote_another_one_reads(store_at: str):
+    wiring.artifact_store(store_at).write("run/a", b"data")
+    again = wiring.artifact_store(store_at)
+    assert again.read("run/a") == b"data"
+    assert again.place("run/a") == wiring.artifact_store(store_at).place("run/a")
+
+
+def test_stores_side_by_side_share_nothing_even_if_their_names_begin_alike(store_at: str):
+    first, second = (wiring.artifact_store(f"{store_at}/{name}") for name in ("run", "run2"))
+    first.write("a", b"1")
+    second.write("a", b"2")
+    second.write("b", b"2")
+    assert list(first.keys()) == ["a"]
+    assert first.read("a") == b"1"
+    assert first.read("b") is None
+    assert list(second.keys()) == ["a", "b"]
+    assert len({store.place("a") for store in (first, second)}) == 2
 
 
 def test_keys_come_sorted_and_by_prefix(store: ArtifactStore):
@@ -42,6 +95,14 @@ def test_keys_come_sorted_and_by_prefix(store: ArtifactStore):
     assert list(store.keys("nothing/here")) == []
 
 
+def test_all_of_many_keys_are_listed(store: ArtifactStore):
+    keys = sorted(f"run/{number}/{number % 5}" for number in range(40))
+    for key in keys:
+        store.write(key, key.encode())
+    assert list(store.keys()) == keys
+    assert list(store.keys("run/3")) == [key for key in keys if key.startswith("run/3")]
+
+
 def test_a_folder_of_keys_is_no_key(store: ArtifactStore):
     store.write("run/scores", b"")
     assert store.read("run") is None
@@ -49,9 +110,9 @@ def test_a_folder_of_keys_is_no_key(store: ArtifactStore):
     assert not store.exists("run")
 
 
-@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b"])
-def test_a_key_never_leads_out_of_the_store(store: ArtifactStore, key: str):
-    for use in (store.read, store.exists, lambda key: store.write(key, b"")):
+def test_a_key_never_leads_out_of_the_store(store: ArtifactStore):
+    keys = ("", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b")
+    for key, use in product(keys, (store.read, store.exists, store.place, lambda key: store.write(key, b""))):
         with pytest.raises(ValueError, match="A key is a relative path"):
             use(key)
 
@@ -67,6 +128,19 @@ def test_any_text_is_refused_or_stays_inside(tmp_path_factory: pytest.TempPathFa
         return
     assert store.read(key) == b"data"
     assert [path.name for path in outside.iterdir()] == ["root"]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
+def test_a_key_of_any_characters_is_refused_or_comes_back_as_it_was(store: ArtifactStore, key: str):
+    try:
+        store.write(key, b"data")
+    except ValueError:
+        return
+    assert store.read(key) == b"data"
+    listed = list(store.keys(key))
+    assert key in listed
+    assert all(other.startswith(key) for other in listed)
 
 
 def test_an_interrupted_write_leaves_the_old_content_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -90,8 +164,7 @@ def test_what_a_crash_left_unfinished_is_no_key(tmp_path: Path):
     assert list(store.keys()) == ["run/a"]
 
 
-def test_readers_never_see_half_a_file(tmp_path: Path):
-    store = wiring.artifact_store(str(tmp_path))
+def test_readers_never_see_half_of_what_is_written(store: ArtifactStore):
     contents = [bytes([letter]) * 200_000 for letter in range(4)]
     store.write("a", contents[0])
     writers = [
@@ -103,6 +176,7 @@ def test_readers_never_see_half_a_file(tmp_path: Path):
     while any(writer.is_alive() for writer in writers):
         seen.add(store.read("a"))
     assert seen <= set(contents)
+    assert store.read("a") in contents
 
 
 def test_a_folder_that_cannot_be_written_is_named():
@@ -116,9 +190,9 @@ def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path):
         wiring.artifact_store(str(tmp_path / "taken")).write("a", b"")
 
 
-@pytest.mark.parametrize("uri", ["", "s3://bucket", "http://me:secret@host/x"])
-def test_an_address_that_is_no_folder_is_refused(uri: str):
-    with pytest.raises(InputError, match="An artifact store is a folder") as caught:
+@pytest.mark.parametrize("uri", ["", "gs://bucket", "http://me:secret@host/x"])
+def test_an_address_that_is_neither_folder_nor_bucket_is_refused(uri: str):
+    with pytest.raises(InputError, match=r"An artifact store is a folder .* or a bucket") as caught:
         wiring.artifact_store(uri)
     assert "secret" not in str(caught.value)
 

@@ -618,6 +618,12 @@ def test_reliability_is_graded_by_both_ends_of_its_interval(low, high, words):
     assert words in " ".join(trust_sentences(board))
 
 
+def test_an_estimate_of_reliability_below_0_is_no_share_and_is_said_as_such():
+    board = leaderboard(reliability=Reliability(-26.7, -17960.1, 0.96, -0.1, 30, 4))
+    said = " ".join(trust_sentences(board))
+    assert "Reliability of the scores: below 0 (95 % interval below 0 to 0.96)" in said
+
+
 # Kernels, cells, numbers.
 
 

@@ -38,11 +38,11 @@ class Counted(Scorer):
 
     asked: ClassVar[list[tuple[str, range, tuple[str, ...]]]] = []
 
-    def score(self, genotype, repeats, stream="", weights="", names=None):
+    def score(self, architecture, repeats, stream="", weights="", names=None):
         drawn = tuple(name for name in names or () if SCORES[name].cost != "none")
         if drawn:
-            self.asked.append((str(genotype), repeats, drawn))
-        return super().score(genotype, repeats, stream, weights, names)
+            self.asked.append((str(architecture), repeats, drawn))
+        return super().score(architecture, repeats, stream, weights, names)
 
 
 @pytest.fixture

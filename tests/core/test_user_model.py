@@ -1,6 +1,7 @@
 """Scoring somebody's own module: same numbers as the kernels say, and one clear sentence for what can't be scored."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -9,12 +10,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from metantk_core.architectures import own_module, own_modules
 from metantk_core.command_line import app
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.kernels import batch, parameter_names, tangent_and_last_layer_kernel
-from metantk_core.scores import SCORES, ScoringConfig, check_model, condition_number, score_model, scoring_episodes
+from metantk_core.scores import (
+    SCORES,
+    Scorer,
+    ScoringConfig,
+    check_model,
+    condition_number,
+    evidence,
+    functions,
+    score_model,
+    scorer,
+    scoring_episodes,
+)
 from metantk_core.seeding import derive
 
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=1)
@@ -428,7 +441,7 @@ def test_a_module_that_fails_when_it_is_imported_is_explained(content, words, tm
     with pytest.raises(InputError, match=f"the module {name} fails when it is .*{words}") as caught:
         check_model(f"{name}:make", CONFIG)
     assert "importlib" not in str(caught.value)
-    assert "user_model.py" not in str(caught.value)
+    assert "own_modules.py" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -442,12 +455,63 @@ def test_an_address_of_no_factory_is_refused_in_one_sentence(address, own, sourc
     assert "\n" not in str(caught.value).split("\n  File")[0]
 
 
+def test_each_score_of_a_persons_network_has_the_seconds_that_it_took_itself(own, source, monkeypatch):
+    config = CONFIG.model_copy(update={"scores": ("ntk_cond", "l2_norm", "params"), "num_inits": 2})
+    usual, clock = functions.FUNCTIONS["l2_norm"], [0.0]
+
+    def slowly(evidence, loop):
+        clock[0] += 10
+        return usual.compute(evidence, loop)
+
+    slow = dataclasses.replace(usual, compute=slowly)
+    monkeypatch.setattr(functions, "FUNCTIONS", {**functions.FUNCTIONS, "l2_norm": slow})
+    monkeypatch.setattr(scorer, "perf_counter", lambda: clock[0])
+    kernel, norm, params = score_model(f"{own}:small", source, config, 0)
+    assert [record.seconds for record in (kernel, norm, params)] == [0, 20, 0]
+    (alone,) = score_model(f"{own}:small", source, config.model_copy(update={"scores": ("params",)}), 0)
+    assert alone.draws == params.draws
+    assert len(alone.draws) == 1
+
+
+def test_images_of_a_draw_are_put_together_once_and_a_network_that_overwrites_them_leaves_them_alone(
+    own, source, monkeypatch
+):
+    together = []
+    monkeypatch.setattr(evidence, "batch", lambda *images: together.append(1) or batch(*images))
+    model = own_module(f"{own}:overwriting_images")
+    draw = Scorer(model, source, ONE, 0).draw(model, 0)
+    before = draw.images
+    draw.network(draw.images)
+    assert torch.equal(draw.images, before)
+    assert together == [1]
+
+
+def test_a_draw_of_a_persons_module_depends_on_its_number_stream_and_weights_alone(own, source):
+    model = own_module(f"{own}:small")
+    drawn = Scorer(model, source, ONE, 5).draw
+    state = torch.random.get_rng_state()
+    draws = [drawn(model, 0), drawn(model, 1), drawn(model, 0, "mine"), drawn(model, 0, "mine", "apart")]
+    draws.append(drawn(model, 0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    weights = [next(draw.network.parameters()) for draw in draws]
+    assert torch.equal(weights[0], weights[4])
+    assert weights[0] is not weights[4]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(weights[:4], 2))
+    assert torch.equal(draws[2].images, draws[3].images)
+    assert not torch.equal(draws[0].images, draws[2].images)
+
+
 RANKED = """
 from torch import nn
 
+print("imported")
+
 def net(width, activation):
+    print("built")
     body = nn.Conv2d(1, width, 3), activation, nn.Conv2d(width, width, 3), nn.GroupNorm(2, width), nn.Tanh()
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
+    network = nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 5))
+    network.register_forward_hook(lambda *_: print("passed"))
+    return network
 
 def narrow():
     return net(2, nn.ReLU())
@@ -470,16 +534,27 @@ def test_several_networks_are_ranked_in_one_table_whatever_their_order(tmp_path,
         "--recipe", "smoke", "--set", "data.images_per_class=6", "--set", "scoring.image_size=8",
         "--set", "scoring.scores=[ntk_cond, naswot, params]", "--set", "rank_by=params", "--json",
     ]  # fmt: skip
-    boards = []
+    boards, loaded, load = [], [], own_modules._factory
+    monkeypatch.setattr(own_modules, "_factory", lambda address: loaded.append(address) or load(address))
     for order in (addresses, addresses[::-1]):
+        loaded.clear()
         done = CliRunner().invoke(app, ["rank", *order, *settings])
         assert done.exit_code == 0, done.output
         boards.append(json.loads(done.stdout))
+        assert loaded == order
+        assert {"built", "passed"} <= set(done.stderr.split())
     assert boards[0] == boards[1]
     standings = {standing["genotype"].partition(":")[2]: standing for standing in boards[0]["standings"]}
     assert list(standings) == ["wide", "smooth", "narrow"]
     values = {factory: dict(standing["others"]) for factory, standing in standings.items()}
     assert values["smooth"]["naswot"] is None  # it has no ReLU
+    (reason,) = boards[0]["failures"][f"{name}:smooth"].values()
+    assert list(boards[0]["failures"]) == [f"{name}:smooth"]
+    assert reason.startswith("degenerate: ")
+    assert "30 of 30 images share their code" in reason
+    table = CliRunner().invoke(app, ["rank", *addresses, *settings[:-1]], env={"COLUMNS": "200"})
+    assert f"{name}:smooth: no NASWOT ({reason})" in table.stdout
+    assert not {"built", "passed"} & set(table.stdout.split())
     assert values["wide"]["naswot"] > values["narrow"]["naswot"]
     for few in (addresses[:1], addresses[:1] * 2):
         with pytest.raises(InputError, match="two or more different networks"):

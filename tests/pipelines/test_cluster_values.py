@@ -111,11 +111,20 @@ def test_pods_need_an_mlflow_that_they_can_reach_and_no_secret(uri):
     admit_addresses("", "http://mlflow.kubeflow:5000")
 
 
-@pytest.mark.parametrize("store", ["s3://b/k", "http://h", "relative", "/a?k=S", "file://host", "/a/../b", "b:S@h"])
-def test_pods_need_a_store_that_all_of_them_mount(store):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    "store",
+    [
+        *("s3://b/k", "s3://key:S@bucket/k", "gs://bucket/k", "s3://bucket:9000/k", "s3://bucket/../k"),
+        *("http://h", "relative", "/a?k=S", "file://host", "/a/../b", "b:S@h"),
+    ],
+)
+def test_pods_need_a_store_that_all_of_them_reach(store):
+    with pytest.raises(InputError) as caught:
         admit_addresses(store, "")
+    assert "S@" not in str(caught.value)
     admit_addresses("/mnt/store", "")
+    admit_addresses("s3://bucket", "")
+    admit_addresses("s3://bucket/a/prefix", "")
 
 
 @pytest.mark.parametrize(("accelerators", "retries"), [(0, 3), (65, 3), (1, -1), (1, 21), (1, 10**12)])

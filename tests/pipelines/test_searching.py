@@ -30,6 +30,7 @@ SETTINGS = {
 }
 CRITERION = ["scoring.scores=[metantk_cond, linear_regions, params]", "rank_by={metantk_cond: 1, linear_regions: 1}"]
 FEWER_IMAGES = [
+    "data.images_per_class=6",
     "scoring.linear_regions.images=64",
     "scoring.image_size=8",
     "scoring.tasks=2",

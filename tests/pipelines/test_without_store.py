@@ -4,22 +4,27 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from object_servers import BUCKET, Moto, environment
 
 from components.close_round import close_round
 from components.prepare_dataset import prepare_dataset
 from components.rank_candidates import rank_candidates
 from components.score_shard import score_shard
 from components.start_search import start_search
+from metantk_core import workflow
 from metantk_core.config import RunConfig, load_config
 from metantk_core.ranking import Leaderboard
 from metantk_core.recipes import RECIPES
-from metantk_core.workflow import read_records, searching
+from metantk_core.scores import SCORES, Scorer
+from metantk_core.workflow import Records, read_records, searching
+from metantk_core.workspace import Workspace, open_run
 
 SMALL = [
     "data.source=npz",
@@ -61,6 +66,7 @@ class Graph:
     """Runs the steps of a search as the pipeline connects them, in this process; each artifact is a file of its own."""
 
     def __init__(self, config: RunConfig, folder: Path, store: str, tracking: str) -> None:
+        folder.mkdir(exist_ok=True)
         self._folder, self._number, self._config = folder, 0, config
         self._ports = {"config": config.to_json(), "store": store, "tracking_uri": tracking}
 
@@ -151,6 +157,59 @@ def test_steps_find_the_same_with_and_without_a_store(case, images, tracking, tm
     assert digest
     if case == "latency":
         assert not any("nor_conv_3x3" in standing.genotype for standing in boards["", ""].standings)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a store on an S3 server of its own."""
+    server = Moto(tmp_path)
+    for name, value in environment(server.address).items():
+        monkeypatch.setenv(name, value)
+    yield f"s3://{BUCKET}/shared"
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun_by", ["the laptop", "the pipeline"])
+def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
+    begun_by, bucket, images, tracking, tmp_path, monkeypatch
+):
+    scored: list[str] = []
+
+    class Counted(Scorer):
+        def score(self, architecture, repeats, stream="", weights="", names=None):
+            scored.extend(str(architecture) for name in names or () if SCORES[name].cost != "none")
+            return super().score(architecture, repeats, stream, weights, names)
+
+    monkeypatch.setattr(searching, "Scorer", Counted)
+    asked = configured(images, "search.strategy=sample")
+    graph = Graph(asked, tmp_path, bucket, tracking)
+    laptop = Workspace(tmp_path / "runs", tracking, "cpu", bucket)
+    config = laptop.prepare(asked)
+
+    def begin_on_the_laptop() -> None:
+        with open_run(config, laptop) as (dataset, ports):
+            workflow.score_shard(config, workflow.start_search(config, ports), 0, 2, dataset, Records(), ports)
+
+    def begin_in_the_pipeline() -> None:
+        dataset, run = graph.step(prepare_dataset, {}, "dataset", "run")
+        state, records = graph.step(start_search, {"run": run}, "state", "records")
+        inputs = {"run": run, "state": state, "earlier": records, "dataset": dataset, "shard": 0, "shards": 2}
+        graph.step(score_shard, inputs, "scores")
+
+    def finish_on_the_laptop() -> Leaderboard:
+        with open_run(config, laptop) as (dataset, ports):
+            return workflow.search(config, dataset, ports).leaderboard
+
+    if begun_by == "the laptop":
+        begin_on_the_laptop()
+        begun, board = len(scored), graph.leaderboard()
+    else:
+        begin_in_the_pipeline()
+        begun, board = len(scored), finish_on_the_laptop()
+    assert 0 < begun < len(board.standings)
+    assert sorted(scored) == sorted(standing.genotype for standing in board.standings)
+    assert board.digest == Graph(asked, tmp_path / "alone", "", tracking).leaderboard().digest
 
 
 PIPELINE = """

@@ -1,0 +1,5 @@
+"""Architectures: a genotype of a search space or a person's module enters, a network leaves; one type for both."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
