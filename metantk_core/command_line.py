@@ -500,6 +500,31 @@ def compile_pipeline(
     )
 
 
+@app.command(epilog="Examples: metantk sync  ·  metantk sync --store /shared/store --tracking-uri http://mlflow:5000")
+def sync(
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            "--tracking-uri",
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow; default: the address that the runs had. One with a password belongs into the variable.",
+        ),
+    ] = "",
+    store: Store = "",
+    as_json: AsJson = False,
+) -> None:
+    """Send what runs could not log because the MLflow server was away; done twice, it changes nothing more."""
+    from metantk_core import terminal
+    from metantk_core import workspace as spaces
+
+    sent = list(spaces.Workspace(workspace, tracking_uri, shared=store).sync())
+    if as_json:
+        _print_json([asdict(run) for run in sent])
+    else:
+        terminal.print_sent(sent)
+
+
 @app.command(epilog="Examples: metantk ui  ·  metantk ui --port 5050")
 def ui(
     workspace: WorkspaceRoot = Path("runs"),

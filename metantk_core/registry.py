@@ -13,9 +13,17 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from metantk_core import stopping
+from metantk_core.errors import InputError
 
 RunStatus = Literal["finished", "failed", "killed"]
 """How a run ended: as it should, by an error or a termination signal, or by a person's interrupt."""
+
+
+class AwayError(InputError):
+    """What remembers does not answer, and was waited for as long as it may be.
+
+    Whether it did what it was asked is not known; to ask again later does no harm.
+    """
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,13 @@ class MetricPoint:
         name: Name of the curve; what stands before its first ``/`` groups charts.
         value: The number. One that is not finite can't be drawn: a tracker notes it as a tag instead.
         step: Position on the horizontal axis; a curve holds one point a step, the first one logged.
+        at: When it was measured, in milliseconds since 1970; none for now.
     """
 
     name: str
     value: float
     step: int = 0
+    at: int | None = None
 
 
 @dataclass(frozen=True)

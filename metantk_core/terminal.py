@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metantk_core import meta_training, workflow
-from metantk_core.adapters.addresses import shown
-from metantk_core.adapters.progress import StepProgress, duration, read_progress
+from metantk_core.adapters.addresses import scheme, shown
+from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
 from metantk_core.config import RunConfig
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
@@ -26,6 +26,17 @@ from metantk_core.workspace import Workspace
 _SHOWN = 10
 _FIRST_ROUNDS, _LAST_ROUNDS = 3, 12  # of a long search
 _LINES = 12  # finished steps on the screen
+_CALLS = {
+    "close_run": "endings of runs",
+    "find_run": "runs looked for",
+    "log_dataset": "datasets",
+    "log_file": "files",
+    "log_metrics": "sets of metrics",
+    "log_parameters": "sets of parameters",
+    "log_table": "tables",
+    "open_run": "runs opened",
+    "register": "models",
+}
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
 
@@ -218,7 +229,8 @@ def print_result(result: "workflow.RunResult", place: Workspace, config: RunConf
     console.print()
     print_evaluations(result.evaluations, console)
     console.print()
-    console.print(f"Model      {result.model_uri}  (alias champion)", soft_wrap=True, highlight=False)
+    model = f"{result.model_uri}  (alias champion)" if result.model_uri else "not registered yet, MLflow being away"
+    console.print(f"Model      {model}", soft_wrap=True, highlight=False)
     report = _shown_path(place.store().place(f"{config.run_id}/report.html"))
     console.print(f"Report     {report}", soft_wrap=True, highlight=False)
     print_next(place, config)
@@ -248,12 +260,27 @@ def print_next(place: Workspace, config: RunConfig) -> None:
     if link is not None:
         console.print(f"MLflow     {link}", soft_wrap=True, highlight=False)
         return
+    if scheme(place.tracking) in ("http", "https"):
+        console.print(f"MLflow     {shown(place.tracking)}  (does not answer)", soft_wrap=True, highlight=False)
+        return
     if place.tracking:
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", shown(place.tracking)])
         console.print(f"MLflow UI  {command}", soft_wrap=True, highlight=False)
         return
     arguments = [*_program(), "ui"] + ([] if place.root == Path("runs") else ["--workspace", str(place.root)])
     console.print(f"MLflow UI  {shlex.join(arguments)}", soft_wrap=True, highlight=False)
+
+
+def print_sent(sent: Sequence["workflow.Sent"]) -> None:
+    """Print what was sent that could not be logged before, a line a run."""
+    console = Console()
+    for run in sent:
+        calls = ", ".join(f"{_CALLS[call]} {number}" for call, number in sorted(run.calls.items()))
+        console.print(f"{run.run}: sent {run.num_calls} calls ({calls})", soft_wrap=True, highlight=False)
+        if run.model is not None:
+            console.print(f"Model      {run.model.uri}  (alias champion)", soft_wrap=True, highlight=False)
+    if not sent:
+        console.print("Nothing is waiting to be sent: MLflow has everything.", highlight=False)
 
 
 def print_ui(link: str) -> None:
@@ -271,6 +298,7 @@ class PipelineDisplay:
         self._started = time.monotonic()
         self._line_due = 0.0
         self._printed: dict[str, bool] = {}
+        self._told: set[str] = set()
         self._live = (
             Live(console=self._console, auto_refresh=False, transient=False) if self._console.is_terminal else None
         )
@@ -302,6 +330,10 @@ class PipelineDisplay:
 
     def refresh(self) -> None:
         """Show the latest news."""
+        for text in read_notices(self._folder):
+            if text not in self._told:  # each step says so
+                self._told.add(text)
+                self._console.print(text, soft_wrap=True, highlight=False, markup=False)
         steps = read_progress(self._folder)
         if self._live is not None:
             self._live.update(self._table(steps), refresh=True)

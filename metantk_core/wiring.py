@@ -79,32 +79,35 @@ def opened_store(uri: str) -> Iterator[ArtifactStore]:
             packing.flush()  # nothing is left to write, unless a signal broke it off
 
 
-def tracker(uri: str, experiment: str = EXPERIMENT) -> Tracker:
+def tracker(uri: str, experiment: str = EXPERIMENT, *, patient: bool = False) -> Tracker:
     """Return the tracker at an address, after making sure that it answers; a database is created if it is not there.
 
     Args:
         uri: ``sqlite:///`` and a path, ``http(s)://`` of an MLflow server, or ``postgresql://`` of its database.
         experiment: Name of the MLflow experiment for new runs.
+        patient: Whether a server that does not answer is waited for.
 
     Raises:
-        InputError: The scheme is unknown, or nobody answers, or MLflow refuses.
+        AwayError: No server answers.
+        InputError: The scheme is unknown, or MLflow refuses.
     """
     from metantk_core.adapters.mlflow_store import connect
     from metantk_core.adapters.mlflow_tracking import MlflowTracker
 
-    return MlflowTracker(connect(uri), experiment)
+    return MlflowTracker(connect(uri, patient=patient), experiment)
 
 
-def model_registry(uri: str) -> ModelRegistry:
+def model_registry(uri: str, *, patient: bool = False) -> ModelRegistry:
     """Return the model registry at an address; see ``tracker``.
 
     Raises:
-        InputError: The scheme is unknown, or nobody answers, or MLflow refuses.
+        AwayError: No server answers.
+        InputError: The scheme is unknown, or MLflow refuses.
     """
     from metantk_core.adapters.mlflow_models import MlflowModels
     from metantk_core.adapters.mlflow_store import connect
 
-    return MlflowModels(connect(uri))
+    return MlflowModels(connect(uri, patient=patient))
 
 
 def device(wanted: str = "", *, probe: bool = True) -> str:

@@ -2,11 +2,12 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,15 @@ from typing import NoReturn
 
 from metantk_core import datasets, stopping, wiring, workflow
 from metantk_core.adapters import locks
-from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, sqlite_uri
+from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_uri
 from metantk_core.adapters.filesystem import sweep
-from metantk_core.adapters.progress import ProgressFile, ProgressLines
+from metantk_core.adapters.progress import WATCHED, ProgressFile, ProgressLines, notice
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError, StepError
 from metantk_core.progress import Progress
-from metantk_core.registry import ArtifactStore, RunStatus, Tracker, run_scope
-from metantk_core.workflow import Ports
+from metantk_core.registry import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
+from metantk_core.workflow import Ports, Sent, Unsent
 
 _LAST_LINES = 12  # of a log
 
@@ -112,12 +113,51 @@ class Workspace:
             ) from error
 
     def link(self, config: RunConfig) -> str | None:
-        """Return the address of the run's page on the MLflow server, or none if MLflow is only a database."""
-        if not self.tracking_uri.startswith(("http://", "https://")):
+        """Return the address of the run's page on the MLflow server, or none if there is no server that answers."""
+        if not _is_server(self.tracking_uri):
             return None
-        tracker = wiring.tracker(self.tracking_uri)
-        run = tracker.find_run(config.run_id)
-        return tracker.link(run) if run else None
+        try:
+            tracker = wiring.tracker(self.tracking_uri)
+            run = tracker.find_run(config.run_id)
+            return tracker.link(run) if run else None
+        except AwayError:
+            return None
+
+    def sync_command(self) -> list[str]:
+        """Return the arguments that send what could not be logged, beside the program's name."""
+        arguments = ["sync"]
+        if self.shared:
+            arguments += ["--store", self.shared]
+        elif self.root != Path("runs"):
+            arguments += ["--workspace", str(self.root)]
+        return arguments
+
+    def sync(self) -> Iterator[Sent]:
+        """Send what could not be logged of the runs in the store to the server that each is from; give what was sent.
+
+        Another ``tracking`` address is taken instead: a server may have another name here than where the run was.
+
+        Raises:
+            AwayError: The server does not answer; what is left can be sent later.
+            InputError: The address needs a password, which is kept nowhere, or something kept is damaged.
+        """
+        if self.tracking:
+            admit_tracking(self.tracking)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        store = self.store()
+        for run, address in workflow.unsent_runs(store).items():
+            there = self.tracking or address
+            tracker = wiring.tracker(there)
+            try:
+                yield workflow.send(Unsent(store, run, address), tracker, lambda there=there: _registry(there))
+            except InputError as error:
+                if getattr(error, "code", "") != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                raise InputError(
+                    f"The run {run} was logged to {address}, but what answers at {shown(there)} does not hold it; give "
+                    "--tracking-uri the address of that server, by whatever name it is reached from here."
+                ) from error
 
     def ui_command(self, port: int) -> tuple[list[str], dict[str, str]]:
         """Return the command that serves MLflow's pages for this workspace, and what it needs in its environment.
@@ -149,30 +189,125 @@ class Workspace:
         return command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
+@dataclass(frozen=True)
+class _Tracking:
+    """The way to MLflow of one process.
+
+    Attributes:
+        tracker: Where it logs.
+        registry: Gives where it registers.
+        unsent: What could not be logged; none where MLflow is a database, which does not go away.
+    """
+
+    tracker: Tracker
+    registry: Callable[[], ModelRegistry]
+    unsent: Unsent | None = None
+
+
+def _tracking(address: str, store: ArtifactStore, run: str, *, at_start: bool) -> _Tracking:
+    """Return the way to MLflow, after what could not be logged before was sent.
+
+    Args:
+        address: Address of MLflow.
+        store: Keeps what can't be logged.
+        run: Name of the run.
+        at_start: Whether nothing has been computed yet, so that it is an error if the server is away. Later on it is
+            waited for, unless others of the run did so already.
+
+    Raises:
+        AwayError: At the start the server does not answer.
+    """
+    if not _is_server(address):
+        return _Tracking(wiring.tracker(address), lambda: _registry(address))
+    unsent = Unsent(store, run, shown(address), notice)
+    left = bool(unsent.left())
+    tracker = None
+    try:
+        found = wiring.tracker(address, patient=not at_start and not left)
+        tracker = found if not left or _sent(unsent, found, address, at_start=at_start) else None
+    except AwayError:
+        if at_start:
+            raise
+    if tracker is None:
+        unsent.give_up()
+    return _Tracking(
+        workflow.KeepingTracker(tracker, unsent),
+        lambda: workflow.KeepingRegistry(lambda: _registry(address), unsent),
+        unsent,
+    )
+
+
+def _sent(unsent: Unsent, tracker: Tracker, address: str, *, at_start: bool) -> bool:
+    """Send what could not be logged before; return whether all of it was."""
+    try:
+        workflow.send(unsent, tracker, lambda: _registry(address))
+    except InputError as error:
+        if at_start:
+            raise
+        notice(f"What could not be logged before can't be logged now: {error}")  # `metantk sync` will say so again
+        return False
+    return True
+
+
+def _registry(address: str) -> ModelRegistry:
+    return wiring.model_registry(address, patient=True)
+
+
 @contextmanager
 def own_run(config: RunConfig, place: Workspace) -> Iterator[Tracker]:
     """Be the only process that works on a run, and leave nothing of it looking as if it went on.
 
     Runs in the tracker that an earlier process left open because it was killed are closed first; those that are open
-    when something ends this one are closed then. Gives the tracker.
+    when something ends this one are closed then. Gives the tracker. If its server goes away meanwhile, what can't be
+    logged is kept, and how to send it later is said in the end.
 
     Raises:
-        InputError: Another process works on this run.
+        InputError: Another process works on this run, or the server does not answer.
     """
+    with _owned(config, place) as tracking:
+        yield tracking.tracker
+
+
+@contextmanager
+def _owned(config: RunConfig, place: Workspace) -> Iterator[_Tracking]:
     folder = place.folder(config)
     with stopping.raising(), locks.exclusive(folder / ".lock", f"The run {config.run_id} in {place.root}"):
-        tracker = wiring.tracker(place.tracking_uri)
+        tracking = _tracking(place.tracking_uri, place.store(), config.run_id, at_start=True)
         with _scratch(folder / ".scratch"), _swept(place.root.absolute()):
-            _close(tracker, config, "killed")
+            _close(tracking.tracker, config, "killed")
             try:
-                yield tracker
+                yield tracking
             except BaseException as error:
                 with stopping.shielded():
                     try:
-                        _close(tracker, config, "killed" if isinstance(error, KeyboardInterrupt) else "failed")
+                        status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+                        _close(tracking.tracker, config, status)
                     except Exception as second:  # what ended the work matters more than that it could not be noted
                         error.add_note(f"The runs of {config.run_id} could not be closed: {second}")
                 raise
+            _send_or_tell(tracking.unsent, place)
+
+
+def _send_or_tell(unsent: Unsent | None, place: Workspace) -> None:
+    """Send what could not be logged while a run went on, or say what to do once the server answers again."""
+    if unsent is None or not unsent.left():
+        return
+    try:
+        sent = workflow.send(
+            unsent, wiring.tracker(place.tracking_uri), lambda: wiring.model_registry(place.tracking_uri)
+        )
+        notice(f"MLflow at {unsent.address} was away for a while; {sent.num_calls} calls were made up for.")
+    except InputError as error:
+        if not isinstance(error, AwayError):
+            notice(str(error))
+        notice(_advice(unsent, place.sync_command()))
+
+
+def _advice(unsent: Unsent, command: Sequence[str]) -> str:
+    return (
+        f"MLflow at {unsent.address} lacks something: the results are whole, and {len(unsent.left())} calls that "
+        f"would show them there are kept in {unsent.place}; once it answers, do: {shlex.join(['metantk', *command])}"
+    )
 
 
 @contextmanager
@@ -183,13 +318,13 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
         config: The run, as ``Workspace.prepare`` returned it.
         place: Where it keeps its things.
     """
-    with own_run(config, place) as tracker:
-        run = workflow.open_run(config, tracker)
-        with run_scope(tracker, run), wiring.opened_store(place.store_uri) as store:
+    with _owned(config, place) as tracking:
+        run = workflow.open_run(config, tracking.tracker)
+        with run_scope(tracking.tracker, run), wiring.opened_store(place.store_uri) as store:
             ports = Ports(
                 store=store,
-                tracker=tracker,
-                registry=wiring.model_registry(place.tracking_uri),
+                tracker=tracking.tracker,
+                registry=tracking.registry(),
                 run=run,
                 progress_for=_progress_for,
                 device=wiring.device(place.device),
@@ -197,6 +332,10 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
             dataset = place.dataset(config)
             workflow.admit_dataset(config, dataset, ports)
             yield dataset, ports
+
+
+def _is_server(address: str) -> bool:
+    return scheme(address) in ("http", "https")
 
 
 def _close(tracker: Tracker, config: RunConfig, status: RunStatus) -> None:
@@ -254,7 +393,7 @@ def open_step(
         run: File with the identifier of the pipeline's run in the tracker; none opens the run.
         images: Where a person's own images are prepared before the run is opened, which they are a part of.
     """
-    folder = os.environ.get("METANTK_PROGRESS")
+    folder = os.environ.get(WATCHED)
     parent = os.environ.get(stopping.PARENT)
     if parent:
         stopping.end_with(int(parent))
@@ -266,7 +405,14 @@ def open_step(
                 raise InputError(
                     "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
                 )
-            tracker = wiring.tracker(address)
+            # The first step makes the run, and says so if it can't; others wait for a server that is away.
+            patient = run is not None
+            if store:
+                # By the name that all steps know: that of the configuration before its images were prepared.
+                tracking = _tracking(address, wiring.artifact_store(store), run_config.run_id, at_start=not patient)
+            else:  # what can't be logged has no place to wait in
+                tracking = _Tracking(wiring.tracker(address, patient=patient), lambda: _registry(address))
+            tracker = tracking.tracker
             if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
                 found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
                 run_config = run_config.model_copy(update={"dataset_digest": found.digest})
@@ -276,12 +422,14 @@ def open_step(
                     Ports(
                         store=opened,
                         tracker=tracker,
-                        registry=wiring.model_registry(address),
+                        registry=tracking.registry(),
                         run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
                         progress_for=_progress_for,
                         device=wiring.device(),
                     ),
                 )
+            if not folder and tracking.unsent is not None and tracking.unsent.away:
+                notice(_advice(tracking.unsent, ["sync", "--store", store]))
     except InputError as error:
         if folder:
             _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(error)}), encoding="utf-8")
@@ -313,7 +461,7 @@ def dataset_cache() -> Path | None:
 
 
 def _progress_for(step: str) -> Progress:
-    folder = os.environ.get("METANTK_PROGRESS")
+    folder = os.environ.get(WATCHED)
     return ProgressFile(Path(folder), step) if folder else ProgressLines(sys.stderr, step)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from mlflow import pyfunc
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import metantk_core
-from metantk_core.adapters.mlflow_client import MlflowError
+from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
 from metantk_core.meta_training import load_model
@@ -75,15 +76,20 @@ class MlflowModels:
         self._ensure_name(name)
         found = self._found(run, name, digest)
         if found is None:
-            model = self._logged(run, digest) or self._log(run, name, model_directory, digest, input_example)
+            model = self._logged(run, name, digest)
+            if model.status != LoggedModelStatus.READY:
+                self._upload(model, run, model_directory, input_example)
             with _process_wide_address(self._connection.uri):
-                found = self._client.create_model_version(
-                    name,
-                    source=f"models:/{model}",
-                    run_id=run,
-                    tags={DIGEST: digest, **tags},
-                    description=description,
-                    model_id=model,
+                found = found_or_created(
+                    lambda: self._found(run, name, digest),
+                    lambda: self._client.create_model_version(
+                        name,
+                        source=f"models:/{model.model_id}",
+                        run_id=run,
+                        tags={DIGEST: digest, **tags},
+                        description=description,
+                        model_id=model.model_id,
+                    ),
                 )
         else:
             self._client.update_model_version(name, found.version, description)
@@ -105,22 +111,29 @@ class MlflowModels:
         versions = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
         return next((version for version in versions if version.tags.get(DIGEST) == digest), None)
 
-    def _logged(self, run: str, digest: str) -> str | None:
-        """Return a complete model that an attempt logged before it died, if there is one."""
+    def _logged(self, run: str, name: str, digest: str) -> LoggedModel:
+        """Return the entry of a model, made if it is not there; an attempt that died may have left it incomplete."""
         experiment = self._client.get_run(run).info.experiment_id
-        models = self._client.search_logged_models([experiment], f"source_run_id = '{run}'")
-        ready = (model for model in models if model.status == LoggedModelStatus.READY)
-        return next((model.model_id for model in ready if model.tags.get(DIGEST) == digest), None)
 
-    def _log(
-        self, run: str, name: str, model_directory: Path, digest: str, input_example: Mapping[str, np.ndarray]
-    ) -> str:
-        trained = load_model(model_directory)
-        experiment = self._client.get_run(run).info.experiment_id
-        model = self._client.create_logged_model(
-            experiment, name, source_run_id=run, tags={DIGEST: digest}, model_type="few-shot classifier"
+        def found() -> LoggedModel | None:
+            models = self._client.search_logged_models([experiment], f"source_run_id = '{run}'")
+            mine = [model for model in models if model.tags.get(DIGEST) == digest]
+            return max(mine, key=lambda model: model.status == LoggedModelStatus.READY, default=None)
+
+        return found_or_created(
+            found,
+            lambda: self._client.create_logged_model(
+                experiment, name, source_run_id=run, tags={DIGEST: digest}, model_type="few-shot classifier"
+            ),
         )
-        with tempfile.TemporaryDirectory() as scratch:
+
+    def _upload(
+        self, model: LoggedModel, run: str, model_directory: Path, input_example: Mapping[str, np.ndarray]
+    ) -> None:
+        trained = load_model(model_directory)
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            # Hints of types can't say what the signature says: named tensors with their shapes.
+            warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method", UserWarning)
             folder = Path(scratch) / "model"
             pyfunc.save_model(
                 folder,
@@ -133,9 +146,19 @@ class MlflowModels:
                 mlflow_model=Model(run_id=run, model_id=model.model_id),
             )
             self._client.log_model_artifacts(model.model_id, str(folder))
-        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self._client.log_outputs(run, [LoggedModelOutput(model.model_id, step=0)])
-        return model.model_id
+        self._note_output(run, model.model_id)
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)  # last: then all of it is there
+
+    def _note_output(self, run: str, model: str) -> None:
+        def noted() -> bool | None:
+            outputs = self._client.get_run(run).outputs
+            return any(output.model_id == model for output in outputs.model_outputs) or None if outputs else None
+
+        def note() -> bool:
+            self._client.log_outputs(run, [LoggedModelOutput(model, step=0)])
+            return True
+
+        found_or_created(noted, note)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import logging
 import os
 import sqlite3
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
 from mlflow.tracking import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
-from requests.exceptions import RequestException
+from requests.exceptions import RequestException, SSLError
 
 from metantk_core.adapters import locks, mlflow_database
 from metantk_core.adapters.addresses import (
@@ -31,13 +31,19 @@ from metantk_core.adapters.addresses import (
 )
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.mlflow_client import translating
+from metantk_core.adapters.patience import Patience, patience_seconds
 from metantk_core.errors import InputError
+from metantk_core.registry import AwayError
 from metantk_core.seeding import digest
 
 _SECONDS_TO_FIRST_ANSWER = 5
-# MLflow's own limits keep a client waiting for four minutes after a server has died. With these it gives up after about
-# one, enough for a server that restarts.
-_REQUEST_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# MLflow's own limits keep a client waiting for four minutes after a server has died, without a word, and it repeats
+# calls that create something. Ours is the only patience. And what it prints would stand in the middle of our JSON.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,13 @@ class Connection:
         uri: Its address, without credentials where it is a server.
         client: Speaks to it, tracking and registry alike.
         artifact_root: Where files of new experiments go, as a URI; none where the server decides.
+        patience: That of the client with a server.
     """
 
     uri: str
     client: MlflowClient
     artifact_root: str | None
+    patience: Patience = field(default_factory=lambda: Patience(0.0, "MLflow"))
 
     @property
     def is_server(self) -> bool:
@@ -60,35 +68,38 @@ class Connection:
         return scheme(self.uri) in ("http", "https")
 
 
-def connect(uri: str) -> Connection:
+def connect(uri: str, *, patient: bool = False) -> Connection:
     """Return a connection to the MLflow at an address; a database is created or brought up to date first.
 
     Args:
         uri: ``sqlite:///`` and a path, ``http(s)://`` of a server, or ``postgresql://`` of a database.
+        patient: Whether a server that does not answer is waited for: one that is known to be there as a rule.
 
     Raises:
-        InputError: The scheme is unknown, nobody answers within seconds, or access is refused. Never names a password.
+        AwayError: No server answers, within seconds or as long as patience lasts.
+        InputError: The scheme is unknown, a database can't be used, or access is refused. Never names a password.
     """
-    openers = {
-        "http": _connect_server,
-        "https": _connect_server,
-        "postgresql": _connect_database,
-        "sqlite": _connect_sqlite,
-    }
-    return openers[admit_tracking(uri)](uri)
+    openers = {"postgresql": _connect_database, "sqlite": _connect_sqlite}
+    kind = admit_tracking(uri)
+    return openers[kind](uri) if kind in openers else _connect_server(uri, patient)
 
 
-def _connect_server(uri: str) -> Connection:
-    for name, value in _REQUEST_LIMITS.items():
+def _connect_server(uri: str, patient: bool) -> Connection:
+    seconds = patience_seconds()
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     login = credentials(uri)
     address = shown(uri).rstrip("/")
     if login:
         # As MLflow's own variables they reach every request and every child process, and stay out of its error texts.
         os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = login
-    _check_server(address)
+    patience = Patience(seconds, f"MLflow at {address}")
+    if patient:
+        patience.insist(lambda: _check_server(address))
+    else:
+        _check_server(address)
     client = MlflowClient(tracking_uri=address, registry_uri=address)
-    return Connection(address, translating(client, address, is_server=True), artifact_root=None)
+    return Connection(address, translating(client, address, patience=patience), artifact_root=None, patience=patience)
 
 
 def _check_server(address: str) -> None:
@@ -107,7 +118,12 @@ def _check_server(address: str) -> None:
     try:
         answer = within(_SECONDS_TO_FIRST_ANSWER + 0.5, ask)  # the request's own limit says more, where it works
     except (MlflowException, RequestException, OverdueError) as error:
-        raise InputError(
+        if isinstance(error.__context__, SSLError):
+            raise InputError(
+                f"The certificate of the server at {address} can't be trusted; set MLFLOW_TRACKING_SERVER_CERT_PATH to "
+                "the file of the authority that signed it, or correct the address."
+            ) from error
+        raise AwayError(
             f"No MLflow server answers at {address} within {_SECONDS_TO_FIRST_ANSWER} seconds; start it, correct the "
             "address, or leave MLFLOW_TRACKING_URI unset to log to a local database."
         ) from error
@@ -122,7 +138,7 @@ def _check_server(address: str) -> None:
             "server was started with --allowed-hosts for this host name."
         )
     if answer.status_code >= 500:
-        raise InputError(f"The MLflow server at {address} answers with error {answer.status_code}; look at its log.")
+        raise AwayError(f"The MLflow server at {address} answers with error {answer.status_code}; look at its log.")
     try:
         content = answer.json()
     except ValueError:
@@ -142,7 +158,7 @@ def _connect_sqlite(uri: str) -> Connection:
     absolute = sqlite_uri(database)
     with locks.waiting(database.with_name(f"{database.name}.lock"), f"the MLflow database {database}"):
         client = _prepared(absolute, database)
-    return Connection(absolute, translating(client, str(database), is_server=False), artifact_root=artifacts.as_uri())
+    return Connection(absolute, translating(client, str(database), patience=None), artifact_root=artifacts.as_uri())
 
 
 def _check_writable(database: Path, artifacts: Path) -> None:
@@ -174,7 +190,7 @@ def _connect_database(uri: str) -> Connection:
         client = _prepared(uri)
     return Connection(
         uri,
-        translating(client, shown(uri), is_server=False),
+        translating(client, shown(uri), patience=None),
         artifact_root=os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"),
     )
 

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mlflow.types import Schema, TensorSpec
 
 from metantk_core import registry
 from metantk_core.adapters.addresses import shown
-from metantk_core.adapters.mlflow_client import MlflowError
+from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
 from metantk_core.registry import DatasetSummary, MetricPoint
@@ -36,6 +37,7 @@ _METRICS_PER_CALL = 1000
 _PARAMETERS_PER_CALL = 100
 _LONGEST_PARAMETER = 6000
 _LONGEST_DIGEST = 36
+_SECONDS_IN_A_HURRY = 5.0
 
 
 class MlflowTracker:
@@ -78,14 +80,17 @@ class MlflowTracker:
             run = self._joined(given)
         else:
             experiment = self._client.get_run(parent).info.experiment_id if parent else self._experiment_id()
-            run = self._found(experiment, key, parent)
-            if run is None:
-                context = {**resolve_tags(), **({_PARENT: parent} if parent else {})}
-                mine = self._client.create_run(experiment, tags={**context, **described}, run_name=name)
+            tags_of_a_new_run = {**resolve_tags(), **({_PARENT: parent} if parent else {}), **described}
+
+            def create() -> Run:
+                mine = self._client.create_run(experiment, tags=tags_of_a_new_run, run_name=name)
                 # Of two processes that open the same run at once, both take the older and one gives its own up.
-                run = self._found(experiment, key, parent) or mine
-                if run.info.run_id != mine.info.run_id:
+                older = self._found(experiment, key, parent) or mine
+                if older.info.run_id != mine.info.run_id:
                     self._client.delete_run(mine.info.run_id)
+                return older
+
+            run = found_or_created(lambda: self._found(experiment, key, parent), create)
         identifier = run.info.run_id
         self._client.log_batch(identifier, tags=[RunTag(tag, str(value)) for tag, value in described.items()])
         self._client.update_run(identifier, status="RUNNING", name=name)
@@ -113,7 +118,8 @@ class MlflowTracker:
         """Add points to the curves of a run, without those whose step is there.
 
         MLflow would store infinity as a huge number and can't draw NaN: the first non-finite value of a curve becomes a
-        tag ``metantk.non_finite.<name>`` instead.
+        tag ``metantk.non_finite.<name>`` instead. A call that is repeated because its answer was lost adds nothing: a
+        point of the same time, step and value is there already for MLflow, too.
         """
         points = list(points)
         steps = self._steps_there(run, {point.name for point in points})
@@ -126,7 +132,7 @@ class MlflowTracker:
                 odd.setdefault(f"{NON_FINITE}{point.name}", f"{value} at step {point.step}")
             elif point.step not in steps[point.name]:
                 steps[point.name].add(point.step)
-                new.append(Metric(point.name, value, now, point.step))
+                new.append(Metric(point.name, value, now if point.at is None else point.at, point.step))
         for start in range(0, len(new), _METRICS_PER_CALL):
             self._client.log_batch(run, metrics=new[start : start + _METRICS_PER_CALL])
         if odd:
@@ -186,8 +192,9 @@ class MlflowTracker:
         given = os.environ.get("MLFLOW_RUN_ID")
         if given:
             return self._joined(given).info.run_id
-        experiment = self._client.get_experiment_by_name(self._experiment)
-        run = self._found(experiment.experiment_id, key, None) if experiment else None
+        with self._in_a_hurry():  # asked at the start and at the end, when nobody waits for long
+            experiment = self._client.get_experiment_by_name(self._experiment)
+            run = self._found(experiment.experiment_id, key, None) if experiment else None
         return run.info.run_id if run else None
 
     def close_run(self, run: str, status: registry.RunStatus, *, again: bool = True) -> None:
@@ -198,12 +205,9 @@ class MlflowTracker:
             status: How it ended.
             again: Whether that is noted also if the run had ended before.
         """
-        info = self._client.get_run(run).info
-        left = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
-        for below in self._client.search_runs([info.experiment_id], left):
-            self.close_run(below.info.run_id, "killed")
-        if again or info.status == "RUNNING":
-            self._client.set_terminated(run, _STATUS[status])
+        # A process that ends in disorder may be ended for good in some seconds.
+        with nullcontext() if status == "finished" else self._in_a_hurry():
+            self._close(run, status, again)
 
     def link(self, run: str) -> str | None:
         """Return the address of a run's page, or none where there is no server."""
@@ -212,6 +216,17 @@ class MlflowTracker:
         experiment = self._client.get_run(run).info.experiment_id
         # Without the query MLflow opens its view for language models, which hides half of what we log.
         return f"{self._connection.uri}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+    def _in_a_hurry(self) -> AbstractContextManager[None]:
+        return self._connection.patience.at_most(_SECONDS_IN_A_HURRY)
+
+    def _close(self, run: str, status: registry.RunStatus, again: bool) -> None:
+        info = self._client.get_run(run).info
+        left = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
+        for below in self._client.search_runs([info.experiment_id], left):
+            self._close(below.info.run_id, "killed", again=True)
+        if again or info.status == "RUNNING":
+            self._client.set_terminated(run, _STATUS[status])
 
     def _joined(self, run: str) -> Run:
         try:

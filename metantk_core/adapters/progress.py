@@ -1,6 +1,8 @@
 """Progress of steps across processes: counts enter, small files and lines for people leave."""
 
 import json
+import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,25 @@ from metantk_core.seeding import digest
 
 _SECONDS_BETWEEN_FILES = 0.3
 _SECONDS_BETWEEN_LINES = 5.0
+_NOTICES = "notices.log"
+WATCHED = "METANTK_PROGRESS"
+"""Environment variable that names the folder in which a local run looks for news of its steps."""
+
+
+def notice(text: str) -> None:
+    """Tell people something that isn't progress: on standard error, and to the local run that this is a step of."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - a pod's log is its terminal
+    if folder := os.environ.get(WATCHED):
+        with Path(folder, _NOTICES).open("a", encoding="utf-8") as file:
+            file.write(f"{text}\n")
+
+
+def read_notices(directory: Path) -> tuple[str, ...]:
+    """Return what steps told people so far, in the order in which they did."""
+    try:
+        return tuple(Path(directory, _NOTICES).read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        return ()
 
 
 @dataclass(frozen=True)

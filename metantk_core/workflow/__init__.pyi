@@ -26,14 +26,19 @@ from .searching import (
     start_search,
 )
 from .training import evaluate, genotype_of, meta_train, register_model, training_metrics
+from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
 
 __all__ = [
+    "KeepingRegistry",
+    "KeepingTracker",
     "OwnRanking",
     "OwnScores",
     "Ports",
     "Records",
     "RunResult",
     "SearchResult",
+    "Sent",
+    "Unsent",
     "admit_dataset",
     "check_limits",
     "close_round",
@@ -64,8 +69,10 @@ __all__ = [
     "score_shard",
     "score_source",
     "search",
+    "send",
     "start_search",
     "training_metrics",
+    "unsent_runs",
     "versions",
     "write_records",
 ]

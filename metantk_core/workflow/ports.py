@@ -10,7 +10,7 @@ from importlib import metadata
 from metantk_core import __version__
 from metantk_core.config import RunConfig
 from metantk_core.progress import Progress, silent
-from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker, run_scope
+from metantk_core.registry import ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
 
@@ -101,6 +101,20 @@ class StoredCheckpoint:
     def save(self, data: bytes) -> None:
         """Store a state in the place of the last one."""
         write_sealed(self.store, self.key, data)
+
+
+def note_model(store: ArtifactStore, run: str, registered: RegisteredModel) -> None:
+    """Keep in the store which version of which model a run registered.
+
+    Args:
+        store: Where.
+        run: Name of the run, ``RunConfig.run_id``.
+        registered: The version; without address if it is still to be registered.
+    """
+    store.write(
+        f"{run}/model.json",
+        json.dumps({"name": registered.name, "version": registered.version, "uri": registered.uri}).encode(),
+    )
 
 
 def versions() -> tuple[tuple[str, str], ...]:

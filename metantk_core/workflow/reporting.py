@@ -36,7 +36,7 @@ class RunResult:
         leaderboard: The ranking.
         history: The rounds of the search.
         evaluations: Accuracy on test classes by role.
-        model_uri: The registered version.
+        model_uri: The registered version; empty if the registry was away and it waits to be registered.
     """
 
     leaderboard: Leaderboard
@@ -51,7 +51,7 @@ class RunResult:
             "digest": self.leaderboard.digest,
             "history": json.loads(self.history.to_json()),
             "evaluations": {role: json.loads(evaluation.to_json()) for role, evaluation in self.evaluations.items()},
-            "model": self.model_uri,
+            "model": self.model_uri or None,
         }
 
 

@@ -1,6 +1,5 @@
 """Steps after the ranking: a leaderboard enters, trained, evaluated and registered networks leave."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from metantk_core.ranking import ROLES, Leaderboard
 from metantk_core.registry import MetricPoint, RegisteredModel
 from metantk_core.seeding import digest, numpy_generator
 from metantk_core.workflow.data import episode_source
-from metantk_core.workflow.ports import Ports, StoredCheckpoint, step_run
+from metantk_core.workflow.ports import Ports, StoredCheckpoint, note_model, step_run
 from metantk_core.workflow.sealed import FORMAT
 
 
@@ -150,10 +149,7 @@ def register_model(
         },
         input_example=_input_example(config, dataset),
     )
-    ports.store.write(
-        f"{config.run_id}/model.json",
-        json.dumps({"name": registered.name, "version": registered.version, "uri": registered.uri}).encode(),
-    )
+    note_model(ports.store, config.run_id, registered)
     ports.tracker.close_run(ports.run, "finished")
     progress(1, 1)
     return registered

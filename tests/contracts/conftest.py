@@ -1,6 +1,7 @@
 """Real servers for the suites of the ports, MLflow and object stores: processes of their own, spoken to over HTTP."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,37 +14,58 @@ import pytest
 from object_servers import Moto, SeaweedFS, seaweedfs_program
 
 
+class MlflowServer:
+    """A server that can be killed and started again, at the same address with the same database.
+
+    Args:
+        root: Folder of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._root = root
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Start it, if it does not run, and wait until it answers."""
+        if self._process is not None:
+            return
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        places = ["--backend-store-uri", f"sqlite:///{self._root}/mlflow.db"]
+        places += ["--artifacts-destination", str(self._root / "files"), "--workers", "1"]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._root / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*command, *places], cwd=self._root, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + 120
+        while time.monotonic() < until and self._process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.address}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise RuntimeError(f"The MLflow server did not start:\n{(self._root / 'server.log').read_text()}")
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """End it, if it runs: without a word, unless told otherwise."""
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+            self._process.wait()
+            self._process = None
+
+
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    root = tmp_path_factory.mktemp("mlflow-server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "files")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (root / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, *places], cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow-server"))
     try:
-        _wait_for(address, server, root / "server.log")
-        yield address
+        server.start()
+        yield server.address
     finally:
-        os.killpg(server.pid, 15)
-        server.wait()
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1)
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError(f"The MLflow server did not start:\n{log.read_text()}")
+        server.end(signal.SIGTERM)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -117,6 +118,41 @@ def test_limits_that_a_person_set_are_kept_and_others_are_short(listener: str, m
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) <= 5
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@ss"
+
+
+@pytest.mark.parametrize("listener", [(200, b"{}")], indirect=True)
+def test_a_token_reaches_the_server(listener: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "a-token")
+    asked: list[str] = []
+    monkeypatch.setattr(_Answers, "do_GET", lambda self: (asked.append(self.headers["Authorization"]), _ok(self)))
+    wiring.tracker(f"http://{listener}")
+    assert asked == ["Bearer a-token"]
+
+
+def _ok(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"{}")
+
+
+def test_a_certificate_is_trusted_by_the_file_that_a_variable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    server = HTTPServer(("127.0.0.1", 0), _Answers)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"https://localhost:{server.server_port}"
+    try:
+        assert "certificate of the server" in _sentence(address)
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+        wiring.tracker(address)
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize("uri", ["", "mlruns", "ftp://me:secret@host/x", "databricks", "file:///tmp/mlruns", "http//x"])
