@@ -14,7 +14,7 @@ def main() -> None:
     """
     stopping.end_at_once()
     from metantk_core.command_line import app
-    from metantk_core.errors import InputError
+    from metantk_core.errors import InputError, full_disk
 
     code: object = 0
     signals: list[int] = []
@@ -30,9 +30,10 @@ def main() -> None:
     except SystemExit as ending:
         code = ending.code
     except Exception as error:
-        code = 1
+        full = full_disk(error)
+        code = 2 if full else 1
         if not signals:
-            _say(_reported(error))
+            _say(f"metantk: {full}" if full else _reported(error))
     sys.exit(stopping.exit_code(signals[0]) if signals else code)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -282,7 +283,7 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     # Behind the settings' own names come the names of types, where a setting may have one of several.
     where = ".".join(part for depth, part in enumerate(location) if part in _fields_at(model, location[:depth]))
     message = without_addresses(detail["msg"].removeprefix("Value error, ").rstrip("."))
-    message = message[:1].lower() + message[1:]
+    message = re.sub(r"\btuple\b", "list", message[:1].lower() + message[1:])  # what people write is a list
     if not where:
         return message
     given = detail["input"]

@@ -1,5 +1,6 @@
 """The one exception that a person's input can cause; the command line turns it into one sentence and exit code 2."""
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(r"\S*(@|%40|://|:/|//|[?;#]\S*=|(?i:token|passw|secret|key)\w*=)\S*")
 _HIDDEN = "what may be an address (not shown: it may hold a password)"
 _LONGEST = 60
+KEPT = "what is finished is kept."
+"""How a sentence ends that asks to repeat a command."""
 
 
 class InputError(ValueError):
@@ -25,6 +28,14 @@ def first_complaint(error: "pydantic.ValidationError") -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place + ': ' if place else ''}{first['msg']}"
+
+
+def full_disk(error: BaseException) -> InputError | None:
+    """Return what to tell a person about an error that a full disk caused; none for any other one."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    where = f" at {error.filename}" if error.filename else ""
+    return InputError(f"The disk is full{where} ({error.strerror}); make room, and run the same command again: {KEPT}")
 
 
 class StepError(RuntimeError):

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,12 +21,14 @@ from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import WATCHED, ProgressFile, ProgressLines, notice
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import InputError, StepError
+from metantk_core.errors import KEPT, InputError, StepError, full_disk
 from metantk_core.progress import Progress
 from metantk_core.registry import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
 from metantk_core.workflow import Ports, Sent, Unsent
 
 _LAST_LINES = 12  # of a log
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LEAST_ROOM = 256 * 1024  # bytes without which no step goes on
 
 
 @dataclass(frozen=True)
@@ -331,7 +334,11 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
             )
             dataset = place.dataset(config)
             workflow.admit_dataset(config, dataset, ports)
-            yield dataset, ports
+            try:
+                yield dataset, ports
+            except (KeyboardInterrupt, SystemExit):
+                notice("Stopped. Everything finished so far is kept: the same command resumes.")
+                raise
 
 
 def _is_server(address: str) -> bool:
@@ -430,10 +437,14 @@ def open_step(
                 )
             if not folder and tracking.unsent is not None and tracking.unsent.away:
                 notice(_advice(tracking.unsent, ["sync", "--store", store]))
-    except InputError as error:
+    except (InputError, OSError) as error:
+        known = error if isinstance(error, InputError) else full_disk(error)
+        if known is None:
+            raise
         if folder:
-            _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(error)}), encoding="utf-8")
-        print(f"metantk: {error}", file=sys.stderr)  # noqa: T201 - a pod's log is its terminal
+            with suppress(OSError):  # where the disk is full, the command sees that itself
+                _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(known)}), encoding="utf-8")
+        print(f"metantk: {known}", file=sys.stderr)  # noqa: T201 - a pod's log is its terminal
         raise SystemExit(2) from error
 
 
@@ -444,10 +455,12 @@ def raise_step_failure(progress: Path, log: Path) -> NoReturn:
         InputError: A step met a person's bad input.
         StepError: Anything else, with the end of the log.
     """
-    failure = _failure_file(progress)
-    if failure.exists():
-        raise InputError(json.loads(failure.read_text(encoding="utf-8"))["sentence"])
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    with suppress(FileNotFoundError, ValueError):  # on a full disk the file is empty
+        raise InputError(json.loads(_failure_file(progress).read_text(encoding="utf-8"))["sentence"])
+    if shutil.disk_usage(progress).free < _LEAST_ROOM:
+        raise InputError(f"The disk of {progress.parent} is full; make room, and run the same command again: {KEPT}")
+    text = _COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace"))
+    lines = [line for line in text.splitlines() if line.strip()]
     raise StepError(
         f"a step of the pipeline ended with an unexpected error. This is a fault of metantk, not of your input; please "
         f"report it, with the log {log}, which ends:\n" + "\n".join(lines[-_LAST_LINES:])

@@ -213,10 +213,16 @@ def _check_space(splits: dict[Split, tuple[int, ...]], directory: Path) -> None:
     needed += sum(shape[0] * (8 + CHECKSUM_BYTES) for shape in splits.values())
     disk = shutil.disk_usage(directory)
     if disk.total and needed > disk.free:  # some network file systems tell neither
+        hidden = (folder for folder in directory.parents if folder.name.startswith("."))
+        place = next((folder.parent for folder in hidden), directory)  # the person's own folder
         raise InputError(
-            f"The prepared data set takes {needed / 1e9:,.1f} GB, but the disk of '{shown(directory.parent.parent)}' "
-            f"has {disk.free / 1e9:,.1f} GB left; make space, lower data.image_size, or choose another disk."
+            f"The prepared data set takes {_amount(needed)}, but the disk of '{shown(place)}' has {_amount(disk.free)} "
+            "left; make space, lower data.image_size, or choose another disk."
         )
+
+
+def _amount(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _write(source: Source, config: DataConfig, directory: Path, progress: Progress) -> None:

@@ -103,9 +103,11 @@ def naswot(kernel: Float64[Tensor, "n n"]) -> Score:
         kernel: What :func:`code_kernel` gives.
 
     Returns:
-        The natural logarithm; ``DEGENERATE`` if the kernel is singular (two images with the same code, or too few
-        units), by the rule of ``numpy.linalg.matrix_rank``.
+        The natural logarithm; ``DEGENERATE`` if the kernel is singular (no ReLU, two images with the same code, or too
+        few units), by the rule of ``numpy.linalg.matrix_rank``.
     """
+    if not bool(kernel.any()):
+        return Score(None, Outcome.DEGENERATE, "the network has no ReLU")
     spectrum = torch.linalg.eigvalsh(kernel)
     if spectrum[0] <= len(kernel) * torch.finfo(torch.float64).eps * spectrum[-1]:
         alike = int((kernel == kernel.diagonal().max()).sum(dim=1).gt(1).sum())

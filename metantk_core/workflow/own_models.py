@@ -13,7 +13,7 @@ from metantk_core.errors import InputError, quoted
 from metantk_core.kernels import parameter_names
 from metantk_core.networks import BatchNormTreatment
 from metantk_core.ranking import Leaderboard, rank
-from metantk_core.scores import ScoreRecord, check_model, score_model
+from metantk_core.scores import Scorer, ScoreRecord, check_model, score_model
 from metantk_core.workflow.data import score_source
 
 
@@ -94,6 +94,9 @@ def rank_own_models(
     Raises:
         InputError: What a factory makes can't be scored.
     """
+    source = score_source(config, dataset)
+    for model in models:  # tried before the first is scored, which may take long
+        Scorer(model, source, config.scoring, config.seed, device=device).draw(model, 0)
     records: list[ScoreRecord] = []
     for model in models:
         records += score_own_model(config, model, dataset, device=device).records

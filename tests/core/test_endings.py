@@ -1,5 +1,6 @@
 """How the program ends: exit codes, sentences, a log for errors of ours, and signals at any moment."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -50,6 +51,14 @@ def test_an_error_of_ours_says_so_and_names_a_file_with_the_traceback(monkeypatc
     assert f"please report it, with the traceback in {log}" in said
     assert "Traceback (most recent call last)" in log.read_text()
     assert log.stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_is_a_sentence_and_exit_code_2_and_no_fault_of_ours(monkeypatch, capsys):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/file")
+    assert ended(monkeypatch, raising(error)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("metantk: The disk is full at /somewhere/file (No space left on device); make room")
+    assert "report" not in said
 
 
 def test_an_error_of_ours_is_shown_where_no_file_can_be_written(monkeypatch, capsys, tmp_path):

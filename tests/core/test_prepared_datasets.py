@@ -95,7 +95,9 @@ def test_a_disk_that_fills_up_is_a_sentence_and_leaves_nothing(tmp_path, monkeyp
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("only root may mount a small disk")
     try:
-        with pytest.raises(InputError, match=r"takes 0\.0 GB, but the disk of .* left; make space"):
+        with pytest.raises(
+            InputError, match=r"takes \d\.\d MB, but the disk of '[^.]*' has \d\.\d MB left; make space"
+        ):
             prepare(config(source), disk / "out")
         assert left_in(disk) == []
         plenty = shutil.disk_usage(tmp_path)
