@@ -28,7 +28,7 @@ from metantk_core.datasets import archives, folders, glyphs
 from metantk_core.datasets.config import DataConfig, SourceName
 from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
 from metantk_core.datasets.npy import Header, read_header
-from metantk_core.datasets.scratch import workplace
+from metantk_core.datasets.scratch import SUFFIX, workplace
 from metantk_core.datasets.sources import Source, open_regular, reason, shown
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.progress import Progress, silent
@@ -213,8 +213,8 @@ def _check_space(splits: dict[Split, tuple[int, ...]], directory: Path) -> None:
     needed += sum(shape[0] * (8 + CHECKSUM_BYTES) for shape in splits.values())
     disk = shutil.disk_usage(directory)
     if disk.total and needed > disk.free:  # some network file systems tell neither
-        hidden = (folder for folder in directory.parents if folder.name.startswith("."))
-        place = next((folder.parent for folder in hidden), directory)  # the person's own folder
+        ours = (folder for folder in directory.parents if folder.name.endswith(SUFFIX))
+        place = next((folder.parent for folder in ours), directory)
         raise InputError(
             f"The prepared data set takes {_amount(needed)}, but the disk of '{shown(place)}' has {_amount(disk.free)} "
             "left; make space, lower data.image_size, or choose another disk."
