@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Moto:
     """moto's server, in memory."""
 
     def __init__(self, root: Path) -> None:
-        self.port = _free_port()
+        (self.port,) = _free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
         self._log = root / "moto.log"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
@@ -69,7 +70,8 @@ class SeaweedFS:
 
     def __init__(self, root: Path, program: str) -> None:
         self._root, self._program = root, program
-        self._ports = {name: _free_port(10_000) for name in ("master", "volume", "filer", "s3")}
+        names = ("master", "volume", "filer", "s3")
+        self._ports = dict(zip(names, _free_ports(len(names), 10_000), strict=True))
         self.address = f"http://127.0.0.1:{self._ports['s3']}"
         accounts = [(USER, SECRET, ["Admin", "Read", "Write", "List"]), (READER, READERS_SECRET, ["Read", "List"])]
         identities = [
@@ -165,14 +167,16 @@ def _until_it_works(ask: Any) -> None:
             time.sleep(0.3)
 
 
-def _free_port(second: int = 0) -> int:
-    """Return a port that is free, and the one so many above it too; below those that systems give to clients."""
-    while True:
-        port = random.randint(20_000, 22_500)
-        try:
+def _free_ports(count: int, second: int = 0) -> list[int]:
+    """Return different ports that are free, and those so many above them too; below those that clients are given."""
+    luck = random.SystemRandom()  # the tests of another process may have seeded the usual one alike
+    found: list[int] = []
+    while len(found) < count:
+        port = luck.randint(20_000, 22_500)
+        with suppress(OSError):
             for number in {port, port + second}:
                 with socket.socket() as probe:
                     probe.bind(("127.0.0.1", number))
-        except OSError:
-            continue
-        return port
+            if port not in found:
+                found.append(port)
+    return found
