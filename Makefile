@@ -11,7 +11,7 @@ ARGS ?=
 # Tests run side by side with a thread each, one process more than there are cores, up to four, for some tests wait for servers;
 # a file's tests stay together, for they share what is slow to make.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup run test long-test quick-test check format ui clean
 
