@@ -29,7 +29,7 @@ SEARCHES: dict[str, list[str]] = {
     ],
     "prune": [
         "search.num_candidates=3",
-        "scoring.num_inits=2",
+        "scoring.num_inits=1",
         "scoring.scores=[metantk_cond, spectral_entropy]",
         "rank_by=metantk_cond + spectral_entropy",
     ],

@@ -154,6 +154,7 @@ def test_seven_shards_give_the_same_leaderboard_byte_for_byte(two_shards, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_shards, tmp_path):
     _, uninterrupted = two_shards
     command = [sys.executable, "-m", "metantk_core", "run", "smoke", "--json"]

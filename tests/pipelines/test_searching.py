@@ -67,7 +67,7 @@ def records(root: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "strategy", [pytest.param(name, marks=pytest.mark.minutes if name == "prune" else ()) for name in SETTINGS]
+    "strategy", [pytest.param(name, marks=() if name == "evolve" else pytest.mark.minutes) for name in SETTINGS]
 )
 def test_one_three_and_eight_shards_find_the_same_byte_for_byte(strategy, tmp_path):
     config = configured(strategy)

@@ -142,7 +142,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("sample", marks=pytest.mark.minutes), "race", "latency"])
 def test_steps_find_the_same_with_and_without_a_store(case, images, tracking, tmp_path, measured):
     config = configured(images, *CASES[case])
     boards = {}
