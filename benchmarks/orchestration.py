@@ -14,11 +14,11 @@ import argparse
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any, TypeVar
+from typing import TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -54,9 +54,16 @@ T = TypeVar("T")
 class Stub(Scorer):
     """A scorer whose records are there at once, with random values."""
 
-    def score(self, architecture: Architecture, repeats: range, *others: Any, **named: Any) -> tuple[ScoreRecord, ...]:
-        """Return records as the scorer would, one a score."""
-        del others, named  # a first search asks for all scores, with random numbers that all candidates share
+    def score(
+        self,
+        architecture: Architecture,
+        repeats: range,
+        stream: str = "",
+        weights: str = "",
+        names: Sequence[str] | None = None,
+    ) -> tuple[ScoreRecord, ...]:
+        """Return records as the scorer would, one a score that is asked for."""
+        del stream, weights  # all candidates share random numbers here
         text, seed = str(architecture), self._seed
         values = numpy_generator(seed, text).lognormal(2, 1, max(1, len(repeats)))
         draws = tuple(Score(float(value)) for value in values)
@@ -65,6 +72,7 @@ class Stub(Scorer):
             if SCORES[name].cost == "none"
             else ScoreRecord(architecture.space, text, name, draws, seed, 0.5, device="cpu")
             for name in self._config.scores
+            if names is None or name in names
         )
 
 

@@ -12,6 +12,8 @@ _HIDDEN = "what may be an address (not shown: it may hold a password)"
 _LONGEST = 60
 KEPT = "what is finished is kept."
 """How a sentence ends that asks to repeat a command."""
+STOPPED = "Stopped. Everything finished so far is kept: the same command resumes."
+"""What is said when a person or a cluster has stopped a run."""
 
 
 class InputError(ValueError):

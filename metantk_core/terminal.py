@@ -18,6 +18,7 @@ from metantk_core import meta_training, workflow
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
 from metantk_core.config import RunConfig
+from metantk_core.errors import STOPPED
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
@@ -324,9 +325,7 @@ class PipelineDisplay:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
         if kind in (KeyboardInterrupt, SystemExit):
-            self._console.print(
-                "Stopped. Everything finished so far is kept: the same command resumes.", highlight=False
-            )
+            self._console.print(STOPPED, highlight=False)
 
     def refresh(self) -> None:
         """Show the latest news."""

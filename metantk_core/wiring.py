@@ -55,18 +55,19 @@ def artifact_store(uri: str) -> ArtifactStore:
 
 
 @contextmanager
-def opened_store(uri: str) -> Iterator[ArtifactStore]:
+def opened_store(uri: str, store: ArtifactStore | None = None) -> Iterator[ArtifactStore]:
     """Give the artifact store at an address for some work; what it holds back is written when that ends, as it may.
 
     A bucket charges for requests and answers slowly: records of scores go there in packs, every half a minute.
 
     Args:
         uri: As for ``artifact_store``.
+        store: What that gave for this address already: a bucket is asked whether it answers each time.
 
     Raises:
         InputError: As for ``artifact_store``.
     """
-    store = artifact_store(uri)
+    store = store or artifact_store(uri)
     if scheme(uri) != "s3":
         yield store
         return

@@ -21,7 +21,7 @@ from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import WATCHED, ProgressFile, ProgressLines, notice
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import KEPT, InputError, StepError, full_disk
+from metantk_core.errors import KEPT, STOPPED, InputError, StepError, full_disk
 from metantk_core.progress import Progress
 from metantk_core.registry import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
 from metantk_core.workflow import Ports, Sent, Unsent
@@ -267,15 +267,15 @@ def own_run(config: RunConfig, place: Workspace) -> Iterator[Tracker]:
     Raises:
         InputError: Another process works on this run, or the server does not answer.
     """
-    with _owned(config, place) as tracking:
+    with _owned(config, place, place.store()) as tracking:
         yield tracking.tracker
 
 
 @contextmanager
-def _owned(config: RunConfig, place: Workspace) -> Iterator[_Tracking]:
+def _owned(config: RunConfig, place: Workspace, store: ArtifactStore) -> Iterator[_Tracking]:
     folder = place.folder(config)
     with stopping.raising(), locks.exclusive(folder / ".lock", f"The run {config.run_id} in {place.root}"):
-        tracking = _tracking(place.tracking_uri, place.store(), config.run_id, at_start=True)
+        tracking = _tracking(place.tracking_uri, store, config.run_id, at_start=True)
         with _scratch(folder / ".scratch"), _swept(place.root.absolute()):
             _close(tracking.tracker, config, "killed")
             try:
@@ -321,9 +321,10 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
         config: The run, as ``Workspace.prepare`` returned it.
         place: Where it keeps its things.
     """
-    with _owned(config, place) as tracking:
+    kept = place.store()
+    with _owned(config, place, kept) as tracking:
         run = workflow.open_run(config, tracking.tracker)
-        with run_scope(tracking.tracker, run), wiring.opened_store(place.store_uri) as store:
+        with run_scope(tracking.tracker, run), wiring.opened_store(place.store_uri, kept) as store:
             ports = Ports(
                 store=store,
                 tracker=tracking.tracker,
@@ -337,7 +338,7 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
             try:
                 yield dataset, ports
             except (KeyboardInterrupt, SystemExit):
-                notice("Stopped. Everything finished so far is kept: the same command resumes.")
+                notice(STOPPED)
                 raise
 
 
@@ -414,16 +415,17 @@ def open_step(
                 )
             # The first step makes the run, and says so if it can't; others wait for a server that is away.
             patient = run is not None
-            if store:
+            kept = wiring.artifact_store(store) if store else None
+            if kept is not None:
                 # By the name that all steps know: that of the configuration before its images were prepared.
-                tracking = _tracking(address, wiring.artifact_store(store), run_config.run_id, at_start=not patient)
+                tracking = _tracking(address, kept, run_config.run_id, at_start=not patient)
             else:  # what can't be logged has no place to wait in
                 tracking = _Tracking(wiring.tracker(address, patient=patient), lambda: _registry(address))
             tracker = tracking.tracker
             if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
                 found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
                 run_config = run_config.model_copy(update={"dataset_digest": found.digest})
-            with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch) as opened:
+            with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch, kept) as opened:
                 yield (
                     run_config,
                     Ports(

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.patience import Patience
-from metantk_core.errors import InputError
+from metantk_core.errors import KEPT, InputError
 from metantk_core.registry import AwayError
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def found_or_created(find: Callable[[], T | None], create: Callable[[], T]) -> T
             if attempts == _MOST_ATTEMPTS_TO_CREATE:
                 raise AwayError(
                     "The MLflow server answers questions but loses what it is told to create; look at its log, and run "
-                    "the same command again: what is finished is kept."
+                    f"the same command again: {KEPT}"
                 ) from error
     return found
 
@@ -157,7 +157,7 @@ class _Translating(MlflowClient):
     def _away(self, error: Exception) -> AwayError:
         return AwayError(
             f"The MLflow server {self._address} does not answer ({_absence(error)}); see whether it runs, and run the "
-            "same command again: what is finished is kept."
+            f"same command again: {KEPT}"
         )
 
     def _refusal(self, method: str, error: Exception) -> MlflowError:
@@ -169,7 +169,7 @@ class _Translating(MlflowClient):
         return MlflowError(
             f"The MLflow {kind} {self._address} failed at '{method}' ({_reason(error)}); look "
             f"{'at its log' if is_server else 'whether the file is whole'}, and run the same command again: "
-            "what is finished is kept.",
+            f"{KEPT}",
             meant,
         )
 

@@ -1,6 +1,6 @@
 """What a search costs a bucket in requests: a search whose scorer is a stub enters, a table of counts leaves.
 
-Run as ``python -m benchmarks.requests [--quick] [--shards K] [--json FILE]``. All 15,625 cells of NAS-Bench-201 are
+Run as ``python -m benchmarks.bucket [--quick] [--shards K] [--json FILE]``. All 15,625 cells of NAS-Bench-201 are
 scored in 64 shards, each of which opens the store as a pod does. The stub takes no time: what is held back for half a
 minute is written after every 60 candidates instead, which are half a minute at 0.5 s a candidate. Then shards are
 repeated: ten that were killed half-way, and all of them by a whole rerun. Beside it, the same without packs.
@@ -15,7 +15,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,6 @@ from benchmarks.orchestration import Stub, config_of
 from metantk_core import datasets, wiring
 from metantk_core.adapters.packing import PackingStore
 from metantk_core.adapters.s3 import S3Store
-from metantk_core.architectures import Architecture
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.registry import ArtifactStore
@@ -55,23 +54,15 @@ class Paced(Stub):
     done = 0
     killed_after: int | None = None
 
-    def score(
-        self,
-        architecture: Architecture,
-        repeats: range,
-        stream: str = "",
-        weights: str = "",
-        names: Sequence[str] | None = None,
-    ) -> tuple[ScoreRecord, ...]:
-        """Return records of the scores that are asked for."""
+    def score(self, *given: Any, **named: Any) -> tuple[ScoreRecord, ...]:
+        """Return records."""
         cls = type(self)
         cls.done += 1
         if cls.done == cls.killed_after:
             raise Killed
         if cls.done % CANDIDATES_A_PACK == 0 and isinstance(cls.store, PackingStore):
             cls.store.flush()
-        records = super().score(architecture, repeats, stream, weights, names)
-        return tuple(record for record in records if names is None or record.score in names)
+        return super().score(*given, **named)
 
 
 @contextmanager
