@@ -27,7 +27,7 @@ from metantk_core.adapters.packing import PackingStore
 from metantk_core.adapters.s3 import S3Store
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.registry import ArtifactStore
+from metantk_core.ports import ArtifactStore
 from metantk_core.scores import ScoreRecord
 from metantk_core.workflow import Ports, Records, close_round, finish_search, score_shard, start_search
 

@@ -43,7 +43,7 @@ from metantk_core.workflow import (
     start_search,
     write_records,
 )
-from metantk_core.workflow.ports import Ports, open_run
+from metantk_core.workflow.runs import Ports, open_run
 
 SECONDS_A_CANDIDATE = 0.5
 MOST_SHARE, MOST_SECONDS_TO_RANK = 0.02, 2.0

@@ -12,7 +12,7 @@ from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
-from metantk_core.registry import ArtifactStore, ModelRegistry, Tracker
+from metantk_core.ports import ArtifactStore, ModelRegistry, Tracker
 
 __all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "opened_store", "tracker"]
 

@@ -22,8 +22,8 @@ from metantk_core.adapters.progress import WATCHED, ProgressFile, ProgressLines,
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import KEPT, STOPPED, InputError, StepError, full_disk
+from metantk_core.ports import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
 from metantk_core.progress import Progress
-from metantk_core.registry import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
 from metantk_core.workflow import Ports, Sent, Unsent
 
 _LAST_LINES = 12  # of a log

@@ -1,1 +1,1 @@
-"""Implementations of the ports of ``metantk_core.registry``: the only place that names MLflow, S3 and file systems."""
+"""Implementations of the ports of ``metantk_core.ports``: the only place that names MLflow, S3 and file systems."""

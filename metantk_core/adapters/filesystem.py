@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from metantk_core.errors import InputError
-from metantk_core.registry import admit_key
+from metantk_core.ports import admit_key
 
 _UNFINISHED = ".unfinished-"
 _SECONDS_TO_MARK = 5.0

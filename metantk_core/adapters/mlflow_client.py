@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.patience import Patience
 from metantk_core.errors import KEPT, InputError
-from metantk_core.registry import AwayError
+from metantk_core.ports import AwayError
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
 from metantk_core.meta_training import load_model
-from metantk_core.registry import RegisteredModel
+from metantk_core.ports import RegisteredModel
 
 DIGEST = "metantk.model_digest"
 """Tag of models and versions that holds the digest of what the predictions depend on."""

@@ -33,7 +33,7 @@ from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.mlflow_client import translating
 from metantk_core.adapters.patience import Patience, patience_seconds
 from metantk_core.errors import InputError
-from metantk_core.registry import AwayError
+from metantk_core.ports import AwayError
 from metantk_core.seeding import digest
 
 _SECONDS_TO_FIRST_ANSWER = 5

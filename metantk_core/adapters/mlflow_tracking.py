@@ -16,12 +16,12 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
-from metantk_core import registry
+from metantk_core import ports
 from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
-from metantk_core.registry import DatasetSummary, MetricPoint
+from metantk_core.ports import DatasetSummary, MetricPoint
 
 KEY = "metantk.key"
 """Tag that holds the key of a run."""
@@ -197,7 +197,7 @@ class MlflowTracker:
             run = self._found(experiment.experiment_id, key, None) if experiment else None
         return run.info.run_id if run else None
 
-    def close_run(self, run: str, status: registry.RunStatus, *, again: bool = True) -> None:
+    def close_run(self, run: str, status: ports.RunStatus, *, again: bool = True) -> None:
         """Note that a run has ended, and how; runs below it that still look as if they went on end as killed.
 
         Args:
@@ -220,7 +220,7 @@ class MlflowTracker:
     def _in_a_hurry(self) -> AbstractContextManager[None]:
         return self._connection.patience.at_most(_SECONDS_IN_A_HURRY)
 
-    def _close(self, run: str, status: registry.RunStatus, again: bool) -> None:
+    def _close(self, run: str, status: ports.RunStatus, again: bool) -> None:
         info = self._client.get_run(run).info
         left = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
         for below in self._client.search_runs([info.experiment_id], left):

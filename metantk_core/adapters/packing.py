@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from metantk_core.registry import ArtifactStore, admit_key
+from metantk_core.ports import ArtifactStore, admit_key
 
 SECONDS = 30.0
 """Work that a killed process can lose at most."""

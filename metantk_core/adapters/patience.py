@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from metantk_core.adapters.progress import notice
 from metantk_core.errors import InputError
-from metantk_core.registry import AwayError
+from metantk_core.ports import AwayError
 
 T = TypeVar("T")
 

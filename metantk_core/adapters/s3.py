@@ -27,7 +27,7 @@ from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.s3_errors import DamagedError, Trouble, code, status, trouble
 from metantk_core.errors import InputError
-from metantk_core.registry import admit_key
+from metantk_core.ports import admit_key
 
 T = TypeVar("T")
 

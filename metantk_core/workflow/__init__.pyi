@@ -7,9 +7,9 @@ from .data import (
     score_source,
 )
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
-from .ports import Ports, open_run, versions
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
+from .runs import Ports, open_run, versions
 from .searching import (
     SearchResult,
     check_limits,

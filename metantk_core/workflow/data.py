@@ -10,10 +10,10 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
+from metantk_core.ports import DatasetSummary
 from metantk_core.progress import Progress, silent
-from metantk_core.registry import DatasetSummary
 from metantk_core.seeding import digest
-from metantk_core.workflow.ports import Ports
+from metantk_core.workflow.runs import Ports
 
 # Channel moments of CIFAR-10's training images; the published search normalises all datasets with them.
 _CIFAR10_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)

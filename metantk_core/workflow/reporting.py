@@ -15,12 +15,12 @@ from metantk_core.datasets import ImageDataset
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.ports import ArtifactStore
 from metantk_core.ranking import Leaderboard
-from metantk_core.registry import ArtifactStore
 from metantk_core.scores import candidate_kernels, scoring_episodes
 from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
-from metantk_core.workflow.ports import Ports, versions
+from metantk_core.workflow.runs import Ports, versions
 
 if TYPE_CHECKING:
     from metantk_core.report import CandidateKernel

@@ -23,7 +23,7 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.networks import REVISIONS
-from metantk_core.registry import ArtifactStore
+from metantk_core.ports import ArtifactStore
 from metantk_core.scores import SCORES, ScoreRecord, inner_loop
 from metantk_core.search import Job
 from metantk_core.seeding import digest

@@ -7,7 +7,7 @@ place of another one is noticed, and what it held is computed again: never serve
 import hashlib
 import logging
 
-from metantk_core.registry import ArtifactStore
+from metantk_core.ports import ArtifactStore
 
 FORMAT = 2
 """Number of the store's layout, a part of every sealed key: what another layout left is neither read nor touched."""

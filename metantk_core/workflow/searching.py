@@ -11,8 +11,8 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.networks import LatencyTable, cost_table, measure_latency
+from metantk_core.ports import MetricPoint
 from metantk_core.ranking import Leaderboard, check_devices, rank, render_markdown
-from metantk_core.registry import MetricPoint
 from metantk_core.scores import (
     SCORES,
     Scorer,
@@ -32,8 +32,8 @@ from metantk_core.search import (
 )
 from metantk_core.search.constraints import admits
 from metantk_core.workflow.data import score_source
-from metantk_core.workflow.ports import Ports
 from metantk_core.workflow.records import Records, lacking
+from metantk_core.workflow.runs import Ports
 from metantk_core.workflow.score_store import ScoreStore
 from metantk_core.workflow.sealed import FORMAT, read_sealed, write_sealed
 

@@ -13,11 +13,11 @@ from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.networks import REVISIONS
+from metantk_core.ports import MetricPoint, RegisteredModel
 from metantk_core.ranking import ROLES, Leaderboard
-from metantk_core.registry import MetricPoint, RegisteredModel
 from metantk_core.seeding import digest, numpy_generator
 from metantk_core.workflow.data import episode_source
-from metantk_core.workflow.ports import Ports, StoredCheckpoint, note_model, step_run
+from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
 from metantk_core.workflow.sealed import FORMAT
 
 

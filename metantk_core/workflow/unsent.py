@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from metantk_core.errors import InputError
-from metantk_core.registry import (
+from metantk_core.ports import (
     ArtifactStore,
     AwayError,
     DatasetSummary,
@@ -37,7 +37,7 @@ from metantk_core.registry import (
     Tracker,
 )
 from metantk_core.seeding import digest
-from metantk_core.workflow.ports import note_model
+from metantk_core.workflow.runs import note_model
 
 T = TypeVar("T")
 

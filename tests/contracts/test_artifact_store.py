@@ -18,7 +18,7 @@ from metantk_core import wiring
 from metantk_core.adapters import filesystem, progress
 from metantk_core.adapters.progress import ProgressFile, ProgressLines, read_progress
 from metantk_core.errors import InputError
-from metantk_core.registry import ArtifactStore
+from metantk_core.ports import ArtifactStore
 
 PASSING: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
 

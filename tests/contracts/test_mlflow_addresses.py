@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 from metantk_core import wiring
 from metantk_core.adapters.addresses import may_hold_secret, refuse_secrets, shown
 from metantk_core.errors import InputError
-from metantk_core.registry import MetricPoint
+from metantk_core.ports import MetricPoint
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from metantk_core import wiring
 from metantk_core.adapters import locks, mlflow_client, mlflow_database
 from metantk_core.adapters.addresses import sqlite_path, sqlite_uri
 from metantk_core.errors import InputError
-from metantk_core.registry import MetricPoint
+from metantk_core.ports import MetricPoint
 from metantk_core.workspace import Workspace
 
 

@@ -30,8 +30,8 @@ from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import TrainingConfig, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
+from metantk_core.ports import AwayError, DatasetSummary, MetricPoint, ModelRegistry, Tracker, run_scope
 from metantk_core.recipes import RECIPES
-from metantk_core.registry import AwayError, DatasetSummary, MetricPoint, ModelRegistry, Tracker, run_scope
 from metantk_core.workspace import Workspace, open_run, open_step
 
 NAME = "few-shot"

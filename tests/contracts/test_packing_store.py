@@ -11,7 +11,7 @@ import pytest
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
-from metantk_core.registry import ArtifactStore
+from metantk_core.ports import ArtifactStore
 
 
 class Counting:

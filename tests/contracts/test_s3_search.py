@@ -21,7 +21,7 @@ from metantk_core import wiring
 from metantk_core.ranking import render_markdown
 from metantk_core.scores import SCORES, Scorer
 from metantk_core.workflow import searching
-from metantk_core.workflow.ports import StoredCheckpoint
+from metantk_core.workflow.runs import StoredCheckpoint
 
 FAULTS: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
 

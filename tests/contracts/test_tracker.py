@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from metantk_core import wiring
 from metantk_core.errors import InputError
-from metantk_core.registry import DatasetSummary, MetricPoint, Tracker, run_scope
+from metantk_core.ports import DatasetSummary, MetricPoint, Tracker, run_scope
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_terminated_process_marks_all_its_open_runs_failed(client: MlflowClien
     body = """
 import sys, time
 from metantk_core import wiring
-from metantk_core.registry import run_scope
+from metantk_core.ports import run_scope
 tracker = wiring.tracker(sys.argv[1], "suite")
 parent = tracker.open_run(sys.argv[2], "parent")
 with run_scope(tracker, parent):

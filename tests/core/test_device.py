@@ -16,7 +16,7 @@ from metantk_core.datasets import ImageDataset
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
-from metantk_core.workflow.ports import Ports, step_run
+from metantk_core.workflow.runs import Ports, step_run
 from metantk_core.workflow.training import _training_digest
 from pipelines import local
 

@@ -19,7 +19,7 @@ from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import FewShotClassifier, TrainingConfig, load_model, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
-from metantk_core.registry import RegisteredModel
+from metantk_core.ports import RegisteredModel
 
 WAYS, SHOTS, SIZE = 3, 2, 12
 NAME = "few-shot"

@@ -25,7 +25,7 @@ from metantk_core.ranking import render_markdown
 from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord, ScoringConfig
 from metantk_core.search import Job
 from metantk_core.workflow import Ports, Records, score_store, searching
-from metantk_core.workflow.ports import StoredCheckpoint
+from metantk_core.workflow.runs import StoredCheckpoint
 from metantk_core.workflow.score_store import ScoreStore, score_key
 
 DATASET = noise()

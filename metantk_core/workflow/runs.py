@@ -9,8 +9,8 @@ from importlib import metadata
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
+from metantk_core.ports import ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.progress import Progress, silent
-from metantk_core.registry import ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
 
