@@ -94,7 +94,7 @@ def searched(
     with pod("start") as ports:
         state = start_search(config, ports)
     found = Records()
-    with patch("metantk_core.workflow.searching.Scorer", Paced):
+    with patch("metantk_core.workflow.scoring.Scorer", Paced):
         for part in range(shards):
             if part < 10:
                 with suppress(Killed):

@@ -120,7 +120,7 @@ def enumerate_cells(
     with watch("plan"):
         state = start_search(config, ports)
     texts = []
-    with patch("metantk_core.workflow.searching.Scorer", Stub):
+    with patch("metantk_core.workflow.scoring.Scorer", Stub):
         for part in range(shards):
             with watch("state between steps"):
                 state = SearchState.from_json(state.to_json())

@@ -6,26 +6,15 @@ from .data import (
     prepare_images,
     score_source,
 )
+from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .runs import Ports, open_run, versions
-from .searching import (
-    SearchResult,
-    check_limits,
-    close_round,
-    finish_search,
-    found_a_value,
-    leaderboard_columns,
-    num_rounds,
-    ranking_metrics,
-    round_columns,
-    score,
-    score_shard,
-    search,
-    start_search,
-)
-from .training import evaluate, genotype_of, meta_train, register_model, training_metrics
+from .scoring import found_a_value, score, score_shard
+from .searching import SearchResult, close_round, finish_search, search, start_search
+from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics
+from .training import evaluate, genotype_of, meta_train, register_model
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
 
 __all__ = [

@@ -5,10 +5,10 @@ The layout, whose number is a part of every key::
     scores/2/index/<score>/<first>-<stop>-<portion>    an empty file: the portion holds these draws of the score
     scores/2/<portion>/<candidate>.jsonl               one record a score that was computed with others, sealed
 
-``<score>`` is the digest of everything that a score depends on beside the candidate (:func:`score_key`), ``<portion>``
-that of the scores and draws that were computed together. No file ever changes: another score, or more draws, is another
-portion, so processes that write at the same time never take anything from each other. Scores that are counted cost less
-than a file and are not kept.
+``<score>`` is the digest of everything that a score depends on beside the candidate (``identity.score_key``),
+``<portion>`` that of the scores and draws that were computed together. No file ever changes: another score, or more
+draws, is another portion, so processes that write at the same time never take anything from each other. Scores that are
+counted cost less than a file and are not kept.
 """
 
 import re
@@ -16,17 +16,15 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-import torch
-
 from metantk_core.candidates import parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
-from metantk_core.networks import REVISIONS
 from metantk_core.ports import ArtifactStore
-from metantk_core.scores import SCORES, ScoreRecord, inner_loop
+from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import Job
 from metantk_core.seeding import digest
+from metantk_core.workflow.identity import score_key
 from metantk_core.workflow.records import lacking, read_records, write_records
 from metantk_core.workflow.sealed import FORMAT, unsealed, warn_of_damage, write_sealed
 
@@ -39,33 +37,6 @@ class _Portion(NamedTuple):
     first: int
     stop: int
     digest: str
-
-
-def score_key(name: str, config: RunConfig, dataset: ImageDataset, device: str) -> str:
-    """Return the digest of everything that a score depends on beside the candidate: nothing else, and nothing less.
-
-    That is the settings that reach this score and no other ones, the images (or what else of them it sees), the seed,
-    the revisions of its definition and of the space's operations, torch's release and the kind of device.
-
-    Args:
-        name: Name of the score.
-        config: The run.
-        dataset: The images.
-        device: Kind of the device.
-    """
-    definition = SCORES[name]
-    values = config.scoring.model_dump(mode="json")
-    settings: dict[str, object] = {field: _setting(values, field) for field in definition.reads}
-    if definition.inner_loop is not None:
-        settings["inner loop"] = [str(part) for part in inner_loop(name, config.scoring)]
-    if definition.cost == "none":
-        settings["training network"] = config.training.network.model_dump(mode="json")
-    shape = dataset.train.image_shape
-    seen = {"images": dataset.digest, "shape": shape, "channels": shape[0]}[definition.sees]
-    # The build of a release (2.13.0+cpu, 2.13.0+cu130) says nothing that the kind of device doesn't.
-    release = torch.__version__.partition("+")[0]
-    space = config.search.space
-    return digest([name, definition.revision, space, REVISIONS[space], settings, seen, config.seed, release, device])
 
 
 class ScoreStore:
@@ -175,11 +146,3 @@ class ScoreStore:
         names = (job.stream, job.weights)
         apart = f"-{digest(names)}" if any(names) else ""
         return f"scores/{FORMAT}/{portion.digest}/{candidate}{apart}.jsonl"
-
-
-def _setting(values: object, path: str) -> object:
-    """Return the setting at a path of names with dots between them."""
-    for part in path.split("."):
-        assert isinstance(values, Mapping)
-        values = values[part]
-    return values

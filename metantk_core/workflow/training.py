@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from metantk_core import __version__, meta_training
+from metantk_core import meta_training
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
-from metantk_core.networks import REVISIONS
-from metantk_core.ports import MetricPoint, RegisteredModel
+from metantk_core.ports import RegisteredModel
 from metantk_core.ranking import ROLES, Leaderboard
-from metantk_core.seeding import digest, numpy_generator
+from metantk_core.seeding import numpy_generator
 from metantk_core.workflow.data import episode_source
+from metantk_core.workflow.identity import evaluation_key, training_key
 from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
 from metantk_core.workflow.sealed import FORMAT
+from metantk_core.workflow.tracked import accuracy_metrics, learning_metrics
 
 
 def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
@@ -50,7 +50,7 @@ def meta_train(
 ) -> TrainedModel:
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{FORMAT}/{_training_digest(config, genotype, dataset, ports.device_kind)}.checkpoint"
+    key = f"training/{FORMAT}/{training_key(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
     described = (
         f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
@@ -59,7 +59,7 @@ def meta_train(
     with step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
 
         def log(points: Sequence[meta_training.Validation]) -> None:
-            ports.tracker.log_metrics(run, [metric for point in points for metric in _learning_metrics(point)])
+            ports.tracker.log_metrics(run, [metric for point in points for metric in learning_metrics(point)])
 
         model = meta_training.meta_train(
             genotype,
@@ -79,9 +79,7 @@ def meta_train(
 
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
     """Evaluate a meta-trained network on episodes of test classes."""
-    evaluated = config.evaluation.model_dump(mode="json")
-    work = digest([model.digest, evaluated, dataset.digest, config.seed, ports.device_kind])
-    key = f"evaluation/{FORMAT}/{work}.checkpoint"
+    key = f"evaluation/{FORMAT}/{evaluation_key(config, model, dataset, ports.device_kind)}.checkpoint"
     described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
         evaluation = meta_training.evaluate(
@@ -94,20 +92,8 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
             device=ports.device,
         )
         ports.tracker.log_parameters(run, evaluation.protocol)
-        ports.tracker.log_metrics(
-            run,
-            [
-                MetricPoint("eval/accuracy", evaluation.accuracy, 0),
-                MetricPoint("eval/half width 95", evaluation.half_width, 0),
-            ],
-        )
-    ports.tracker.log_metrics(
-        ports.run,
-        [
-            MetricPoint(f"eval/accuracy {role}", evaluation.accuracy, 0),
-            MetricPoint(f"eval/half width 95 {role}", evaluation.half_width, 0),
-        ],
-    )
+        ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
+    ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
     ports.store.write(f"{config.run_id}/evaluation-{role}.json", evaluation.to_json().encode())
     return evaluation
 
@@ -155,27 +141,6 @@ def register_model(
     return registered
 
 
-def training_metrics(model: TrainedModel) -> list[MetricPoint]:
-    """Return the validation accuracy of a network's kept weights, and the iteration that they are from."""
-    return [
-        metric
-        for point in model.history  # empty if training diverged before the first validation
-        if point.iteration == model.best_iteration
-        for metric in (
-            MetricPoint("train/best validation accuracy", point.validation_accuracy, 0),
-            MetricPoint("train/best iteration", point.iteration, 0),
-        )
-    ]
-
-
-def _learning_metrics(point: meta_training.Validation) -> list[MetricPoint]:
-    return [
-        MetricPoint("train/loss", point.train_loss, point.iteration),
-        MetricPoint("train/accuracy", point.train_accuracy, point.iteration),
-        MetricPoint("val/accuracy", point.validation_accuracy, point.iteration),
-    ]
-
-
 def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.ndarray]:
     """Return one episode's support and query images of the first test classes, as people would send them."""
     ways, shots = config.evaluation.episode.ways, config.evaluation.episode.shots
@@ -188,18 +153,3 @@ def _input_example(config: RunConfig, dataset: ImageDataset) -> dict[str, np.nda
         "support_labels": np.repeat(np.arange(ways, dtype=np.int64), shots),
         "query_images": dataset.test.take(query),
     }
-
-
-def _training_digest(config: RunConfig, genotype: Genotype, dataset: ImageDataset, device: str) -> str:
-    return digest(
-        [
-            config.training.model_dump(mode="json"),
-            genotype.key,
-            REVISIONS[genotype.space],
-            dataset.digest,
-            config.seed,
-            __version__,
-            torch.__version__,
-            device,
-        ]
-    )

@@ -16,8 +16,8 @@ from metantk_core.datasets import ImageDataset
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
+from metantk_core.workflow.identity import training_key
 from metantk_core.workflow.runs import Ports, step_run
-from metantk_core.workflow.training import _training_digest
 from pipelines import local
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
@@ -133,7 +133,7 @@ def test_training_on_another_kind_of_device_is_other_work():
     )
     dataset = ImageDataset(train, val, test, "noise", (0.5,), (0.5,), "0" * 16)
     genotype = parse_genotype("nasbench201", CELL)
-    keys = {_training_digest(RECIPES["smoke"], genotype, dataset, kind) for kind in ("cpu", "cuda")}
+    keys = {training_key(RECIPES["smoke"], genotype, dataset, kind) for kind in ("cpu", "cuda")}
     assert len(keys) == 2
 
 

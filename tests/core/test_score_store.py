@@ -24,9 +24,10 @@ from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import render_markdown
 from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord, ScoringConfig
 from metantk_core.search import Job
-from metantk_core.workflow import Ports, Records, score_store, searching
+from metantk_core.workflow import Ports, Records, identity, limits, scoring
+from metantk_core.workflow.identity import score_key
 from metantk_core.workflow.runs import StoredCheckpoint
-from metantk_core.workflow.score_store import ScoreStore, score_key
+from metantk_core.workflow.score_store import ScoreStore
 
 DATASET = noise()
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
@@ -47,7 +48,7 @@ class Counted(Scorer):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, range, tuple[str, ...]]]:
-    monkeypatch.setattr(searching, "Scorer", Counted)
+    monkeypatch.setattr(scoring, "Scorer", Counted)
     monkeypatch.setattr(Counted, "asked", [])
     return Counted.asked
 
@@ -260,15 +261,15 @@ def test_key_names_the_kind_of_device_the_seed_and_the_revisions(name, monkeypat
     assert score_key(name, BASE, DATASET, "cuda") != key
     assert score_key(name, BASE.model_copy(update={"seed": 1}), DATASET, "cpu") != key
     assert score_key(name, BASE.model_copy(update={"name": "other"}), DATASET, "cpu") == key
-    release = score_store.torch.__version__.partition("+")[0]
+    release = identity.torch.__version__.partition("+")[0]
     for build, equal in ((f"{release}+cu130", True), (f"{release}+cpu", True), ("1.0.0", False)):
-        monkeypatch.setattr(score_store.torch, "__version__", build)
+        monkeypatch.setattr(identity.torch, "__version__", build)
         assert (score_key(name, BASE, DATASET, "cpu") == key) is equal
     monkeypatch.undo()
-    monkeypatch.setattr(score_store, "REVISIONS", {"nasbench201": 99})
+    monkeypatch.setattr(identity, "REVISIONS", {"nasbench201": 99})
     assert score_key(name, BASE, DATASET, "cpu") != key
     monkeypatch.undo()
-    monkeypatch.setattr(score_store, "SCORES", {name: replace(SCORES[name], revision=99)})
+    monkeypatch.setattr(identity, "SCORES", {name: replace(SCORES[name], revision=99)})
     assert score_key(name, BASE, DATASET, "cpu") != key
 
 
@@ -511,8 +512,8 @@ def test_round_is_not_closed_before_all_of_it_is_scored(tmp_path):
 
 def test_latency_is_measured_once_a_run_and_again_if_its_file_is_damaged(tmp_path, caplog, monkeypatch):
     measured = []
-    measure = cache(searching.measure_latency)  # its times don't matter here, and it takes seconds
-    monkeypatch.setattr(searching, "measure_latency", lambda *a, **k: measured.append(1) or measure(*a, **k))
+    measure = cache(limits.measure_latency)  # its times don't matter here, and it takes seconds
+    monkeypatch.setattr(limits, "measure_latency", lambda *a, **k: measured.append(1) or measure(*a, **k))
     config = tiny("search.num_candidates=3", "search.constraints.max_latency=9")
     board(config, tmp_path)
     board(config, tmp_path, 2)

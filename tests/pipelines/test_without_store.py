@@ -23,7 +23,7 @@ from metantk_core.config import RunConfig, load_config
 from metantk_core.ranking import Leaderboard
 from metantk_core.recipes import RECIPES
 from metantk_core.scores import SCORES, Scorer
-from metantk_core.workflow import Records, read_records, searching
+from metantk_core.workflow import Records, limits, read_records, scoring
 from metantk_core.workspace import Workspace, open_run
 
 SMALL = [
@@ -99,7 +99,7 @@ class Graph:
         dataset, run = self.step(prepare_dataset, {}, "dataset", "run")
         state, records = step(start_search, {"run": run}, "state", "records")
         shards = self._config.search.shards
-        for _ in range(searching.num_rounds(self._config)):
+        for _ in range(limits.num_rounds(self._config)):
             so_far = {"run": run, "state": state, "earlier": records}
             parts = [
                 step(score_shard, {**so_far, "dataset": dataset, "shard": index, "shards": shards}, "scores")[0]
@@ -128,7 +128,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count measurements of latency, each of which finds other times."""
-    measure, found = searching.measure_latency, []
+    measure, found = limits.measure_latency, []
 
     def differently(space: str, network: Any, **others: Any) -> Any:
         found.append(space)
@@ -137,7 +137,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         parts = tuple((*part[:-1], slow.get(part[3], 0.001)) for part in table.parts)
         return type(table)(**{**vars(table), "constant": 0.0, "parts": parts})
 
-    monkeypatch.setattr(searching, "measure_latency", differently)
+    monkeypatch.setattr(limits, "measure_latency", differently)
     return found
 
 
@@ -181,7 +181,7 @@ def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
             scored.extend(str(architecture) for name in names or () if SCORES[name].cost != "none")
             return super().score(architecture, repeats, stream, weights, names)
 
-    monkeypatch.setattr(searching, "Scorer", Counted)
+    monkeypatch.setattr(scoring, "Scorer", Counted)
     asked = configured(images, "search.strategy=sample")
     graph = Graph(asked, tmp_path, bucket, tracking)
     laptop = Workspace(tmp_path / "runs", tracking, "cpu", bucket)
