@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def close_round(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -21,8 +20,7 @@ def close_round(
     """Decide by what a round found, and say what the next one scores; nothing to do after the search has ended.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         state: ``SearchState`` as JSON, before the round.
@@ -34,13 +32,13 @@ def close_round(
     """
     from pathlib import Path
 
-    from metantk_core import workflow, workspace
+    from metantk_core import steps, workflow
     from metantk_core.search import SearchState
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step("close round", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         before = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
         known = workflow.load_records(earlier.path, *(shard.path for shard in scores))
-        after = workflow.close_round(run_config, before, known, ports)
+        after = workflow.close_round(config, before, known, ports)
         following.metadata["candidates"] = len(after.plan)
         Path(following.path).write_text(after.to_json(), encoding="utf-8")
         Path(records.path).write_text(workflow.write_records(known), encoding="utf-8")

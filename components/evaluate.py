@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def evaluate(
-    config: str,
     role: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
@@ -20,9 +19,8 @@ def evaluate(
     """Evaluate a network on few-shot episodes of test classes, with a 95 % interval over episodes.
 
     Args:
-        config: ``RunConfig`` as JSON.
         role: Which candidate the network is: ``best``, ``worst`` or ``random``.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         model: Folder with weights and description.
@@ -32,11 +30,11 @@ def evaluate(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, meta_training, workflow, workspace
+    from metantk_core import datasets, meta_training, steps, workflow
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step(f"evaluate {role}", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         trained = meta_training.load_model(Path(model.path))
-        evaluated = workflow.evaluate(run_config, role, trained, datasets.load(Path(dataset.path)), ports)
+        evaluated = workflow.evaluate(config, role, trained, datasets.load(Path(dataset.path)), ports)
         Path(evaluation.path).write_text(evaluated.to_json(), encoding="utf-8")
         summary.log_metric("accuracy", evaluated.accuracy)
         summary.log_metric("half width 95", evaluated.half_width)

@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def meta_train(
-    config: str,
     role: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
@@ -20,9 +19,8 @@ def meta_train(
     """Meta-train one candidate of the leaderboard; the weights with the best validation accuracy are kept.
 
     Args:
-        config: ``RunConfig`` as JSON.
         role: Which candidate: ``best``, ``worst`` or ``random``.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         leaderboard: ``Leaderboard`` as JSON.
@@ -32,12 +30,12 @@ def meta_train(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, meta_training, workflow, workspace
+    from metantk_core import datasets, meta_training, steps, workflow
     from metantk_core.ranking import Leaderboard
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step(f"meta-train {role}", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         ranked = Leaderboard.from_json(Path(leaderboard.path).read_text(encoding="utf-8"))
-        trained = workflow.meta_train(run_config, role, ranked, datasets.load(Path(dataset.path)), ports)
+        trained = workflow.meta_train(config, role, ranked, datasets.load(Path(dataset.path)), ports)
         meta_training.save_model(trained, Path(model.path))
         model.metadata["role"] = role
         model.metadata["genotype"] = trained.genotype

@@ -1,4 +1,4 @@
-"""Step: configuration in, prepared dataset and the tracker's run out."""
+"""Step: configuration in, prepared dataset and the run, completed by the digest of its images, out."""
 
 from kfp import dsl
 
@@ -10,6 +10,8 @@ def prepare_dataset(
     config: str,
     store: str,
     tracking_uri: str,
+    pipeline: str,
+    kubeflow: str,
     dataset: dsl.Output[dsl.Dataset],
     run: dsl.Output[dsl.Artifact],
 ) -> None:
@@ -19,17 +21,22 @@ def prepare_dataset(
         config: ``RunConfig`` as JSON.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
+        pipeline: Kubeflow's identifier of the pipeline run.
+        kubeflow: Address of Kubeflow's pages, for a link to that of the pipeline run; empty for none.
         dataset: Folder with the prepared arrays of the three splits.
-        run: Text file with the identifier of the run in MLflow, the parent of all steps' runs. A file, not a parameter:
-            Kubeflow's local runner puts the loop's item in the place of parameters that come from other steps.
+        run: The run: its ``RunConfig`` as JSON, with the digest of the images, by which later steps find it in MLflow.
+            A file, not a parameter: Kubeflow's local runner puts the loop's item in the place of parameters that come
+            from other steps.
     """
     from pathlib import Path
 
-    from metantk_core import workflow, workspace
+    from metantk_core import steps, workflow
 
     images = Path(dataset.path)
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, images=images) as (run_config, ports):
-        prepared = workflow.prepare_dataset(run_config, images, ports, cache=workspace.dataset_cache())
+    with steps.open_pipeline(
+        config, store=store, tracking_uri=tracking_uri, images=images, pipeline=pipeline, kubeflow=kubeflow
+    ) as (run_config, ports):
+        prepared = workflow.prepare_dataset(run_config, images, ports, cache=steps.dataset_cache())
         dataset.metadata["name"] = prepared.name
         dataset.metadata["digest"] = prepared.digest
-        Path(run.path).write_text(ports.run, encoding="utf-8")
+        Path(run.path).write_text(run_config.to_json(), encoding="utf-8")

@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def rank_candidates(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -21,8 +20,7 @@ def rank_candidates(
     """Rank what the search scored and say how far the ranking can be trusted.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         state: ``SearchState`` as JSON, after the last round.
@@ -34,12 +32,12 @@ def rank_candidates(
     """
     from pathlib import Path
 
-    from metantk_core import workflow, workspace
+    from metantk_core import steps, workflow
     from metantk_core.search import SearchState
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step("rank candidates", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         ended = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
-        result = workflow.finish_search(run_config, ended, workflow.load_records(records.path), ports)
+        result = workflow.finish_search(config, ended, workflow.load_records(records.path), ports)
         result.write(leaderboard=Path(leaderboard.path), history=Path(history.path), table=Path(table.path))
         leaderboard.metadata["digest"] = result.leaderboard.digest
         for metric in workflow.ranking_metrics(result.leaderboard):

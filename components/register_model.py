@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def register_model(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -19,8 +18,7 @@ def register_model(
     """Register the best candidate's network as a few-shot classifier and finish the run.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         roles: The roles of ``models`` and ``evaluations``, in their order.
@@ -33,13 +31,13 @@ def register_model(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, workflow, workspace
+    from metantk_core import datasets, steps, workflow
     from metantk_core.meta_training import Evaluation
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step("register model", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         best = roles.index("best")
         registered = workflow.register_model(
-            run_config,
+            config,
             Path(models[best].path),
             Evaluation.from_json(Path(evaluations[best].path).read_text(encoding="utf-8")),
             datasets.load(Path(dataset.path)),

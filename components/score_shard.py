@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def score_shard(
-    config: str,
     shard: int,
     shards: int,
     run: dsl.Input[dsl.Artifact],
@@ -22,10 +21,9 @@ def score_shard(
     """Score one shard of a round's candidates at random initialisation.
 
     Args:
-        config: ``RunConfig`` as JSON.
         shard: Index of the shard, from 0.
         shards: Number of shards of the round.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store, which saves repetition; empty for none.
         tracking_uri: Address of MLflow.
         dataset: Folder with the prepared arrays.
@@ -36,13 +34,17 @@ def score_shard(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, workflow, workspace
+    from metantk_core import datasets, steps, workflow
     from metantk_core.search import SearchState
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    name = f"score shard {shard + 1} of {shards}"
+    with steps.open_step(name, run.path, store=store, tracking_uri=tracking_uri) as (
+        config,
+        ports,
+    ):
         planned = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
         images, known = datasets.load(Path(dataset.path)), workflow.load_records(earlier.path)
-        records = workflow.score_shard(run_config, planned, shard, shards, images, known, ports)
+        records = workflow.score_shard(config, planned, shard, shards, images, known, ports)
         Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
         summary.log_metric("records", len(records))
         summary.log_metric("seconds", sum(record.seconds for record in records))

@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def search(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -20,8 +19,7 @@ def search(
     """Run all rounds of the search one after the other; a pod that died goes on where the last one was.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         dataset: Folder with the prepared arrays.
@@ -32,10 +30,10 @@ def search(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, workflow, workspace
+    from metantk_core import datasets, steps, workflow
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
-        result = workflow.search(run_config, datasets.load(Path(dataset.path)), ports)
+    with steps.open_step("search", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
+        result = workflow.search(config, datasets.load(Path(dataset.path)), ports)
         result.write(leaderboard=Path(leaderboard.path), history=Path(history.path), table=Path(table.path))
         leaderboard.metadata["digest"] = result.leaderboard.digest
         for metric in workflow.ranking_metrics(result.leaderboard):

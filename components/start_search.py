@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def start_search(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -17,8 +16,7 @@ def start_search(
     """Decide what the first round of the search scores.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         state: ``SearchState`` as JSON, with the latency table if latency is limited.
@@ -26,10 +24,10 @@ def start_search(
     """
     from pathlib import Path
 
-    from metantk_core import workflow, workspace
+    from metantk_core import steps, workflow
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
-        started = workflow.start_search(run_config, ports)
+    with steps.open_step("start search", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
+        started = workflow.start_search(config, ports)
         state.metadata["candidates"] = len(started.plan)
         Path(state.path).write_text(started.to_json(), encoding="utf-8")
         Path(records.path).write_text("", encoding="utf-8")

@@ -7,7 +7,6 @@ from components.step import step
 
 @step
 def write_report(
-    config: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -22,8 +21,7 @@ def write_report(
     """Write the self-contained report of a run and attach it to the run in MLflow.
 
     Args:
-        config: ``RunConfig`` as JSON.
-        run: Text file with the identifier of the run in MLflow.
+        run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
         roles: The roles of ``models`` and ``evaluations``, in their order.
@@ -36,14 +34,14 @@ def write_report(
     """
     from pathlib import Path
 
-    from metantk_core import datasets, meta_training, workflow, workspace
+    from metantk_core import datasets, meta_training, steps, workflow
     from metantk_core.meta_training import Evaluation
     from metantk_core.ranking import Leaderboard
     from metantk_core.search import SearchHistory
 
-    with workspace.open_step(config, store=store, tracking_uri=tracking_uri, run=Path(run.path)) as (run_config, ports):
+    with steps.open_step("write report", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         workflow.report(
-            run_config,
+            config,
             Leaderboard.from_json(Path(leaderboard.path).read_text(encoding="utf-8")),
             SearchHistory.from_json(Path(history.path).read_text(encoding="utf-8")),
             datasets.load(Path(dataset.path)),

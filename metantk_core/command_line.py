@@ -418,7 +418,7 @@ def run(
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
     config = _config(recipe, overrides, seed)
 
-    from metantk_core import terminal, wiring, workflow
+    from metantk_core import steps, terminal, wiring, workflow
     from metantk_core import workspace as spaces
     from pipelines import local
 
@@ -435,7 +435,7 @@ def run(
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:
-            spaces.raise_step_failure(locally.progress, locally.log)
+            steps.raise_step_failure(locally.progress, locally.log)
     result = workflow.read_result(config, place.store())
     if as_json:
         _print_json(result.as_values())
@@ -473,6 +473,9 @@ def compile_pipeline(
             "--tracking-uri", help="MLflow as the cluster sees it: http(s):// or postgresql://, without password."
         ),
     ] = "",
+    kubeflow: Annotated[
+        str, typer.Option(help="Kubeflow's pages as people see them, which the run in MLflow links to: http(s)://.")
+    ] = "",
     overrides: Overrides = None,
     seed: Seed = None,
 ) -> None:
@@ -493,7 +496,8 @@ def compile_pipeline(
         memory=memory,
         retries=retries,
     )
-    search_and_meta_train.write(config, output, resources, store=store, tracking_uri=tracking_uri)
+    addresses = {"store": store, "tracking_uri": tracking_uri, "kubeflow": kubeflow}
+    search_and_meta_train.write(config, output, resources, **addresses)
     typer.echo(
         f"Wrote {output}: upload it in the Kubeflow UI, "
         "or submit it with kfp.Client().create_run_from_pipeline_package."

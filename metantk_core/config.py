@@ -19,7 +19,7 @@ from metantk_core.ranking import Criterion, Role
 from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
 from metantk_core.seeding import digest
-from metantk_core.settings_text import parse_json, parse_yaml, read_settings
+from metantk_core.settings_text import HOW, parse_json, parse_yaml, read_settings
 
 _COMPLAINTS = 10  # in one message
 
@@ -32,6 +32,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         pattern=r"^[a-z0-9][a-z0-9-]*$",
         max_length=50,
         description="Name for people: small letters, digits, -; so short that folders and pods can be named after it",
+        json_schema_extra=HOW,
     )
     seed: int = Field(
         default=0, ge=0, lt=2**53, description="Seed of everything random; below 2^53, which JSON keeps exactly"
@@ -55,6 +56,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default="metantk-few-shot",
         max_length=256,
         description="Name in the model registry, by MLflow's rules: without / and :, as long as its database keeps",
+        json_schema_extra=HOW,
     )
     dataset_digest: str | None = Field(
         default=None,
@@ -105,14 +107,22 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         return Criterion.of(self.rank_by)
 
     @property
-    def digest(self) -> str:
-        """The digest of all that can change a number: not of the name, nor of the number of shards."""
-        values = json.loads(self.to_json())
-        del values["name"], values["registered_model"], values["search"]["shards"]
+    def experiment(self) -> dict[str, Any]:
+        """What decides the numbers, as plain values: without what says how the run is run, such as name and shards.
+
+        A person's images are what they are wherever they lie: their folder counts as long as their digest is unknown.
+        """
+        values = _deciding(type(self), json.loads(self.to_json()))
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
-        del values["search"]["mix_devices"]  # says what is refused: a refused search goes on when it is allowed
-        return digest(values)
+        elif self.data.path is not None:
+            del values["data"]["path"]
+        return values
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that can change a number: not of the name, nor of the number of shards."""
+        return digest(self.experiment)
 
     @property
     def run_id(self) -> str:
@@ -158,6 +168,20 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             found = list(dict.fromkeys(_complaint(cls, detail) for detail in error.errors(include_url=False)))
             more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
             raise InputError(f"Can't use {origin}: {'; '.join(found[:_COMPLAINTS])}{more}.") from error
+
+
+def _deciding(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the settings of a model that decide numbers, and so on below."""
+    kept: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        below = field.annotation
+        if field.json_schema_extra == HOW:
+            continue
+        if isinstance(below, type) and issubclass(below, BaseModel):
+            kept[name] = _deciding(below, values[name])
+        else:
+            kept[name] = values[name]
+    return kept
 
 
 def explained(config: RunConfig) -> str:

@@ -19,6 +19,14 @@ RunStatus = Literal["finished", "failed", "killed"]
 """How a run ended: as it should, by an error or a termination signal, or by a person's interrupt."""
 
 
+RUN_KEY = "metantk.key"
+"""Tag that holds the key of a run."""
+PIPELINE = "metantk.pipeline"
+"""Tag that holds Kubeflow's identifier of the pipeline run that opened a run last."""
+FAILED_STEP = "metantk.failed_step"
+"""Tag that names the step that failed last; beside it, with ``.reason`` behind, is why."""
+
+
 class AwayError(InputError):
     """What remembers does not answer, and was waited for as long as it may be.
 
@@ -163,12 +171,24 @@ class Tracker(Protocol):
         """Note a dataset as an input of a run; the context says what for, such as ``train``."""
         ...
 
-    def find_run(self, key: str) -> str | None:
-        """Return the identifier of the run of this key that has no parent, as it is, or none."""
+    def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
+        """Return the identifier of the run of this key that has no parent, as it is, or none.
+
+        Args:
+            key: What was given when it was opened.
+            tag: Another tag that holds it, such as ``PIPELINE``.
+            hurry: Whether a tracker that does not answer is waited for some seconds at most.
+        """
+        ...
+
+    def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
+        """Add words to find a run by, in some seconds at most: that is how a process that is about to end says why."""
         ...
 
     def close_run(self, run: str, status: RunStatus, *, again: bool = True) -> None:
         """Note that a run has ended, and how; runs below it that still look as if they went on end as killed.
+
+        What a run that finishes says of a step that failed, in an earlier attempt, is removed.
 
         Args:
             run: Identifier of the run.

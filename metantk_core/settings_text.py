@@ -19,6 +19,8 @@ from metantk_core.errors import InputError
 
 LARGEST_FILE = 2**20
 """Bytes of a file of settings: a thousand times what all settings with a comment each take."""
+HOW: dict[str, Any] = {"how": True}
+"""Mark of a setting (``json_schema_extra``) that says how a run is run and can't change a number of it."""
 _DEEPEST = 32  # levels; settings have four
 _MOST_VALUES = 10_000  # aliases counted as often as they are used
 _DIGITS = 100  # of a whole number

@@ -1,29 +1,26 @@
-"""Where runs keep their things, and how a step gets its ports: paths and addresses enter, ``Ports`` leave."""
+"""Where runs keep their things on a machine: paths and addresses enter, ``Ports`` leave."""
 
-import json
 import os
 import re
-import shlex
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from metantk_core import datasets, stopping, wiring, workflow
+from metantk_core import datasets, stopping, tracking, wiring, workflow
 from metantk_core.adapters import locks
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_uri
 from metantk_core.adapters.filesystem import sweep
-from metantk_core.adapters.progress import WATCHED, ProgressFile, ProgressLines, notice
+from metantk_core.adapters.progress import ProgressLines, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import KEPT, STOPPED, InputError, StepError, full_disk
-from metantk_core.ports import ArtifactStore, AwayError, ModelRegistry, RunStatus, Tracker, run_scope
-from metantk_core.progress import Progress
+from metantk_core.errors import STOPPED, InputError
+from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run_scope
+from metantk_core.tracking import Tracking
 from metantk_core.workflow import Ports, Sent, Unsent
 
 _LAST_LINES = 12  # of a log
@@ -117,11 +114,11 @@ class Workspace:
 
     def link(self, config: RunConfig) -> str | None:
         """Return the address of the run's page on the MLflow server, or none if there is no server that answers."""
-        if not _is_server(self.tracking_uri):
+        if not tracking.is_server(self.tracking_uri):
             return None
         try:
             tracker = wiring.tracker(self.tracking_uri)
-            run = tracker.find_run(config.run_id)
+            run = tracker.find_run(config.run_id, hurry=True)
             return tracker.link(run) if run else None
         except AwayError:
             return None
@@ -153,7 +150,7 @@ class Workspace:
             there = self.tracking or address
             tracker = wiring.tracker(there)
             try:
-                yield workflow.send(Unsent(store, run, address), tracker, lambda there=there: _registry(there))
+                yield workflow.send(Unsent(store, run, address), tracker, lambda there=there: tracking.registry(there))
             except InputError as error:
                 if getattr(error, "code", "") != "RESOURCE_DOES_NOT_EXIST":
                     raise
@@ -192,70 +189,6 @@ class Workspace:
         return command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-@dataclass(frozen=True)
-class _Tracking:
-    """The way to MLflow of one process.
-
-    Attributes:
-        tracker: Where it logs.
-        registry: Gives where it registers.
-        unsent: What could not be logged; none where MLflow is a database, which does not go away.
-    """
-
-    tracker: Tracker
-    registry: Callable[[], ModelRegistry]
-    unsent: Unsent | None = None
-
-
-def _tracking(address: str, store: ArtifactStore, run: str, *, at_start: bool) -> _Tracking:
-    """Return the way to MLflow, after what could not be logged before was sent.
-
-    Args:
-        address: Address of MLflow.
-        store: Keeps what can't be logged.
-        run: Name of the run.
-        at_start: Whether nothing has been computed yet, so that it is an error if the server is away. Later on it is
-            waited for, unless others of the run did so already.
-
-    Raises:
-        AwayError: At the start the server does not answer.
-    """
-    if not _is_server(address):
-        return _Tracking(wiring.tracker(address), lambda: _registry(address))
-    unsent = Unsent(store, run, shown(address), notice)
-    left = bool(unsent.left())
-    tracker = None
-    try:
-        found = wiring.tracker(address, patient=not at_start and not left)
-        tracker = found if not left or _sent(unsent, found, address, at_start=at_start) else None
-    except AwayError:
-        if at_start:
-            raise
-    if tracker is None:
-        unsent.give_up()
-    return _Tracking(
-        workflow.KeepingTracker(tracker, unsent),
-        lambda: workflow.KeepingRegistry(lambda: _registry(address), unsent),
-        unsent,
-    )
-
-
-def _sent(unsent: Unsent, tracker: Tracker, address: str, *, at_start: bool) -> bool:
-    """Send what could not be logged before; return whether all of it was."""
-    try:
-        workflow.send(unsent, tracker, lambda: _registry(address))
-    except InputError as error:
-        if at_start:
-            raise
-        notice(f"What could not be logged before can't be logged now: {error}")  # `metantk sync` will say so again
-        return False
-    return True
-
-
-def _registry(address: str) -> ModelRegistry:
-    return wiring.model_registry(address, patient=True)
-
-
 @contextmanager
 def own_run(config: RunConfig, place: Workspace) -> Iterator[Tracker]:
     """Be the only process that works on a run, and leave nothing of it looking as if it went on.
@@ -267,50 +200,28 @@ def own_run(config: RunConfig, place: Workspace) -> Iterator[Tracker]:
     Raises:
         InputError: Another process works on this run, or the server does not answer.
     """
-    with _owned(config, place, place.store()) as tracking:
-        yield tracking.tracker
+    with _owned(config, place, place.store()) as way:
+        yield way.tracker
 
 
 @contextmanager
-def _owned(config: RunConfig, place: Workspace, store: ArtifactStore) -> Iterator[_Tracking]:
+def _owned(config: RunConfig, place: Workspace, store: ArtifactStore) -> Iterator[Tracking]:
     folder = place.folder(config)
     with stopping.raising(), locks.exclusive(folder / ".lock", f"The run {config.run_id} in {place.root}"):
-        tracking = _tracking(place.tracking_uri, store, config.run_id, at_start=True)
+        way = tracking.open_tracking(place.tracking_uri, store, config.run_id, at_start=True)
         with _scratch(folder / ".scratch"), _swept(place.root.absolute()):
-            _close(tracking.tracker, config, "killed")
+            _close(way.tracker, config, "killed")
             try:
-                yield tracking
+                yield way
             except BaseException as error:
                 with stopping.shielded():
                     try:
                         status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
-                        _close(tracking.tracker, config, status)
+                        _close(way.tracker, config, status)
                     except Exception as second:  # what ended the work matters more than that it could not be noted
                         error.add_note(f"The runs of {config.run_id} could not be closed: {second}")
                 raise
-            _send_or_tell(tracking.unsent, place)
-
-
-def _send_or_tell(unsent: Unsent | None, place: Workspace) -> None:
-    """Send what could not be logged while a run went on, or say what to do once the server answers again."""
-    if unsent is None or not unsent.left():
-        return
-    try:
-        sent = workflow.send(
-            unsent, wiring.tracker(place.tracking_uri), lambda: wiring.model_registry(place.tracking_uri)
-        )
-        notice(f"MLflow at {unsent.address} was away for a while; {sent.num_calls} calls were made up for.")
-    except InputError as error:
-        if not isinstance(error, AwayError):
-            notice(str(error))
-        notice(_advice(unsent, place.sync_command()))
-
-
-def _advice(unsent: Unsent, command: Sequence[str]) -> str:
-    return (
-        f"MLflow at {unsent.address} lacks something: the results are whole, and {len(unsent.left())} calls that "
-        f"would show them there are kept in {unsent.place}; once it answers, do: {shlex.join(['metantk', *command])}"
-    )
+            tracking.send_or_tell(way.unsent, place.tracking_uri, place.sync_command())
 
 
 @contextmanager
@@ -322,15 +233,15 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
         place: Where it keeps its things.
     """
     kept = place.store()
-    with _owned(config, place, kept) as tracking:
-        run = workflow.open_run(config, tracking.tracker)
-        with run_scope(tracking.tracker, run), wiring.opened_store(place.store_uri, kept) as store:
+    with _owned(config, place, kept) as way:
+        run = workflow.open_run(config, way.tracker)
+        with run_scope(way.tracker, run), wiring.opened_store(place.store_uri, kept) as store:
             ports = Ports(
                 store=store,
-                tracker=tracking.tracker,
-                registry=tracking.registry(),
+                tracker=way.tracker,
+                registry=way.registry(),
                 run=run,
-                progress_for=_progress_for,
+                progress_for=progress_for,
                 device=wiring.device(place.device),
             )
             dataset = place.dataset(config)
@@ -342,13 +253,9 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
                 raise
 
 
-def _is_server(address: str) -> bool:
-    return scheme(address) in ("http", "https")
-
-
 def _close(tracker: Tracker, config: RunConfig, status: RunStatus) -> None:
     """Close what is open of a run in the tracker; how a run ended that has ended stays."""
-    run = tracker.find_run(config.run_id)
+    run = tracker.find_run(config.run_id, hurry=True)
     if run is not None:
         tracker.close_run(run, status, again=False)
 
@@ -383,102 +290,3 @@ def _swept(root: Path) -> Iterator[None]:
         yield
     finally:
         sweep(root)
-
-
-@contextmanager
-def open_step(
-    config: str, *, store: str, tracking_uri: str, run: Path | None = None, images: Path | None = None
-) -> Iterator[tuple[RunConfig, Ports]]:
-    """Give one step of a pipeline, in a process of its own, its configuration and ports.
-
-    In a pod, progress goes to standard error; a local run names a folder in ``METANTK_PROGRESS`` and shows what it
-    finds there. A person's bad input ends the process with one sentence and exit code 2.
-
-    Args:
-        config: ``RunConfig`` as JSON.
-        store: Address of the artifact store; empty keeps finished work only as long as the pod lives.
-        tracking_uri: Address of MLflow; empty for ``MLFLOW_TRACKING_URI``.
-        run: File with the identifier of the pipeline's run in the tracker; none opens the run.
-        images: Where a person's own images are prepared before the run is opened, which they are a part of.
-    """
-    folder = os.environ.get(WATCHED)
-    parent = os.environ.get(stopping.PARENT)
-    if parent:
-        stopping.end_with(int(parent))
-    try:
-        with stopping.raising():  # a pod that is told to go tidies up, whatever it is at
-            run_config = RunConfig.from_json(config)
-            address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-            if not address:
-                raise InputError(
-                    "No MLflow address was given; set the pipeline's tracking_uri or MLFLOW_TRACKING_URI in the pods."
-                )
-            # The first step makes the run, and says so if it can't; others wait for a server that is away.
-            patient = run is not None
-            kept = wiring.artifact_store(store) if store else None
-            if kept is not None:
-                # By the name that all steps know: that of the configuration before its images were prepared.
-                tracking = _tracking(address, kept, run_config.run_id, at_start=not patient)
-            else:  # what can't be logged has no place to wait in
-                tracking = _Tracking(wiring.tracker(address, patient=patient), lambda: _registry(address))
-            tracker = tracking.tracker
-            if images is not None and run_config.data.path is not None and run_config.dataset_digest is None:
-                found = workflow.prepare_images(run_config, images, _progress_for("dataset"), cache=dataset_cache())
-                run_config = run_config.model_copy(update={"dataset_digest": found.digest})
-            with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch, kept) as opened:
-                yield (
-                    run_config,
-                    Ports(
-                        store=opened,
-                        tracker=tracker,
-                        registry=tracking.registry(),
-                        run=run.read_text(encoding="utf-8") if run else workflow.open_run(run_config, tracker),
-                        progress_for=_progress_for,
-                        device=wiring.device(),
-                    ),
-                )
-            if not folder and tracking.unsent is not None and tracking.unsent.away:
-                notice(_advice(tracking.unsent, ["sync", "--store", store]))
-    except (InputError, OSError) as error:
-        known = error if isinstance(error, InputError) else full_disk(error)
-        if known is None:
-            raise
-        if folder:
-            with suppress(OSError):  # where the disk is full, the command sees that itself
-                _failure_file(Path(folder)).write_text(json.dumps({"sentence": str(known)}), encoding="utf-8")
-        print(f"metantk: {known}", file=sys.stderr)  # noqa: T201 - a pod's log is its terminal
-        raise SystemExit(2) from error
-
-
-def raise_step_failure(progress: Path, log: Path) -> NoReturn:
-    """Raise what ended a local pipeline run.
-
-    Raises:
-        InputError: A step met a person's bad input.
-        StepError: Anything else, with the end of the log.
-    """
-    with suppress(FileNotFoundError, ValueError):  # on a full disk the file is empty
-        raise InputError(json.loads(_failure_file(progress).read_text(encoding="utf-8"))["sentence"])
-    if shutil.disk_usage(progress).free < _LEAST_ROOM:
-        raise InputError(f"The disk of {progress.parent} is full; make room, and run the same command again: {KEPT}")
-    text = _COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace"))
-    lines = [line for line in text.splitlines() if line.strip()]
-    raise StepError(
-        f"a step of the pipeline ended with an unexpected error. This is a fault of metantk, not of your input; please "
-        f"report it, with the log {log}, which ends:\n" + "\n".join(lines[-_LAST_LINES:])
-    )
-
-
-def dataset_cache() -> Path | None:
-    """Return the folder in which a local run keeps prepared datasets, if there is one."""
-    folder = os.environ.get("METANTK_DATASET_CACHE")
-    return Path(folder) if folder else None
-
-
-def _progress_for(step: str) -> Progress:
-    folder = os.environ.get(WATCHED)
-    return ProgressFile(Path(folder), step) if folder else ProgressLines(sys.stderr, step)
-
-
-def _failure_file(folder: Path) -> Path:
-    return folder / "failure.json"

@@ -96,14 +96,14 @@ def admit_accelerator(name: str) -> None:
         )
 
 
-def admit_addresses(store: str, tracking_uri: str) -> None:
+def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
     """Do nothing for addresses that every pod can use and that hold no secret; empty ones are set at submission.
 
     Raises:
         InputError: One may hold a secret, means something on one machine alone, or is of a kind that no pod can use.
     """
-    refuse_secrets(tracking_uri)
-    refuse_secrets(store)
+    for address in (tracking_uri, store, kubeflow):
+        refuse_secrets(address)
     if tracking_uri and (scheme(tracking_uri).partition("+")[0] not in ("http", "https", "postgresql")):
         raise InputError(
             "Expected MLflow's address as pods see it, which starts with http://, https:// or postgresql://, got "
@@ -118,7 +118,12 @@ def admit_addresses(store: str, tracking_uri: str) -> None:
             f"Expected the store as an absolute folder that all pods mount, such as /mnt/store, or as a bucket, "
             f"s3://bucket/prefix, got {shown(store)}."
         )
-    for address in (store, tracking_uri):
+    if kubeflow and (scheme(kubeflow) not in ("http", "https") or kubeflow.endswith("://")):
+        raise InputError(
+            f"Expected the address of Kubeflow's pages as people see it, which starts with http:// or https://, got "
+            f"{shown(kubeflow)}."
+        )
+    for address in (store, tracking_uri, kubeflow):
         if len(address) > 1000 or any(part in ("..", ".") for part in address.split("/")):
             raise InputError(
                 f"Expected an address without '.' and '..' of at most 1,000 characters, got {quoted(address)}."

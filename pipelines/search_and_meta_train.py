@@ -10,6 +10,7 @@ from typing import Any
 from kfp import compiler, dsl
 
 from components.close_round import close_round
+from components.close_run import close_run
 from components.evaluate import evaluate
 from components.meta_train import meta_train
 from components.prepare_dataset import prepare_dataset
@@ -74,37 +75,43 @@ class Resources:
 
 
 def add_search(
-    config: RunConfig, placed: Callable[..., dsl.PipelineTask], ports: dict[str, Any], run: Any, dataset: Any
+    config: RunConfig, placed: Callable[..., dsl.PipelineTask], ports: dict[str, Any], dataset: Any
 ) -> tuple[Any, Any]:
     """Add the steps of a search to the pipeline that is being built; return its leaderboard and its history.
 
     Args:
         config: Says how many rounds and shards there are.
         placed: Gives a task its place on the cluster.
-        ports: Configuration and addresses, which every step takes.
-        run: The run in the tracker.
+        ports: The run and addresses, which every step takes.
         dataset: The prepared images.
     """
     shards = config.search.shards
     if shards == 1:
-        found = placed(search(**ports, run=run, dataset=dataset), computes=True)
+        found = placed(search(**ports, dataset=dataset), computes=True)
         return found.outputs["leaderboard"], found.outputs["history"]
     # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
     timed = config.search.constraints.max_latency is not None  # where networks run, or it would be another machine's
-    started = placed(start_search(**ports, run=run), computes=timed)
+    started = placed(start_search(**ports), computes=timed)
     state, records = started.outputs["state"], started.outputs["records"]
     for number in range(1, workflow.num_rounds(config) + 1):
-        so_far = {**ports, "run": run, "state": state, "earlier": records}
+        so_far = {**ports, "state": state, "earlier": records}
         # The number of rounds is known beforehand; those after the end of a search have nothing to score.
         with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
             scored = placed(score_shard(**so_far, dataset=dataset, shard=shard, shards=shards), computes=True)
         closed = placed(close_round(**so_far, scores=dsl.Collected(scored.outputs["scores"])))
         state, records = closed.outputs["following"], closed.outputs["records"]
-    ranked = placed(rank_candidates(**ports, run=run, state=state, records=records))
+    ranked = placed(rank_candidates(**ports, state=state, records=records))
     return ranked.outputs["leaderboard"], ranked.outputs["history"]
 
 
-def build(config: RunConfig, resources: Resources | None = None, *, store: str = "", tracking_uri: str = "") -> Any:
+def build(
+    config: RunConfig,
+    resources: Resources | None = None,
+    *,
+    store: str = "",
+    tracking_uri: str = "",
+    kubeflow: str = "",
+) -> Any:
     """Return the pipeline of a run.
 
     The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
@@ -116,6 +123,7 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         resources: What the steps ask of the cluster.
         store: Default address of the artifact store.
         tracking_uri: Default address of MLflow.
+        kubeflow: Default address of Kubeflow's pages, which the run in MLflow links to.
     """
     resources = resources or Resources()
     roles: list[Any] = list(config.trained_roles)
@@ -137,47 +145,57 @@ def build(config: RunConfig, resources: Resources | None = None, *, store: str =
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
     )
     def search_and_meta_train(
-        config: str = config.to_json(), store: str = store, tracking_uri: str = tracking_uri
+        config: str = config.to_json(), store: str = store, tracking_uri: str = tracking_uri, kubeflow: str = kubeflow
     ) -> None:
-        ports: dict[str, Any] = {"config": config, "store": store, "tracking_uri": tracking_uri}
-        prepared = placed(prepare_dataset(**ports))
-        run, dataset = prepared.outputs["run"], prepared.outputs["dataset"]
-        leaderboard, history = add_search(config_given, placed, ports, run, dataset)
-        with dsl.ParallelFor(roles, name="candidates") as role:
-            trained = placed(
-                meta_train(**ports, run=run, role=role, dataset=dataset, leaderboard=leaderboard),
-                computes=True,
-            )
-            evaluated = placed(
-                evaluate(**ports, run=run, role=role, dataset=dataset, model=trained.outputs["model"]), computes=True
-            )
+        addresses: dict[str, Any] = {"store": store, "tracking_uri": tracking_uri}
+        begun: dict[str, Any] = {**addresses, "config": config, "pipeline": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        with dsl.ExitHandler(placed(close_run(**begun)), name="run"):
+            prepared = placed(prepare_dataset(**begun, kubeflow=kubeflow))
+            dataset = prepared.outputs["dataset"]
+            ports: dict[str, Any] = {**addresses, "run": prepared.outputs["run"]}
+            leaderboard, history = add_search(config_given, placed, ports, dataset)
+            with dsl.ParallelFor(roles, name="candidates") as role:
+                trained = placed(
+                    meta_train(**ports, role=role, dataset=dataset, leaderboard=leaderboard),
+                    computes=True,
+                )
+                evaluated = placed(
+                    evaluate(**ports, role=role, dataset=dataset, model=trained.outputs["model"]), computes=True
+                )
 
-        def results() -> dict[str, Any]:
-            # Built anew for each consumer: the compiler changes a Collected when it meets it.
-            return {
-                "run": run,
-                "roles": roles,
-                "dataset": dataset,
-                "models": dsl.Collected(trained.outputs["model"]),
-                "evaluations": dsl.Collected(evaluated.outputs["evaluation"]),
-            }
+            def results() -> dict[str, Any]:
+                # Built anew for each consumer: the compiler changes a Collected when it meets it.
+                return {
+                    "roles": roles,
+                    "dataset": dataset,
+                    "models": dsl.Collected(trained.outputs["model"]),
+                    "evaluations": dsl.Collected(evaluated.outputs["evaluation"]),
+                }
 
-        reported = placed(write_report(**ports, **results(), leaderboard=leaderboard, history=history))
-        placed(register_model(**ports, **results())).after(reported)
+            reported = placed(write_report(**ports, **results(), leaderboard=leaderboard, history=history))
+            placed(register_model(**ports, **results())).after(reported)
 
     return search_and_meta_train
 
 
-def write(config: RunConfig, path: Path, resources: Resources, *, store: str = "", tracking_uri: str = "") -> None:
+def write(
+    config: RunConfig,
+    path: Path,
+    resources: Resources,
+    *,
+    store: str = "",
+    tracking_uri: str = "",
+    kubeflow: str = "",
+) -> None:
     """Write the compiled pipeline; equal arguments give equal bytes.
 
     Raises:
         InputError: The file can't be written there, its name doesn't end in .yaml, or an address is none for pods.
     """
-    admit_addresses(store, tracking_uri)
+    admit_addresses(store, tracking_uri, kubeflow)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"Expected the name of a YAML file for the pipeline, but got {path}; end it in .yaml.")
-    pipeline = build(config, resources, store=store, tracking_uri=tracking_uri)
+    pipeline = build(config, resources, store=store, tracking_uri=tracking_uri, kubeflow=kubeflow)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             compiled = Path(folder) / path.name

@@ -21,10 +21,8 @@ from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import Connection
 from metantk_core.errors import InputError
-from metantk_core.ports import DatasetSummary, MetricPoint
+from metantk_core.ports import FAILED_STEP, RUN_KEY, DatasetSummary, MetricPoint
 
-KEY = "metantk.key"
-"""Tag that holds the key of a run."""
 NON_FINITE = "metantk.non_finite."
 """Beginning of the tags that note the first non-finite value of a curve, such as ``nan at step 12``."""
 
@@ -74,7 +72,7 @@ class MlflowTracker:
         """
         if "'" in key or '"' in key:
             raise ValueError(f"The key of a run can't hold quotes: {key!r}.")
-        described = {KEY: key, **({_NOTE: description} if description else {}), **tags}
+        described = {RUN_KEY: key, **({_NOTE: description} if description else {}), **tags}
         given = os.environ.get("MLFLOW_RUN_ID") if parent is None else None
         if given:
             run = self._joined(given)
@@ -184,21 +182,33 @@ class MlflowTracker:
         )
         self._client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
-    def find_run(self, key: str) -> str | None:
+    def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
         """Return the identifier of the run of this key that has no parent, as it is, or none.
 
         If ``MLFLOW_RUN_ID`` is set, that run is the one, whatever the key.
+
+        Args:
+            key: What was given when it was opened.
+            tag: Another tag that holds it, such as ``PIPELINE``.
+            hurry: Whether a server that does not answer is waited for some seconds at most.
         """
         given = os.environ.get("MLFLOW_RUN_ID")
         if given:
             return self._joined(given).info.run_id
-        with self._in_a_hurry():  # asked at the start and at the end, when nobody waits for long
+        with self._in_a_hurry() if hurry else nullcontext():
             experiment = self._client.get_experiment_by_name(self._experiment)
-            run = self._found(experiment.experiment_id, key, None) if experiment else None
+            run = self._found(experiment.experiment_id, key, None, tag) if experiment else None
         return run.info.run_id if run else None
+
+    def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
+        """Add words to find a run by, in some seconds at most: that is how a process that is about to end says why."""
+        with self._in_a_hurry():
+            self._client.log_batch(run, tags=[RunTag(tag, text) for tag, text in tags.items()])
 
     def close_run(self, run: str, status: ports.RunStatus, *, again: bool = True) -> None:
         """Note that a run has ended, and how; runs below it that still look as if they went on end as killed.
+
+        What a run that finishes says of a step that failed, in an earlier attempt, is removed.
 
         Args:
             run: Identifier of the run.
@@ -221,11 +231,14 @@ class MlflowTracker:
         return self._connection.patience.at_most(_SECONDS_IN_A_HURRY)
 
     def _close(self, run: str, status: ports.RunStatus, again: bool) -> None:
-        info = self._client.get_run(run).info
+        now = self._client.get_run(run)
         left = f"tags.`{_PARENT}` = '{run}' and attributes.status = 'RUNNING'"
-        for below in self._client.search_runs([info.experiment_id], left):
+        for below in self._client.search_runs([now.info.experiment_id], left):
             self._close(below.info.run_id, "killed", again=True)
-        if again or info.status == "RUNNING":
+        if again or now.info.status == "RUNNING":
+            for tag in now.data.tags if status == "finished" else ():
+                if tag.startswith(FAILED_STEP):
+                    self._client.delete_tag(run, tag)
             self._client.set_terminated(run, _STATUS[status])
 
     def _joined(self, run: str) -> Run:
@@ -239,8 +252,8 @@ class MlflowTracker:
                 "set MLFLOW_TRACKING_URI to where that run is."
             ) from error
 
-    def _found(self, experiment: str, key: str, parent: str | None) -> Run | None:
-        runs = self._client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time ASC"])
+    def _found(self, experiment: str, key: str, parent: str | None, tag: str = RUN_KEY) -> Run | None:
+        runs = self._client.search_runs([experiment], f"tags.`{tag}` = '{key}'", order_by=["attributes.start_time ASC"])
         mine = [run for run in runs if run.data.tags.get(_PARENT) == parent]
         return min(mine, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 

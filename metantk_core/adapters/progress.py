@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from metantk_core.adapters.filesystem import write_atomically
+from metantk_core.progress import Progress
 from metantk_core.seeding import digest
 
 _SECONDS_BETWEEN_FILES = 0.3
@@ -148,6 +149,12 @@ class ProgressLines:
             self._stream.write(_line(self._state) + "\n")
             self._stream.flush()
             self._printed_at = time.monotonic()
+
+
+def progress_for(step: str) -> Progress:
+    """Return what hears how far a step is: the local run that it belongs to, or people at standard error."""
+    folder = os.environ.get(WATCHED)
+    return ProgressFile(Path(folder), step) if folder else ProgressLines(sys.stderr, step)
 
 
 def _line(state: StepProgress) -> str:

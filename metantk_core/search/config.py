@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 from metantk_core.candidates import FiniteSearchSpace, space_named
 from metantk_core.errors import InputError
 from metantk_core.search.constraints import ConstraintsConfig
+from metantk_core.settings_text import HOW
 
 MOST_GENERATIONS = 100
 """Of an evolution in shards: each has steps of its own in the pipeline, and a cluster keeps that as one object."""
@@ -123,11 +124,13 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         ge=1,
         le=1000,
         description="Number of parts that are scored side by side, on a cluster each in a pod; never changes a result.",
+        json_schema_extra=HOW,
     )
     mix_devices: bool = Field(
         default=False,
         description="Whether candidates that were scored on different kinds of device (cpu, cuda), which round "
         "differently, may be compared; otherwise that is refused.",
+        json_schema_extra=HOW,
     )
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from importlib import metadata
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
-from metantk_core.ports import ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
+from metantk_core.ports import PIPELINE, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.progress import Progress, silent
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
@@ -41,15 +41,22 @@ class Ports:
         return device_kind(self.device)
 
 
-def open_run(config: RunConfig, tracker: Tracker) -> str:
-    """Return the tracker's identifier of this configuration's run, opened if it is not there yet."""
+def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: str = "") -> str:
+    """Return the tracker's identifier of this configuration's run, opened if it is not there yet.
+
+    Args:
+        config: The run.
+        tracker: Where it is shown.
+        pipeline: Kubeflow's identifier of the pipeline run that asks; empty for none.
+        page: Address of that pipeline run's page; empty for none.
+    """
     run = tracker.open_run(
         config.run_id,
         config.run_id,
         description=(
             f"Search of `{config.search.space}` by the strategy **{config.search.strategy}**, {config.criterion.label} "
             f"at random initialisation, then {config.training.algorithm.upper()} meta-training of: "
-            f"{', '.join(config.trained_roles)}."
+            f"{', '.join(config.trained_roles)}." + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
         ),
         tags={
             "metantk.config": config.digest,
@@ -57,12 +64,11 @@ def open_run(config: RunConfig, tracker: Tracker) -> str:
             "metantk.space": config.search.space,
             "metantk.strategy": config.search.strategy,
             "metantk.dataset": config.data.source,
+            **({PIPELINE: pipeline} if pipeline else {}),
         },
     )
-    parameters = _flattened(json.loads(config.to_json()))
-    # The same run may be repeated in another number of shards; MLflow's parameters can't change.
-    del parameters["search.shards"], parameters["search.mix_devices"], parameters["registered_model"]
-    tracker.log_parameters(run, parameters)
+    # Not what the same run may be repeated with, such as another number of shards: MLflow's parameters can't change.
+    tracker.log_parameters(run, _flattened(config.experiment))
     return run
 
 

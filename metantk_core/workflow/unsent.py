@@ -27,6 +27,7 @@ import numpy as np
 
 from metantk_core.errors import InputError
 from metantk_core.ports import (
+    RUN_KEY,
     ArtifactStore,
     AwayError,
     DatasetSummary,
@@ -244,15 +245,22 @@ class KeepingTracker:
             lambda: self._unsent.keep("log_dataset", run=run, dataset=asdict(dataset), context=context),
         )
 
-    def find_run(self, key: str) -> str | None:
+    def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
         """Return the identifier of the run of this key that has no parent, what stands for it, or none."""
 
         def keep() -> str:
-            stands_for = f"{_UNKNOWN_RUN}{digest([key, 'found'])}"
-            self._unsent.keep("find_run", run=stands_for, key=key)
+            stands_for = f"{_UNKNOWN_RUN}{digest([key, tag, 'found'])}"
+            self._unsent.keep("find_run", run=stands_for, key=key, tag=tag)
             return stands_for
 
-        return self._asked(lambda tracker: tracker.find_run(key), keep)
+        return self._asked(lambda tracker: tracker.find_run(key, tag=tag, hurry=hurry), keep)
+
+    def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
+        """Add words to find a run by; see ``Tracker``."""
+        self._asked(
+            lambda tracker: tracker.tag_run(run, tags),
+            lambda: self._unsent.keep("tag_run", run=run, tags=dict(tags)),
+        )
 
     def close_run(self, run: str, status: RunStatus, *, again: bool = True) -> None:
         """Note that a run has ended, and how; see ``Tracker``."""
@@ -382,7 +390,7 @@ class _Sender:
     def make(self, call: str, arguments: dict[str, Any]) -> dict[str, str]:
         run = str(arguments.pop("run"))
         if call in ("open_run", "find_run"):
-            learned = self._opened(arguments) if call == "open_run" else self._tracker.find_run(arguments["key"])
+            learned = self._opened(arguments) if call == "open_run" else self._tracker.find_run(**arguments)
             if learned is None:
                 return {}
             self._known[run] = learned
@@ -396,6 +404,7 @@ class _Sender:
             "log_file": self._log_file,
             "log_table": self._tracker.log_table,
             "log_dataset": self._log_dataset,
+            "tag_run": self._tracker.tag_run,
             "close_run": self._tracker.close_run,
             "register": self._register,
         }

@@ -32,7 +32,8 @@ from metantk_core.meta_training import TrainingConfig, save_model, untrained_mod
 from metantk_core.networks import NetworkConfig
 from metantk_core.ports import AwayError, DatasetSummary, MetricPoint, ModelRegistry, Tracker, run_scope
 from metantk_core.recipes import RECIPES
-from metantk_core.workspace import Workspace, open_run, open_step
+from metantk_core.steps import open_pipeline, open_step
+from metantk_core.workspace import Workspace, open_run
 
 NAME = "few-shot"
 
@@ -168,7 +169,7 @@ def test_the_first_step_of_a_pipeline_does_not_wait(
 ):
     monkeypatch.setenv("METANTK_MLFLOW_PATIENCE", "300")
     began = time.monotonic()
-    step = open_step(RECIPES["smoke"].to_json(), store=str(tmp_path), tracking_uri=nobody)
+    step = open_pipeline(RECIPES["smoke"].to_json(), store=str(tmp_path), tracking_uri=nobody, images=tmp_path)
     with pytest.raises(SystemExit) as ending, step:
         pass
     assert time.monotonic() - began < 10
@@ -180,9 +181,9 @@ def test_a_later_step_goes_on_without_a_server_and_says_how_to_send_what_it_kept
     nobody: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run, store = tmp_path / "run", tmp_path / "store"
-    run.write_text("0123456789abcdef")
+    run.write_text(RECIPES["smoke"].to_json())
     for expected in ("does not answer; waiting", ""):  # a second one need not wait
-        step = open_step(RECIPES["smoke"].to_json(), store=str(store), tracking_uri=nobody, run=run)
+        step = open_step("score", run, store=str(store), tracking_uri=nobody)
         with step as (_, ports):
             ports.tracker.log_metrics(ports.run, [MetricPoint("score/mean", 1.0)])
         said = capsys.readouterr().err
@@ -194,8 +195,8 @@ def test_a_later_step_goes_on_without_a_server_and_says_how_to_send_what_it_kept
 
 def test_a_later_step_without_a_store_fails_for_a_call_that_it_could_not_keep(nobody: str, tmp_path: Path):
     run = tmp_path / "run"
-    run.write_text("0123456789abcdef")
-    step = open_step(RECIPES["smoke"].to_json(), store="", tracking_uri=nobody, run=run)
+    run.write_text(RECIPES["smoke"].to_json())
+    step = open_step("score", run, store="", tracking_uri=nobody)
     with pytest.raises(SystemExit) as ending, step:
         pass
     assert ending.value.code == 2

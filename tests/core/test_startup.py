@@ -80,11 +80,14 @@ def test_a_step_imports_neither_the_compiler_nor_what_draws(tmp_path):
     step = """
 import sys
 from pathlib import Path
-from metantk_core import datasets, meta_training, workflow, workspace
+from metantk_core import datasets, meta_training, steps, workflow
 from metantk_core.search import SearchState
 from metantk_core.recipes import RECIPES
 config = RECIPES["smoke"].to_json()
-with workspace.open_step(config, store="", tracking_uri="sqlite:///mlflow.db") as (run_config, ports):
+place = dict(store="", tracking_uri="sqlite:///mlflow.db")
+with steps.open_pipeline(config, images=Path("images"), **place):
+    Path("run").write_text(config)
+with steps.open_step("search", "run", **place) as (run_config, ports):
     workflow.start_search(run_config, ports), workflow.score_shard, meta_training.meta_train
 print([name for name in ("kfp", "matplotlib", "scipy.stats", "boto3", "torch._dynamo") if name in sys.modules])
 """

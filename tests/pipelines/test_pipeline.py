@@ -31,6 +31,12 @@ def compiled(
     return document
 
 
+def within(document: dict) -> dict:
+    """Return the tasks of a compiled pipeline that the last step waits for."""
+    (handled,) = [name for name in document["components"] if name.startswith("comp-exit-handler")]
+    return document["components"][handled]["dag"]["tasks"]
+
+
 def metantk(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "metantk_core", *arguments],
@@ -95,7 +101,7 @@ def test_configuration_travels_as_the_default_of_a_parameter(tmp_path):
 
 def test_every_round_is_fanned_out_over_shards_collected_and_closed_before_the_next(tmp_path):
     overrides = ["search.strategy=prune", "search.shards=3"]
-    root = compiled(tmp_path, Resources(), config=load_config("smoke", RECIPES, overrides))["root"]["dag"]["tasks"]
+    root = within(compiled(tmp_path, Resources(), config=load_config("smoke", RECIPES, overrides)))
     loops = {name: task for name, task in root.items() if "parameterIterator" in task}
     # NAS-Bench-201 loses one of its 5 operations an edge in each of 4 rounds; then the winner is compared.
     rounds = {name for name, task in loops.items() if task["parameterIterator"]["items"].get("raw") == "[0, 1, 2]"}
@@ -108,9 +114,18 @@ def test_every_round_is_fanned_out_over_shards_collected_and_closed_before_the_n
 
 def test_search_in_one_shard_is_one_step(tmp_path):
     config = load_config("smoke", RECIPES, ["search.strategy=prune", "search.shards=1"])
-    root = compiled(tmp_path, Resources(), config=config)["root"]["dag"]["tasks"]
+    root = within(compiled(tmp_path, Resources(), config=config))
     assert "search" in root
     assert not any(name.startswith(("score-shard", "close-round", "start-search")) for name in root)
+
+
+def test_the_last_step_runs_however_the_others_end(tmp_path):
+    document = compiled(tmp_path, Resources())
+    tasks = document["root"]["dag"]["tasks"]
+    assert {name for name, task in tasks.items() if "triggerPolicy" in task} == {"close-run"}
+    assert tasks["close-run"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert len(tasks) == 2  # it, and the group of all others
+    assert {"prepare-dataset", "write-report", "register-model"} <= set(within(document))
 
 
 def test_pipeline_is_not_written_to_a_folder_that_does_not_exist(tmp_path):
@@ -118,7 +133,7 @@ def test_pipeline_is_not_written_to_a_folder_that_does_not_exist(tmp_path):
         write(SMOKE, tmp_path / "nowhere" / "p.yaml", Resources())
 
 
-@pytest.mark.parametrize("option", ["--tracking-uri", "--store"])
+@pytest.mark.parametrize("option", ["--tracking-uri", "--store", "--kubeflow"])
 def test_credentials_never_reach_a_compiled_pipeline(tmp_path, option):
     done = metantk("compile", "smoke", option, "https://me:hunter2@example.org", cwd=tmp_path)
     assert done.returncode == 2

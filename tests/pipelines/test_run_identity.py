@@ -77,10 +77,9 @@ def test_the_step_that_prepares_images_opens_the_run_of_these_images(place: Work
     def runs_of(seed: int) -> str:
         images(tmp_path / "images", seed)
         dataset, run = Output(tmp_path / f"dataset {seed}"), Output(tmp_path / f"run {seed}")
-        prepare_dataset.python_func(
-            of_folder(tmp_path / "images").to_json(), "", place.tracking_uri, dataset=dataset, run=run
-        )
-        return Path(run.path).read_text()
+        asked = of_folder(tmp_path / "images").to_json()
+        prepare_dataset.python_func(asked, "", place.tracking_uri, "", "", dataset=dataset, run=run)
+        return RunConfig.from_json(Path(run.path).read_text()).run_id
 
     assert runs_of(2) != runs_of(3)
 

@@ -68,7 +68,7 @@ class Graph:
     def __init__(self, config: RunConfig, folder: Path, store: str, tracking: str) -> None:
         folder.mkdir(exist_ok=True)
         self._folder, self._number, self._config = folder, 0, config
-        self._ports = {"config": config.to_json(), "store": store, "tracking_uri": tracking}
+        self._ports = {"store": store, "tracking_uri": tracking}
 
     def artifact(self) -> Any:
         self._number += 1
@@ -96,7 +96,8 @@ class Graph:
                 assert self.told(one) == self.told(two)
             return second
 
-        dataset, run = self.step(prepare_dataset, {}, "dataset", "run")
+        asked = {"config": self._config.to_json(), "pipeline": "", "kubeflow": ""}
+        dataset, run = self.step(prepare_dataset, asked, "dataset", "run")
         state, records = step(start_search, {"run": run}, "state", "records")
         shards = self._config.search.shards
         for _ in range(limits.num_rounds(self._config)):
