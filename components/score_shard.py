@@ -44,7 +44,8 @@ def score_shard(
     ):
         planned = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
         images, known = datasets.load(Path(dataset.path)), workflow.load_records(earlier.path)
-        records = workflow.score_shard(config, planned, shard, shards, images, known, ports)
+        with workflow.watched_search(config, ports, f"shard {shard + 1}"):
+            records = workflow.score_shard(config, planned, shard, shards, images, known, ports)
         Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
         summary.log_metric("records", len(records))
         summary.log_metric("seconds", sum(record.seconds for record in records))

@@ -33,7 +33,8 @@ def search(
     from metantk_core import datasets, steps, workflow
 
     with steps.open_step("search", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
-        result = workflow.search(config, datasets.load(Path(dataset.path)), ports)
+        with workflow.watched_search(config, ports):
+            result = workflow.search(config, datasets.load(Path(dataset.path)), ports)
         result.write(leaderboard=Path(leaderboard.path), history=Path(history.path), table=Path(table.path))
         leaderboard.metadata["digest"] = result.leaderboard.digest
         for metric in workflow.ranking_metrics(result.leaderboard):

@@ -306,7 +306,7 @@ def search(
 
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
-    with spaces.open_run(config, place) as (dataset, ports):
+    with spaces.open_run(config, place) as (dataset, ports), workflow.watched_search(config, ports):
         found = workflow.search(config, dataset, ports)
     if as_json:
         _print_json(

@@ -5,15 +5,18 @@ a metric point is logged once, a file is replaced, the same network is the same 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from metantk_core import stopping
 from metantk_core.errors import InputError
+
+if TYPE_CHECKING:  # or whoever knows the ports would import torch
+    from metantk_core.meta_training import TrainedModel
 
 RunStatus = Literal["finished", "failed", "killed"]
 """How a run ended: as it should, by an error or a termination signal, or by a person's interrupt."""
@@ -134,7 +137,14 @@ class Tracker(Protocol):
     """Runs with their parameters, metrics, files and inputs."""
 
     def open_run(
-        self, key: str, name: str, *, parent: str | None = None, description: str = "", tags: Mapping[str, str] = {}
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] = {},
+        files: Mapping[str, str] = {},
     ) -> str:
         """Return the identifier of the run of this key below this parent, created if it is not there, running again.
 
@@ -144,6 +154,7 @@ class Tracker(Protocol):
             parent: Identifier of the run that it belongs to; none for a run of its own.
             description: Markdown.
             tags: More words to find it by.
+            files: Files that it will have, by the words for them; the description links to them.
         """
         ...
 
@@ -169,6 +180,15 @@ class Tracker(Protocol):
 
     def log_dataset(self, run: str, dataset: DatasetSummary, context: str) -> None:
         """Note a dataset as an input of a run; the context says what for, such as ``train``."""
+        ...
+
+    def watched(self, run: str, part: str = "") -> AbstractContextManager[object]:
+        """Note what this machine does (processor, memory, disk, network, GPU) while some work of a run goes on.
+
+        Args:
+            run: Identifier of the run.
+            part: Names the machine where several work on one run.
+        """
         ...
 
     def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
@@ -210,24 +230,30 @@ class ModelRegistry(Protocol):
         self,
         run: str,
         name: str,
+        model: "TrainedModel",
         model_directory: Path,
         *,
         alias: str,
         description: str,
         tags: Mapping[str, str],
         input_example: Mapping[str, np.ndarray],
+        metrics: Sequence[MetricPoint] = (),
+        dataset: DatasetSummary | None = None,
     ) -> RegisteredModel:
         """Return the version that holds a model, registered unless this run has registered the same files before.
 
         Args:
             run: Identifier of the run that trained it.
             name: Name of the model.
-            model_directory: What ``meta_training.save_model`` wrote.
+            model: The network with its weights.
+            model_directory: The same as files, as ``meta_training.save_model`` wrote them.
             alias: Moved to this version, such as ``champion``.
             description: Markdown, shown with the version.
             tags: More words, shown with the version.
             input_example: A request: ``support_images`` uint8 ``[s c h w]``, ``support_labels`` int64 ``[s]`` and
                 ``query_images`` uint8 ``[q c h w]``.
+            metrics: What was measured of the model; points that the run has already are shown with the model, too.
+            dataset: What it was measured on.
 
         Raises:
             InputError: The name can't be used.

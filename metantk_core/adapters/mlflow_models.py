@@ -2,25 +2,26 @@
 
 import os
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from mlflow import pyfunc
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import metantk_core
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
-from metantk_core.adapters.mlflow_store import Connection
+from metantk_core.adapters.mlflow_store import LONGEST_DIGEST, Connection
 from metantk_core.errors import InputError
-from metantk_core.meta_training import load_model
-from metantk_core.ports import RegisteredModel
+from metantk_core.meta_training import TrainedModel
+from metantk_core.ports import DatasetSummary, MetricPoint, RegisteredModel
 
 DIGEST = "metantk.model_digest"
 """Tag of models and versions that holds the digest of what the predictions depend on."""
@@ -47,48 +48,55 @@ class MlflowModels:
         self,
         run: str,
         name: str,
+        model: TrainedModel,
         model_directory: Path,
         *,
         alias: str,
         description: str,
         tags: Mapping[str, str],
         input_example: Mapping[str, np.ndarray],
+        metrics: Sequence[MetricPoint] = (),
+        dataset: DatasetSummary | None = None,
     ) -> RegisteredModel:
         """Return the version that holds a model, registered unless this run has registered the same model before.
 
         Args:
             run: Identifier of the run that trained it.
             name: Name of the model; without ``/`` and ``:``, which mean something in model addresses.
-            model_directory: What ``meta_training.save_model`` wrote.
+            model: The network with its weights.
+            model_directory: The same as files, as ``meta_training.save_model`` wrote them.
             alias: Moved to this version, such as ``champion``.
-            description: Markdown, shown with the version.
+            description: Markdown, shown with the version; also the model's ``README.md``.
             tags: More words, shown with the version.
             input_example: A request; see ``few_shot_pyfunc``.
+            metrics: What was measured of the model; points that the run has already are shown with the model, too.
+            dataset: What it was measured on.
 
         Raises:
-            InputError: The name can't be used, or the folder holds no model.
+            InputError: The name can't be used.
         """
         if not name.strip() or "/" in name or ":" in name:
             raise InputError(
                 f"A model can't be named {name!r}; give a name without '/' and ':', such as 'few-shot-glyphs'."
             )
-        digest = load_model(model_directory).digest
+        digest = model.digest
         self._ensure_name(name)
+        entry = self._logged(run, name, model, digest)
+        if entry.status != LoggedModelStatus.READY:
+            self._upload(entry, run, model, model_directory, input_example, description)
+        self._link(run, entry, metrics, dataset)
         found = self._found(run, name, digest)
         if found is None:
-            model = self._logged(run, name, digest)
-            if model.status != LoggedModelStatus.READY:
-                self._upload(model, run, model_directory, input_example)
             with _process_wide_address(self._connection.uri):
                 found = found_or_created(
                     lambda: self._found(run, name, digest),
                     lambda: self._client.create_model_version(
                         name,
-                        source=f"models:/{model.model_id}",
+                        source=f"models:/{entry.model_id}",
                         run_id=run,
                         tags={DIGEST: digest, **tags},
                         description=description,
-                        model_id=model.model_id,
+                        model_id=entry.model_id,
                     ),
                 )
         else:
@@ -111,7 +119,7 @@ class MlflowModels:
         versions = self._client.search_model_versions(f"name = '{name}' and run_id = '{run}'")
         return next((version for version in versions if version.tags.get(DIGEST) == digest), None)
 
-    def _logged(self, run: str, name: str, digest: str) -> LoggedModel:
+    def _logged(self, run: str, name: str, trained: TrainedModel, digest: str) -> LoggedModel:
         """Return the entry of a model, made if it is not there; an attempt that died may have left it incomplete."""
         experiment = self._client.get_run(run).info.experiment_id
 
@@ -123,14 +131,31 @@ class MlflowModels:
         return found_or_created(
             found,
             lambda: self._client.create_logged_model(
-                experiment, name, source_run_id=run, tags={DIGEST: digest}, model_type="few-shot classifier"
+                experiment,
+                name,
+                source_run_id=run,
+                tags={DIGEST: digest},
+                params={
+                    "space": trained.space,
+                    "genotype": trained.genotype,
+                    "algorithm": trained.training.algorithm,
+                    "iterations": str(trained.iterations),
+                    "ways": str(trained.ways),
+                    "image shape": " × ".join(map(str, trained.image_shape)),
+                },
+                model_type="few-shot classifier",
             ),
         )
 
     def _upload(
-        self, model: LoggedModel, run: str, model_directory: Path, input_example: Mapping[str, np.ndarray]
+        self,
+        model: LoggedModel,
+        run: str,
+        trained: TrainedModel,
+        model_directory: Path,
+        input_example: Mapping[str, np.ndarray],
+        card: str,
     ) -> None:
-        trained = load_model(model_directory)
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
             # Hints of types can't say what the signature says: named tensors with their shapes.
             warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method", UserWarning)
@@ -145,9 +170,38 @@ class MlflowModels:
                 pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in SERVING_PACKAGES],
                 mlflow_model=Model(run_id=run, model_id=model.model_id),
             )
+            (folder / "README.md").write_text(card, encoding="utf-8")
             self._client.log_model_artifacts(model.model_id, str(folder))
         self._note_output(run, model.model_id)
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)  # last: then all of it is there
+
+    def _link(
+        self, run: str, model: LoggedModel, points: Sequence[MetricPoint], dataset: DatasetSummary | None
+    ) -> None:
+        """Show points with the model and the dataset; those that the run has already are the same points."""
+        there = {(metric.key, metric.step) for metric in model.metrics or ()}
+        new = [point for point in points if (point.name, point.step) not in there]
+        at = {
+            (metric.key, metric.step): metric.timestamp
+            for name in {point.name for point in new}
+            for metric in self._client.get_metric_history(run, name)
+        }
+        now = int(time.time() * 1000)
+        linked = [
+            Metric(
+                point.name,
+                float(point.value),
+                at.get((point.name, point.step), now),
+                point.step,
+                model_id=model.model_id,
+                dataset_name=dataset.name if dataset else None,
+                dataset_digest=dataset.digest[:LONGEST_DIGEST] if dataset else None,
+                run_id=run,
+            )
+            for point in new
+        ]
+        if linked:
+            self._client.log_batch(run, metrics=linked)
 
     def _note_output(self, run: str, model: str) -> None:
         def noted() -> bool | None:

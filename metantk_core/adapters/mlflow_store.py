@@ -36,6 +36,8 @@ from metantk_core.errors import InputError
 from metantk_core.ports import AwayError
 from metantk_core.seeding import digest
 
+LONGEST_DIGEST = 36
+"""Characters that MLflow keeps of the digest of a dataset."""
 _SECONDS_TO_FIRST_ANSWER = 5
 # MLflow's own limits keep a client waiting for four minutes after a server has died, without a word, and it repeats
 # calls that create something. Ours is the only patience. And what it prints would stand in the middle of our JSON.

@@ -7,25 +7,31 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 
 from metantk_core import ports
 from metantk_core.adapters.addresses import shown
+from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
-from metantk_core.adapters.mlflow_store import Connection
+from metantk_core.adapters.mlflow_store import LONGEST_DIGEST, Connection
 from metantk_core.errors import InputError
 from metantk_core.ports import FAILED_STEP, RUN_KEY, DatasetSummary, MetricPoint
 
 NON_FINITE = "metantk.non_finite."
 """Beginning of the tags that note the first non-finite value of a curve, such as ``nan at step 12``."""
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment by which the interface opens on its training runs, not on traces of language models."""
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _TABLES = "mlflow.loggedArtifacts"
@@ -34,7 +40,6 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _METRICS_PER_CALL = 1000
 _PARAMETERS_PER_CALL = 100
 _LONGEST_PARAMETER = 6000
-_LONGEST_DIGEST = 36
 _SECONDS_IN_A_HURRY = 5.0
 
 
@@ -56,7 +61,14 @@ class MlflowTracker:
         self._steps: dict[str, dict[str, set[int]]] = {}  # run → metric → steps that are there
 
     def open_run(
-        self, key: str, name: str, *, parent: str | None = None, description: str = "", tags: Mapping[str, str] = {}
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] = {},
+        files: Mapping[str, str] = {},
     ) -> str:
         """Return the identifier of the run of this key below this parent, created if it is not there, running again.
 
@@ -66,6 +78,7 @@ class MlflowTracker:
             parent: Identifier of the run that it belongs to; none for one of its own, or that of ``MLFLOW_RUN_ID``.
             description: Markdown.
             tags: More words to find it by.
+            files: Files that it will have, by the words for them; the description links to them.
 
         Raises:
             InputError: ``MLFLOW_RUN_ID`` names no run, or the experiment was deleted.
@@ -90,6 +103,9 @@ class MlflowTracker:
 
             run = found_or_created(lambda: self._found(experiment, key, parent), create)
         identifier = run.info.run_id
+        if files:
+            links = " · ".join(f"[{words}]({_page(run, file)})" for words, file in files.items())
+            described[_NOTE] = f"{description}\n\n{links}".strip()
         self._client.log_batch(identifier, tags=[RunTag(tag, str(value)) for tag, value in described.items()])
         self._client.update_run(identifier, status="RUNNING", name=name)
         return identifier
@@ -174,13 +190,37 @@ class MlflowTracker:
         }
         entity = Dataset(
             name=dataset.name,
-            digest=dataset.digest[:_LONGEST_DIGEST],
+            digest=dataset.digest[:LONGEST_DIGEST],
             source_type="local",
             source=json.dumps({"uri": shown(dataset.source)}),
             schema=json.dumps({"mlflow_tensorspec": schema}),
             profile=json.dumps(profile),
         )
         self._client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+    @contextmanager
+    def watched(self, run: str, part: str = "") -> Iterator[None]:
+        """Note what this machine does while some work of a run goes on, every 10 seconds, as metrics ``system/…``.
+
+        By MLflow's own monitor, whose variables hold: ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false`` turns it off,
+        ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` sets the seconds. A point that can't be logged is lost.
+
+        Args:
+            run: Identifier of the run.
+            part: Names the machine where several work on one run.
+        """
+        if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get_raw() in ("false", "False", "0"):
+            yield
+            return
+        monitor = SystemMetricsMonitor(
+            run, resume_logging=True, node_id=part or None, tracking_uri=self._connection.uri
+        )
+        monitor.start()
+        try:
+            yield
+        finally:
+            with suppress(OverdueError):  # it asks the server once more, which may be away
+                within(_SECONDS_IN_A_HURRY, monitor.finish)
 
     def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
         """Return the identifier of the run of this key that has no parent, as it is, or none.
@@ -223,9 +263,7 @@ class MlflowTracker:
         """Return the address of a run's page, or none where there is no server."""
         if not self._connection.is_server:
             return None
-        experiment = self._client.get_run(run).info.experiment_id
-        # Without the query MLflow opens its view for language models, which hides half of what we log.
-        return f"{self._connection.uri}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+        return f"{self._connection.uri}/{_page(self._client.get_run(run))}"
 
     def _in_a_hurry(self) -> AbstractContextManager[None]:
         return self._connection.patience.at_most(_SECONDS_IN_A_HURRY)
@@ -266,7 +304,7 @@ class MlflowTracker:
                     "start an MLflow server on that database and give its http:// address."
                 )
             try:
-                return self._client.create_experiment(self._experiment, self._connection.artifact_root)
+                return self._client.create_experiment(self._experiment, self._connection.artifact_root, _KIND)
             except MlflowError as error:
                 there = self._client.get_experiment_by_name(self._experiment)
                 if error.code != "RESOURCE_ALREADY_EXISTS" or there is None:
@@ -281,6 +319,9 @@ class MlflowTracker:
                 f"The MLflow experiment {self._experiment!r} was deleted; restore it with 'mlflow experiments restore "
                 f"--experiment-id {there.experiment_id}', or choose another name."
             )
+        if there.tags.keys().isdisjoint(_KIND):  # one that an administrator made; a person's choice stays
+            for tag, kind in _KIND.items():
+                self._client.set_experiment_tag(there.experiment_id, tag, kind)
         return there.experiment_id
 
     def _steps_there(self, run: str, names: set[str]) -> dict[str, set[int]]:
@@ -291,6 +332,15 @@ class MlflowTracker:
                 history = self._client.get_metric_history(run, name) if name in begun else ()
                 steps[name] = {metric.step for metric in history}
         return steps
+
+
+def _page(run: Run, file: str = "") -> str:
+    """Return the address of a run's page, or of a file's on it, below the server's, which people may call otherwise.
+
+    Without the query MLflow opens its view for language models, which hides half of what we log.
+    """
+    below = f"/artifactPath/{quote(file)}" if file else ""
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}{below}?workflowType=machine_learning"
 
 
 def _cell(value: object) -> object:

@@ -13,7 +13,7 @@ from .reporting import RunResult, read_result, report
 from .runs import Ports, open_run, versions
 from .scoring import found_a_value, score, score_shard
 from .searching import SearchResult, close_round, finish_search, search, start_search
-from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics
+from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
 from .training import evaluate, genotype_of, meta_train, register_model
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
 
@@ -63,5 +63,6 @@ __all__ = [
     "training_metrics",
     "unsent_runs",
     "versions",
+    "watched_search",
     "write_records",
 ]

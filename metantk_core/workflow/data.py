@@ -71,23 +71,24 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
     for split in datasets.SPLITS:
-        images = dataset.split(split)
-        ports.tracker.log_dataset(
-            ports.run,
-            DatasetSummary(
-                name=f"{dataset.name}-{split}",
-                digest=dataset.digest,
-                source=config.data.path or dataset.name,
-                num_images=len(images.labels),
-                num_classes=len(images.class_names),
-                image_shape=tuple(int(n) for n in images.images.shape[1:]),
-            ),
-            context=split,
-        )
+        ports.tracker.log_dataset(ports.run, summary_of(config, dataset, split), context=split)
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder, "contact-sheet.png")
         datasets.contact_sheet(dataset, sheet)
         ports.tracker.log_file(ports.run, sheet, "dataset")
+
+
+def summary_of(config: RunConfig, dataset: ImageDataset, split: Split) -> DatasetSummary:
+    """Return what a tracker shows of one split."""
+    images = dataset.split(split)
+    return DatasetSummary(
+        name=f"{dataset.name}-{split}",
+        digest=dataset.digest,
+        source=config.data.path or dataset.name,
+        num_images=len(images.labels),
+        num_classes=len(images.class_names),
+        image_shape=tuple(int(n) for n in images.images.shape[1:]),
+    )
 
 
 def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:

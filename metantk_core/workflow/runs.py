@@ -66,6 +66,7 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
             "metantk.dataset": config.data.source,
             **({PIPELINE: pipeline} if pipeline else {}),
         },
+        files={"Report": "report.html", "Leaderboard": "leaderboard.json", "Images": "dataset/contact-sheet.png"},
     )
     # Not what the same run may be repeated with, such as another number of shards: MLflow's parameters can't change.
     tracker.log_parameters(run, _flattened(config.experiment))
@@ -89,7 +90,7 @@ def step_run(
         tags={"metantk.step": name, "metantk.device": kind},
     )
     ports.tracker.log_parameters(run, parameters)
-    with run_scope(ports.tracker, run):
+    with run_scope(ports.tracker, run), ports.tracker.watched(run):
         yield run
 
 

@@ -1,6 +1,7 @@
 """What a tracker shows: a search, its leaderboard, training and evaluation enter; tables and metrics leave."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation
@@ -14,7 +15,7 @@ from metantk_core.workflow.runs import Ports
 def track_search(config: RunConfig, ports: Ports) -> None:
     """Open the run of a search below the pipeline's and note what it was asked to do."""
     ports.tracker.log_parameters(
-        _search_run(config, ports),
+        search_run(config, ports),
         {
             "strategy": config.search.strategy,
             "space": config.search.space,
@@ -24,14 +25,27 @@ def track_search(config: RunConfig, ports: Ports) -> None:
     )
 
 
+@contextmanager
+def watched_search(config: RunConfig, ports: Ports, part: str = "") -> Iterator[None]:
+    """Note what this machine does while it searches, in the run of the search.
+
+    Args:
+        config: The run.
+        ports: Ports of the step.
+        part: Names this machine among those that score side by side.
+    """
+    with ports.tracker.watched(search_run(config, ports), part):
+        yield
+
+
 def track_round(config: RunConfig, ports: Ports, closed: SearchRound) -> None:
     """Note what a round found."""
-    ports.tracker.log_metrics(_search_run(config, ports), round_metrics(closed))
+    ports.tracker.log_metrics(search_run(config, ports), round_metrics(closed))
 
 
 def track_ranking(config: RunConfig, ports: Ports, rounds: Sequence[SearchRound], leaderboard: Leaderboard) -> None:
     """Note the rounds of a search that has ended and its leaderboard, and close its run."""
-    run = _search_run(config, ports, leaderboard.devices)
+    run = search_run(config, ports, leaderboard.devices)
     ports.tracker.log_table(run, round_columns(rounds), "rounds.json")
     if any(closed.removals for closed in rounds):
         ports.tracker.log_table(run, removal_columns(rounds), "prunings.json")
@@ -146,7 +160,8 @@ def accuracy_metrics(evaluation: Evaluation, role: str = "") -> list[MetricPoint
     ]
 
 
-def _search_run(config: RunConfig, ports: Ports, devices: Sequence[str] = ()) -> str:
+def search_run(config: RunConfig, ports: Ports, devices: Sequence[str] = ()) -> str:
+    """Return the run of a search, below the pipeline's, opened if it is not there yet."""
     described = f"Strategy `{config.search.strategy}` on `{config.search.space}`, by {config.criterion.label}."
     # Not the device of the step that asks, which may be one that computes nothing.
     scored_on = {"metantk.device": ", ".join(devices)} if devices else {}

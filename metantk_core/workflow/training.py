@@ -14,8 +14,9 @@ from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ports import RegisteredModel
 from metantk_core.ranking import ROLES, Leaderboard
 from metantk_core.seeding import numpy_generator
-from metantk_core.workflow.data import episode_source
+from metantk_core.workflow.data import episode_source, summary_of
 from metantk_core.workflow.identity import evaluation_key, training_key
+from metantk_core.workflow.model_card import model_card
 from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
 from metantk_core.workflow.sealed import FORMAT
 from metantk_core.workflow.tracked import accuracy_metrics, learning_metrics
@@ -116,13 +117,10 @@ def register_model(
     registered = ports.registry.register(
         ports.run,
         config.registered_model,
+        model,
         directory,
         alias="champion",
-        description=(
-            f"Few-shot classifier: {config.training.algorithm.upper()} meta-trained on `{dataset.name}`, "
-            f"{evaluation.summary()}. Give it support images, their labels and query images; "
-            "it answers class probabilities."
-        ),
+        description=model_card(config, model, evaluation, dataset),
         tags={
             "genotype": model.genotype,
             "space": model.space,
@@ -134,6 +132,8 @@ def register_model(
             "metantk.config": config.digest,
         },
         input_example=_input_example(config, dataset),
+        metrics=accuracy_metrics(evaluation, "best"),
+        dataset=summary_of(config, dataset, "test"),
     )
     note_model(ports.store, config.run_id, registered)
     ports.tracker.close_run(ports.run, "finished")

@@ -19,12 +19,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from metantk_core import meta_training
 from metantk_core.errors import InputError
 from metantk_core.ports import (
     RUN_KEY,
@@ -39,6 +41,9 @@ from metantk_core.ports import (
 )
 from metantk_core.seeding import digest
 from metantk_core.workflow.runs import note_model
+
+if TYPE_CHECKING:  # commands that only look know this module, and wait for no torch
+    from metantk_core.meta_training import TrainedModel
 
 T = TypeVar("T")
 
@@ -174,7 +179,14 @@ class KeepingTracker:
         self._unsent = unsent
 
     def open_run(
-        self, key: str, name: str, *, parent: str | None = None, description: str = "", tags: Mapping[str, str] = {}
+        self,
+        key: str,
+        name: str,
+        *,
+        parent: str | None = None,
+        description: str = "",
+        tags: Mapping[str, str] = {},
+        files: Mapping[str, str] = {},
     ) -> str:
         """Return the identifier of the run of this key below this parent, or what stands for it.
 
@@ -183,7 +195,7 @@ class KeepingTracker:
         """
 
         def ask(tracker: Tracker) -> str:
-            return tracker.open_run(key, name, parent=parent, description=description, tags=tags)
+            return tracker.open_run(key, name, parent=parent, description=description, tags=tags, files=files)
 
         def keep() -> str:
             stands_for = f"{_UNKNOWN_RUN}{digest([key, parent])}"
@@ -195,6 +207,7 @@ class KeepingTracker:
                 parent=parent,
                 description=description,
                 tags=dict(tags),
+                files=dict(files),
             )
             return stands_for
 
@@ -244,6 +257,10 @@ class KeepingTracker:
             lambda tracker: tracker.log_dataset(run, dataset, context),
             lambda: self._unsent.keep("log_dataset", run=run, dataset=asdict(dataset), context=context),
         )
+
+    def watched(self, run: str, part: str = "") -> AbstractContextManager[object]:
+        """Note what this machine does while some work of a run goes on; of an absent tracker that is not kept."""
+        return self._asked(lambda tracker: tracker.watched(run, part), nullcontext)
 
     def find_run(self, key: str, *, tag: str = RUN_KEY, hurry: bool = False) -> str | None:
         """Return the identifier of the run of this key that has no parent, what stands for it, or none."""
@@ -298,12 +315,15 @@ class KeepingRegistry:
         self,
         run: str,
         name: str,
+        model: "TrainedModel",
         model_directory: Path,
         *,
         alias: str,
         description: str,
         tags: Mapping[str, str],
         input_example: Mapping[str, np.ndarray],
+        metrics: Sequence[MetricPoint] = (),
+        dataset: DatasetSummary | None = None,
     ) -> RegisteredModel:
         """Return the version that holds a model; one without version and address if it was kept for later."""
         if not self._unsent.away:
@@ -311,11 +331,14 @@ class KeepingRegistry:
                 return self._connect().register(
                     run,
                     name,
+                    model,
                     model_directory,
                     alias=alias,
                     description=description,
                     tags=tags,
                     input_example=input_example,
+                    metrics=metrics,
+                    dataset=dataset,
                 )
             except AwayError:
                 self._unsent.give_up()
@@ -332,6 +355,8 @@ class KeepingRegistry:
             description=description,
             tags=dict(tags),
             input_example={part: self._unsent.keep_file(_bytes(array)) for part, array in input_example.items()},
+            metrics=[asdict(point) for point in metrics],
+            dataset=asdict(dataset) if dataset else None,
         )
         return RegisteredModel(name, "", "")
 
@@ -422,6 +447,7 @@ class _Sender:
             parent=self._known.get(parent, parent),
             description=arguments["description"],
             tags=arguments["tags"],
+            files=arguments.get("files", {}),
         )
 
     def _log_metrics(self, run: str, points: list[dict[str, Any]]) -> None:
@@ -434,8 +460,7 @@ class _Sender:
             self._tracker.log_file(run, path, folder)
 
     def _log_dataset(self, run: str, dataset: dict[str, Any], context: str) -> None:
-        summary = DatasetSummary(**{**dataset, "image_shape": tuple(dataset["image_shape"])})
-        self._tracker.log_dataset(run, summary, context)
+        self._tracker.log_dataset(run, _summary(dataset), context)
 
     def _register(
         self,
@@ -446,6 +471,8 @@ class _Sender:
         description: str,
         tags: dict[str, str],
         input_example: dict[str, str],
+        metrics: Sequence[dict[str, Any]] = (),  # of another version of metantk there are none
+        dataset: dict[str, Any] | None = None,
     ) -> None:
         example = {part: _array(self._unsent.kept_file(content)) for part, content in input_example.items()}
         with tempfile.TemporaryDirectory() as scratch:
@@ -456,13 +483,20 @@ class _Sender:
             self.model = self._registry().register(
                 run,
                 name,
+                meta_training.load_model(Path(scratch, "model")),
                 Path(scratch, "model"),
                 alias=alias,
                 description=description,
                 tags=tags,
                 input_example=example,
+                metrics=[MetricPoint(**point) for point in metrics],
+                dataset=_summary(dataset) if dataset else None,
             )
         note_model(self._unsent.store, self._unsent.run, self.model)
+
+
+def _summary(values: Mapping[str, Any]) -> DatasetSummary:
+    return DatasetSummary(**{**values, "image_shape": tuple(values["image_shape"])})
 
 
 def _bytes(array: np.ndarray) -> bytes:

@@ -28,7 +28,7 @@ from metantk_core.command_line import app
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training import TrainingConfig, save_model, untrained_model
+from metantk_core.meta_training import TrainingConfig, load_model, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
 from metantk_core.ports import AwayError, DatasetSummary, MetricPoint, ModelRegistry, Tracker, run_scope
 from metantk_core.recipes import RECIPES
@@ -36,6 +36,7 @@ from metantk_core.steps import open_pipeline, open_step
 from metantk_core.workspace import Workspace, open_run
 
 NAME = "few-shot"
+TEST = DatasetSummary("glyphs-test", "0123456789abcdef", "glyphs", 90, 9, (1, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,12 @@ class _Empty(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    "call", [lambda tracker: tracker.close_run("r", "killed"), lambda tracker: tracker.find_run("k")]
+    "call",
+    [
+        lambda tracker: tracker.close_run("r", "killed"),
+        lambda tracker: tracker.find_run("k", hurry=True),
+        lambda tracker: tracker.tag_run("r", {"metantk.failed_step": "score"}),
+    ],
 )
 def test_who_ends_in_disorder_does_not_wait_for_long(call: Callable[[Tracker], object], monkeypatch):
     monkeypatch.setenv("METANTK_MLFLOW_PATIENCE", "300")
@@ -272,6 +278,7 @@ def _register(registry: ModelRegistry, run: str, directory: Path) -> None:
     registry.register(
         run,
         NAME,
+        load_model(directory),
         directory,
         alias="champion",
         description="words",
@@ -281,6 +288,8 @@ def _register(registry: ModelRegistry, run: str, directory: Path) -> None:
             "support_labels": np.repeat(np.arange(3, dtype=np.int64), 2),
             "query_images": rng.integers(0, 256, (5, 1, 12, 12), dtype=np.uint8),
         },
+        metrics=[MetricPoint("eval/accuracy", 0.5)],
+        dataset=TEST,
     )
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -196,6 +197,51 @@ def test_only_a_server_has_pages(tracker: Tracker, uri: str, key: str):
         assert link.endswith(f"/runs/{run}?workflowType=machine_learning")
     else:
         assert link is None
+
+
+def test_the_interface_opens_on_training_runs_unless_a_person_chose_otherwise(client: MlflowClient, uri: str, key: str):
+    for name, kind in ((key, None), (f"{key} before", ""), (f"{key} chosen", "genai_development")):
+        if kind is not None:  # made by somebody else
+            client.create_experiment(name, tags={"mlflow.experimentKind": kind} if kind else None)
+        wiring.tracker(uri, name).open_run(key, "search")
+        experiment = client.get_experiment_by_name(name)
+        assert experiment is not None
+        assert experiment.tags["mlflow.experimentKind"] == (kind or "custom_model_development")
+
+
+def test_a_description_links_to_files_on_the_runs_own_page(tracker: Tracker, client: MlflowClient, key: str):
+    run = tracker.open_run(key, "search", description="Words.", files={"Report": "report.html"})
+    experiment = client.get_run(run).info.experiment_id
+    assert client.get_run(run).data.tags["mlflow.note.content"] == (
+        f"Words.\n\n[Report](#/experiments/{experiment}/runs/{run}/artifactPath/report.html?workflowType=machine_learning)"
+    )
+
+
+def test_what_the_machine_does_is_noted_while_work_goes_on(
+    tracker: Tracker, client: MlflowClient, key: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    run = tracker.open_run(key, "train")
+    for expected in (1, 2):  # a repeated step adds to the curve
+        with tracker.watched(run, "shard 3"):
+            name = "system/shard 3/system_memory_usage_megabytes"
+            deadline = time.monotonic() + 60
+            while len(client.get_metric_history(run, name)) < expected:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    steps = [point.step for point in client.get_metric_history(run, name)]
+    assert steps == list(range(len(steps)))
+
+
+def test_the_machine_is_not_watched_where_mlflow_is_told_not_to(
+    tracker: Tracker, client: MlflowClient, key: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    run = tracker.open_run(key, "train")
+    with tracker.watched(run):
+        time.sleep(0.3)
+    assert client.get_run(run).data.metrics == {}
 
 
 def test_nothing_appears_in_the_current_folder(tracker: Tracker, key: str, tmp_path: Path):

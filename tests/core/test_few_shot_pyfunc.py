@@ -19,10 +19,11 @@ from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import FewShotClassifier, TrainingConfig, load_model, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
-from metantk_core.ports import RegisteredModel
+from metantk_core.ports import DatasetSummary, MetricPoint, RegisteredModel
 
 WAYS, SHOTS, SIZE = 3, 2, 12
 NAME = "few-shot"
+TEST = DatasetSummary("noise-test", "0123456789abcdef", "noise", 90, 9, (1, SIZE, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,10 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def run(uri: str) -> str:
-    return wiring.tracker(uri).open_run("run", "run")
+    tracker = wiring.tracker(uri)
+    run = tracker.open_run("run", "run")
+    tracker.log_metrics(run, [MetricPoint("eval/accuracy best", 0.5)])
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +77,14 @@ def register(uri: str, run: str, request_arrays: dict[str, np.ndarray]):
         return wiring.model_registry(uri).register(
             run,
             name,
+            load_model(directory),
             directory,
             alias="champion",
             description=words.get("description", "A classifier."),
             tags={"accuracy": words.get("accuracy", "0.50")},
             input_example=request_arrays,
+            metrics=[MetricPoint("eval/accuracy best", 0.5), MetricPoint("eval/half width 95 best", 0.01)],
+            dataset=TEST,
         )
 
     return register
@@ -133,6 +140,34 @@ def test_the_same_model_of_the_same_run_is_one_version_with_the_newest_words(
     assert version.source in [f"models:/{output.model_id}" for output in outputs.model_outputs]
 
 
+def test_the_accuracy_is_shown_with_the_model_and_the_images_and_once_with_the_run(
+    registered: RegisteredModel, register, model_directory: Path, uri: str, run: str
+):
+    register(model_directory)
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    version = client.get_model_version(NAME, registered.version)
+    model = client.get_logged_model(str(version.source).removeprefix("models:/"))
+    assert model.metrics is not None
+    assert sorted(
+        (metric.key, metric.value, metric.dataset_name, metric.dataset_digest) for metric in model.metrics
+    ) == [
+        ("eval/accuracy best", 0.5, TEST.name, TEST.digest),
+        ("eval/half width 95 best", 0.01, TEST.name, TEST.digest),
+    ]
+    assert model.params["genotype"] == load_model(model_directory).genotype
+    # The run has had the first point since the network was evaluated; the second came with the model.
+    assert [point.value for point in client.get_metric_history(run, "eval/accuracy best")] == [0.5]
+    assert [point.value for point in client.get_metric_history(run, "eval/half width 95 best")] == [0.01]
+
+
+def test_the_words_about_a_model_lie_beside_its_weights(
+    registered: RegisteredModel, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    folder = download_artifacts(registered.uri, dst_path=str(tmp_path))
+    assert Path(folder, "README.md").read_text() == "A classifier."
+
+
 def test_another_model_is_another_version_and_takes_the_alias(
     registered: RegisteredModel, register, model_directory: Path, uri: str, tmp_path: Path
 ):
@@ -172,8 +207,3 @@ def test_the_model_says_what_it_takes_and_what_it_needs(
 def test_a_name_that_breaks_addresses_is_refused(register, model_directory: Path, name: str):
     with pytest.raises(InputError, match="can't be named"):
         register(model_directory, name=name)
-
-
-def test_a_folder_without_model_is_refused(register, tmp_path: Path):
-    with pytest.raises(InputError, match="Expected a model"):
-        register(tmp_path)

@@ -1,0 +1,48 @@
+"""What people should know of a trained network before they use it: run, network and accuracy enter, Markdown leaves."""
+
+from metantk_core.config import RunConfig
+from metantk_core.datasets import ImageDataset
+from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.workflow.runs import versions
+
+_LIMITS = (
+    "The interval is over the episodes of one training; another seed of training moves the accuracy, too. On other "
+    "images, other numbers of ways and shots, or images prepared otherwise, the accuracy is not known."
+)
+
+
+def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset) -> str:
+    """Return the model card of a few-shot classifier as Markdown.
+
+    Args:
+        config: The run that found and trained it.
+        model: The network.
+        evaluation: Its accuracy on test classes.
+        dataset: The images.
+    """
+    training = config.training
+    shape = " × ".join(map(str, model.image_shape))
+    order = " (first order)" if training.first_order else ""
+    diverged = f", where training diverged ({model.reason})" if model.outcome == "diverged" else ""
+    train, test = dataset.train, dataset.test
+    rows = {
+        "In": f"support and query images (uint8, {shape}, as they are on disk), labels of the support images",
+        "Out": f"probabilities of {model.ways} classes for each query image; queries "
+        f"{'help' if evaluation.transductive else 'do not help'} each other",
+        "Network": f"`{model.genotype}` of `{model.space}`, chosen by {config.criterion.label} at initialisation",
+        "Meta-training": f"{training.algorithm.upper()}{order}, {model.ways}-way {training.episode.shots}-shot, "
+        f"{model.iterations} iterations{diverged}; the weights of iteration {model.best_iteration}, best on "
+        "validation classes",
+        "Adaptation": f"{training.inner_steps} steps of {training.inner_learning_rate:g}",
+        "Images": f"`{dataset.name}`, digest `{dataset.digest}`: trained on {len(train.labels):,} images of "
+        f"{len(train.class_names)} classes, evaluated on {len(test.labels):,} of {len(test.class_names)} others",
+        "Made by": f"run `{config.run_id}`, seed {config.seed}; "
+        + ", ".join(f"{name} {version}" for name, version in versions()),
+    }
+    table = "".join(f"| {name} | {_escaped(text)} |\n" for name, text in rows.items())
+    return f"**Few-shot classifier**, {evaluation.summary()}.\n\n| | |\n|---|---|\n{table}\n{_LIMITS}\n"
+
+
+def _escaped(text: str) -> str:
+    """Return a text as it can stand in a table: genotypes hold bars, which end a cell even inside of code."""
+    return text.replace("|", "\\|")
