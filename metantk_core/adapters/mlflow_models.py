@@ -1,5 +1,6 @@
 """Model registry on MLflow: a folder with a meta-trained network enters, a version that any process can load leaves."""
 
+import json
 import os
 import tempfile
 import time
@@ -15,6 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 import metantk_core
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
@@ -103,6 +105,7 @@ class MlflowModels:
             self._client.update_model_version(name, found.version, description)
             for tag, value in tags.items():
                 self._client.set_model_version_tag(name, found.version, tag, value)
+        self._note_version(entry, name, str(found.version))
         self._client.set_registered_model_alias(name, alias, found.version)
         return RegisteredModel(name, str(found.version), f"models:/{name}/{found.version}")
 
@@ -202,6 +205,13 @@ class MlflowModels:
         ]
         if linked:
             self._client.log_batch(run, metrics=linked)
+
+    def _note_version(self, model: LoggedModel, name: str, version: str) -> None:
+        """Let the model's page link to the version, as a server does by itself and a database does not."""
+        mine = {"name": name, "version": version}
+        noted = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        if mine not in noted:
+            self._client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*noted, mine])})
 
     def _note_output(self, run: str, model: str) -> None:
         def noted() -> bool | None:

@@ -154,6 +154,7 @@ def test_the_accuracy_is_shown_with_the_model_and_the_images_and_once_with_the_r
         ("eval/accuracy best", 0.5, TEST.name, TEST.digest),
         ("eval/half width 95 best", 0.01, TEST.name, TEST.digest),
     ]
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": registered.version}]
     assert model.params["genotype"] == load_model(model_directory).genotype
     # The run has had the first point since the network was evaluated; the second came with the model.
     assert [point.value for point in client.get_metric_history(run, "eval/accuracy best")] == [0.5]
