@@ -40,10 +40,11 @@ def main() -> None:
 def _reported(error: Exception) -> str:
     """Return what to tell a person about an error of ours, its traceback written to a file."""
     from metantk_core.errors import StepError
+    from metantk_core.secrecy import redacted
 
     if isinstance(error, StepError):
         return f"metantk: {error}"
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    what = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
     return (
         f"metantk: an unexpected error ({what}). This is a fault of metantk, not of your input; please report it, with "
         f"{_traceback_file()}."
@@ -56,8 +57,9 @@ def _traceback_file() -> str:
     import traceback
 
     from metantk_core import __version__
+    from metantk_core.secrecy import redacted
 
-    trace = traceback.format_exc()
+    trace = redacted(traceback.format_exc())
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="metantk-error-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from metantk_core.adapters.progress import WATCHED, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.errors import KEPT, InputError, StepError, full_disk, without_addresses
 from metantk_core.ports import FAILED_STEP, PIPELINE, ArtifactStore, RunStatus, Tracker
+from metantk_core.secrecy import redacted
 from metantk_core.tracking import Tracking
 from metantk_core.workflow import Ports
 
@@ -102,14 +104,17 @@ def close_pipeline(pipeline: str, state: str, reason: str, *, config: str, store
             run = tracker.find_run(pipeline, tag=PIPELINE)
             if run is not None:  # else the first step did not come so far
                 if status != "finished" and reason:
-                    tracker.tag_run(run, {f"{PIPELINE}.message": without_addresses(reason)[:_LONGEST_REASON]})
+                    tracker.tag_run(run, {f"{PIPELINE}.message": without_addresses(redacted(reason))[:_LONGEST_REASON]})
                 tracker.close_run(run, status, again=False)
         return status
 
 
 @contextmanager
 def _reporting() -> Iterator[None]:
-    """Let signals raise, and a person's bad input end the process with one sentence and exit code 2."""
+    """Let signals raise, and a person's bad input end the process with one sentence and exit code 2.
+
+    An error of ours ends it with its traceback, without secrets, and exit code 1.
+    """
     parent = os.environ.get(stopping.PARENT)
     if parent:
         stopping.end_with(int(parent))
@@ -119,10 +124,12 @@ def _reporting() -> Iterator[None]:
     try:
         with stopping.raising():  # a pod that is told to go tidies up, whatever it is at
             yield
-    except (InputError, OSError) as error:
+    except Exception as error:
         known = error if isinstance(error, InputError) else full_disk(error)
         if known is None:
-            raise
+            # As Python would, but without what some library wrote of secrets into its error.
+            print(redacted(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - a pod's log is its terminal
+            raise SystemExit(1) from None
         folder = os.environ.get(WATCHED)
         if folder:
             with suppress(OSError):  # where the disk is full, the command sees that itself
@@ -159,7 +166,7 @@ class _Step:
             said = "it was told to end"
         else:
             said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        tags = {FAILED_STEP: self.name, f"{FAILED_STEP}.reason": without_addresses(said)[:_LONGEST_REASON]}
+        tags = {FAILED_STEP: self.name, f"{FAILED_STEP}.reason": without_addresses(redacted(said))[:_LONGEST_REASON]}
         try:
             with stopping.shielded():
                 self.way.tracker.tag_run(self.run, tags)
