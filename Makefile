@@ -13,7 +13,7 @@ ARGS ?=
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup run test long-test quick-test check format ui clean
+.PHONY: help setup run test long-test quick-test check audit format ui clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,12 @@ quick-test: $(VENV)/.test-ready ## Run the tests that take no more than seconds
 check: setup ## Format, lint, types, import contracts
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright && $(BIN)/lint-imports
 
+# In an environment of its own, for it pins what the project uses. It asks pypi.org, and fails where that can't be reached.
+audit: ## Ask whether pinned dependencies have known vulnerabilities
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)-audit \
+		&& $(VENV)-audit/bin/python -m pip --disable-pip-version-check -qq install pip-audit; }
+	@$(VENV)-audit/bin/pip-audit --strict --disable-pip --no-deps -r constraints.txt $(ARGS)
+
 format: setup ## Format and repair what can be repaired
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
@@ -61,4 +67,4 @@ ui: setup ## Open the MLflow UI on the runs of this folder
 	@$(BIN)/metantk ui
 
 clean: ## Remove the virtual environment (results in runs/ stay)
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build *.egg-info

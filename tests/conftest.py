@@ -1,8 +1,11 @@
 """What all tests share: nobody's servers, credentials or settings reach them, and a loaded machine is no failure."""
 
+import multiprocessing.util
 import os
 import signal
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -22,6 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files of slow tests first: begun last, they would be what everybody waits for in the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let what processes leave in the folder for temporary files, killed ones too, stand and go with pytest's own."""
+    multiprocessing.util.get_temp_dir()  # for sockets, whose paths may not be long: elsewhere, and it goes by itself
+    folder = str(tmp_path_factory.mktemp("temporary"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 _FOREIGN = ("MLFLOW_", "AWS_", "METANTK_", "KFP_")

@@ -2,9 +2,11 @@
 
 import re
 import sqlite3
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from google.protobuf.json_format import ParseError
 from mlflow.exceptions import MlflowException, RestException
@@ -20,10 +22,15 @@ from requests.exceptions import (
 )
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from metantk_core.adapters.addresses import shown
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.patience import Patience
 from metantk_core.errors import KEPT, InputError
 from metantk_core.ports import AwayError
+from metantk_core.secrecy import redacted
+
+if TYPE_CHECKING:
+    from metantk_core.adapters.s3_errors import Trouble
 
 T = TypeVar("T")
 
@@ -32,6 +39,7 @@ _TRANSFERS = ("log_artifact", "log_artifacts", "log_model_artifacts", "log_model
 _CREATIONS = ("create_run", "create_logged_model", "create_model_version", "log_outputs")
 """Calls that make one thing more each time, or refuse to; all others may be repeated (``test_outages.py`` tries)."""
 _MOST_ATTEMPTS_TO_CREATE = 5
+_FORBIDDEN = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _UNANSWERED = (ConnectionError, Timeout, ChunkedEncodingError, ContentDecodingError, RetryError)
 _PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that MLflow's own client repeats after, too: a server that starts, a proxy before one that doesn't run."""
@@ -114,7 +122,7 @@ class _Translating(MlflowClient):
         @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
             def ask() -> Any:
-                return self._once(name, lambda: method(*args, **kwargs))
+                return self._once(name, lambda: method(*args, **kwargs), str(args[0]) if args else "")
 
             if self._patience is None:
                 return ask()
@@ -131,8 +139,8 @@ class _Translating(MlflowClient):
     def _probe(self) -> None:
         self._once("search_experiments", lambda: self._behind.search_experiments(max_results=1))
 
-    def _once(self, name: str, ask: Callable[[], T]) -> T:
-        """Return what one attempt of a call gives."""
+    def _once(self, name: str, ask: Callable[[], T], about: str = "") -> T:
+        """Return what one attempt of a call, about a run or model, gives."""
         is_server = self._patience is not None
         try:
             return within(_SECONDS_TO_AN_ANSWER, ask) if is_server and name not in _TRANSFERS else ask()
@@ -153,6 +161,22 @@ class _Translating(MlflowClient):
                 f"Can't keep a file of the tracked run in {error.filename or self._address} "
                 f"({error.strerror or error}); make room, or the folder writable, and run the same command again."
             ) from error
+        except Exception as error:
+            found = _trouble_with_a_bucket(error)
+            if found is None:
+                raise
+            sentence = f"Files can't go to {self._files(name, about)}: {found.cause}; {found.remedy}"
+            if is_server and found.passes:
+                raise AwayError(f"{sentence}, and run the same command again: {KEPT}") from error
+            raise MlflowError(f"{sentence}.") from error
+
+    def _files(self, method: str, about: str) -> str:
+        """Return where clients take the files of a run or model themselves."""
+        with suppress(Exception):  # it is asked for the sake of a sentence about another failure
+            if "model" in method:
+                return shown(self._behind.get_logged_model(about).artifact_location)
+            return shown(self._behind.get_run(about).info.artifact_uri or "")
+        return "the bucket of this experiment"
 
     def _away(self, error: Exception) -> AwayError:
         return AwayError(
@@ -163,6 +187,13 @@ class _Translating(MlflowClient):
     def _refusal(self, method: str, error: Exception) -> MlflowError:
         is_server = self._patience is not None
         code = error.error_code if isinstance(error, MlflowException) else ""
+        if is_server and _is_forbidden(error):
+            return MlflowError(
+                f"The MLflow server {self._address} does not let this account do '{method}'; ask who runs it for the "
+                "right to edit this experiment, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or "
+                f"MLFLOW_TRACKING_TOKEN) of another account, and run the same command again: {KEPT}",
+                code,
+            )
         kind = "server" if is_server else "database"
         # A code that stands for the status of an answer which is not MLflow's own means nothing.
         meant = code if isinstance(error, RestException) or not is_server else ""
@@ -184,6 +215,27 @@ def _is_away(error: Exception) -> bool:
     if isinstance(behind, HTTPError):
         return behind.response is not None and behind.response.status_code in _PASSING
     return isinstance(behind, _UNANSWERED)
+
+
+def _is_forbidden(error: Exception) -> bool:
+    """Return whether a server knows what was asked, and this account may not do it (or not any more)."""
+    if isinstance(error, MlflowException) and error.error_code in _FORBIDDEN:
+        return True
+    behind = _behind(error)
+    return isinstance(behind, HTTPError) and behind.response is not None and behind.response.status_code in (401, 403)
+
+
+def _trouble_with_a_bucket(error: Exception) -> "Trouble | None":
+    """Return what is wrong with a bucket, where MLflow lets clients go there themselves; none for other errors."""
+    if "botocore" not in sys.modules:
+        return None
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from metantk_core.adapters.s3_errors import trouble
+
+    behind = error.__cause__ or error.__context__ if isinstance(error, Boto3Error) else error
+    return trouble(behind) if isinstance(behind, BotoCoreError | ClientError) else None
 
 
 def _behind(error: Exception) -> BaseException | None:
@@ -215,4 +267,4 @@ def _reason(error: Exception) -> str:
     # After this MLflow quotes what the server sent: pages of HTML, and who knows what else.
     text = str(error).partition("Response body:")[0]
     lines = text.strip().splitlines()
-    return lines[0].rstrip(". ")[:_LONGEST_REASON] if lines else type(error).__name__
+    return redacted(lines[0]).rstrip(". ")[:_LONGEST_REASON] if lines else type(error).__name__

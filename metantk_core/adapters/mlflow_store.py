@@ -34,6 +34,7 @@ from metantk_core.adapters.mlflow_client import translating
 from metantk_core.adapters.patience import Patience, patience_seconds
 from metantk_core.errors import InputError
 from metantk_core.ports import AwayError
+from metantk_core.secrecy import redacted
 from metantk_core.seeding import digest
 
 LONGEST_DIGEST = 36
@@ -46,6 +47,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_CERTIFICATES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH")
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ def _connect_server(uri: str, patient: bool) -> Connection:
     seconds = patience_seconds()
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    for name in _CERTIFICATES:
+        if (path := os.environ.get(name)) and not os.path.exists(path):
+            raise InputError(f"{name} names {path}, which is not there; name the file, or unset the variable.")
     login = credentials(uri)
     address = shown(uri).rstrip("/")
     if login:
@@ -124,6 +129,11 @@ def _check_server(address: str) -> None:
             raise InputError(
                 f"The certificate of the server at {address} can't be trusted; set MLFLOW_TRACKING_SERVER_CERT_PATH to "
                 "the file of the authority that signed it, or correct the address."
+            ) from error
+        if isinstance(error, MlflowException) and not isinstance(error.__context__, RequestException | OSError):
+            raise InputError(
+                f"The MLflow server at {address} can't be asked ({redacted(_reason(error))}); correct the variables "
+                "MLFLOW_TRACKING_…."
             ) from error
         raise AwayError(
             f"No MLflow server answers at {address} within {_SECONDS_TO_FIRST_ANSWER} seconds; start it, correct the "

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from object_servers import Moto, SeaweedFS, seaweedfs_program
+from postgresql import PostgreSQL, postgresql_programs
 
 
 class MlflowServer:
@@ -19,13 +20,28 @@ class MlflowServer:
 
     Args:
         root: Folder of its own.
+        database: Address of its database; by default a SQLite file in the folder.
+        files: Where it keeps the files of runs; by default a folder in the folder.
+        options: More of ``mlflow server``.
+        environment: What it gets beside this process's environment.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        database: str = "",
+        files: str = "",
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] = {},
+    ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._root = root
+        self._options = ["--backend-store-uri", database or f"sqlite:///{root}/mlflow.db"]
+        self._options += ["--artifacts-destination", files or str(root / "files"), "--workers", "1", *options]
+        self._environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"http://127.0.0.1:{self._port}"
 
@@ -34,12 +50,15 @@ class MlflowServer:
         if self._process is not None:
             return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        places = ["--backend-store-uri", f"sqlite:///{self._root}/mlflow.db"]
-        places += ["--artifacts-destination", str(self._root / "files"), "--workers", "1"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        surroundings = {**os.environ, **self._environment}
         with (self._root / "server.log").open("a") as log:
             self._process = subprocess.Popen(
-                [*command, *places], cwd=self._root, env=environment, stdout=log, stderr=log, start_new_session=True
+                [*command, *self._options],
+                cwd=self._root,
+                env=surroundings,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         until = time.monotonic() + 120
         while time.monotonic() < until and self._process.poll() is None:
@@ -78,5 +97,12 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
     server = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"), seaweedfs_program())
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    server = PostgreSQL(postgresql_programs())
     yield server
     server.stop()

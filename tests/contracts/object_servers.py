@@ -1,6 +1,7 @@
 """Object stores for tests, spoken to over HTTP: moto, which forgives everything, and SeaweedFS, which checks.
 
-Both are processes of their own. SeaweedFS knows two accounts, one of which may only read; it checks secrets, clocks and
+Both are processes of their own. SeaweedFS knows three accounts, of which one may only read and one has
+the least rights; it checks secrets, clocks and
 checksums, and keeps what it has when it is killed.
 """
 
@@ -25,6 +26,8 @@ from botocore.config import Config
 BUCKET = "metantk-tests"
 USER, SECRET = "tests", "a-secret-of-the-tests"
 READER, READERS_SECRET = "reader", "another-secret-of-the-tests"
+NARROW, NARROWS_SECRET = "narrow", "a-third-secret-of-the-tests"
+"""An account with the least rights, those of docs/storage.md, below the prefix ``narrow/``."""
 
 
 def environment(address: str, user: str = USER, secret: str = SECRET) -> dict[str, str]:
@@ -50,7 +53,7 @@ class Moto:
     """moto's server, in memory."""
 
     def __init__(self, root: Path) -> None:
-        (self.port,) = _free_ports(1)
+        (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
         self._log = root / "moto.log"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
@@ -71,9 +74,14 @@ class SeaweedFS:
     def __init__(self, root: Path, program: str) -> None:
         self._root, self._program = root, program
         names = ("master", "volume", "filer", "s3")
-        self._ports = dict(zip(names, _free_ports(len(names), 10_000), strict=True))
+        self._ports = dict(zip(names, free_ports(len(names), 10_000), strict=True))
         self.address = f"http://127.0.0.1:{self._ports['s3']}"
-        accounts = [(USER, SECRET, ["Admin", "Read", "Write", "List"]), (READER, READERS_SECRET, ["Read", "List"])]
+        below = f"{BUCKET}/narrow/*"
+        accounts = [
+            (USER, SECRET, ["Admin", "Read", "Write", "List"]),
+            (READER, READERS_SECRET, ["Read", "List"]),
+            (NARROW, NARROWS_SECRET, [f"Read:{below}", f"Write:{below}", f"List:{below}"]),
+        ]
         identities = [
             {"name": name, "credentials": [{"accessKey": name, "secretKey": secret}], "actions": actions}
             for name, secret, actions in accounts
@@ -167,7 +175,7 @@ def _until_it_works(ask: Any) -> None:
             time.sleep(0.3)
 
 
-def _free_ports(count: int, second: int = 0) -> list[int]:
+def free_ports(count: int, second: int = 0) -> list[int]:
     """Return different ports that are free, and those so many above them too; below those that clients are given."""
     luck = random.SystemRandom()  # the tests of another process may have seeded the usual one alike
     found: list[int] = []

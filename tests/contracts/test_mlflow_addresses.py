@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy
 from alembic import command
 from alembic.script import ScriptDirectory
+from crowd import open_and_log
 from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from mlflow.tracking import MlflowClient
@@ -24,7 +25,6 @@ from mlflow.tracking import MlflowClient
 from metantk_core import wiring
 from metantk_core.adapters.addresses import may_hold_secret, refuse_secrets, shown
 from metantk_core.errors import InputError
-from metantk_core.ports import MetricPoint
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +155,13 @@ def test_a_certificate_is_trusted_by_the_file_that_a_variable_names(tmp_path: Pa
         server.server_close()
 
 
+def test_settings_of_tls_that_exclude_each_other_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path))
+    text = _sentence("https://localhost:1")
+    assert "can't be asked (When 'ignore_tls_verification' is true" in text
+
+
 @pytest.mark.parametrize("uri", ["", "mlruns", "ftp://me:secret@host/x", "databricks", "file:///tmp/mlruns", "http//x"])
 def test_an_address_of_an_unknown_kind_is_answered_with_the_known_ones(uri: str):
     text = _sentence(uri)
@@ -217,22 +224,13 @@ def test_relative_databases_keep_their_files_beside_them(tmp_path: Path, monkeyp
     assert kept == [("project", "runs", "mlartifacts")]
 
 
-def _open_and_log(uri: str, number: int) -> str:
-    tracker = wiring.tracker(uri)
-    parent = tracker.open_run("parent", "parent")
-    run = tracker.open_run(f"parent/{number}", f"shard-{number}", parent=parent)
-    tracker.log_metrics(run, [MetricPoint("score/mean", float(step), step) for step in range(100)])
-    tracker.close_run(run, "finished")
-    return parent
-
-
 @pytest.mark.slow
 def test_eight_processes_may_meet_at_a_fresh_database(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["metantk_core.wiring", "metantk_core.adapters.mlflow_tracking"])
+    context.set_forkserver_preload(["__main__", "crowd"])
     with context.Pool(8) as crowd:
-        parents = set(crowd.starmap(_open_and_log, [(uri, number) for number in range(8)], chunksize=1))
+        parents = set(crowd.starmap(open_and_log, [(uri, number) for number in range(8)], chunksize=1))
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("metantk")
     assert experiment is not None

@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import json
-import multiprocessing
 import socket
 import threading
 import time
@@ -520,25 +519,3 @@ def test_a_server_that_is_away_in_the_middle_of_a_search_is_waited_for_or_told_l
     second = CliRunner().invoke(app, ["sync", "--workspace", str(place.root)])
     assert second.stdout.startswith("Nothing is waiting to be sent")
     assert _seen(server.address, "metantk", tmp_path) == pages
-
-
-def _log_a_part(address: str, run: str, number: int) -> None:
-    tracker = wiring.tracker(address, "crowd")
-    for part in range(5):
-        steps = range(1000 * number + 100 * part, 1000 * number + 100 * part + 100)
-        tracker.log_metrics(run, [MetricPoint("score/mean", float(step), step) for step in steps])
-
-
-@pytest.mark.slow
-def test_eight_processes_that_log_to_one_run_lose_nothing(server: MlflowServer, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("METANTK_MLFLOW_PATIENCE", "60")
-    server.start()
-    run = wiring.tracker(server.address, "crowd").open_run("key", "run")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["metantk_core.wiring", "metantk_core.adapters.mlflow_tracking"])
-    with context.Pool(8) as crowd:
-        crowd.starmap(_log_a_part, [(server.address, run, number) for number in range(8)], chunksize=1)
-    history = MlflowClient(server.address).get_metric_history(run, "score/mean")
-    expected = [1000 * number + step for number in range(8) for step in range(500)]
-    assert sorted(point.step for point in history) == expected
-    assert all(point.value == point.step for point in history)

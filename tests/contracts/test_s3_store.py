@@ -4,24 +4,30 @@ import base64
 import datetime
 import hashlib
 import random
+import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
+import boto3
 import botocore.auth
 import pytest
 from faulty_proxy import Fault, FaultyProxy, Request
 from object_servers import (
     BUCKET,
+    NARROW,
+    NARROWS_SECRET,
     READER,
     READERS_SECRET,
     SECRET,
+    USER,
     Moto,
     SeaweedFS,
     environment,
@@ -440,6 +446,48 @@ def test_an_answer_that_is_torn_again_and_again_is_never_returned(proxy: FaultyP
         store.read("a")
     proxy.choose = lambda _: None
     assert store.read("a") == b"data of a score"
+
+
+@pytest.fixture(params=["moto", "seaweedfs"])
+def narrow(request: pytest.FixtureRequest, use: Callable[..., None]) -> Iterator[str]:
+    """Prefix below which this process has the least rights, by the policy of the manual or the like of it."""
+    server = request.getfixturevalue(request.param)
+    if request.param == "seaweedfs":
+        use(server.address, user=NARROW, secret=NARROWS_SECRET)
+        yield "narrow"
+        return
+    manual = Path(__file__).parents[2].joinpath("docs", "storage.md").read_text(encoding="utf-8")
+    policy = re.search(r"```json\n(.*?)```", manual, re.DOTALL)
+    assert policy is not None
+    text = policy[1].replace("my-bucket", BUCKET)
+    session = boto3.Session(aws_access_key_id=USER, aws_secret_access_key=SECRET, region_name="us-east-1")
+    accounts = session.client("iam", endpoint_url=server.address)
+    name = uuid.uuid4().hex
+    accounts.create_user(UserName=name)
+    accounts.put_user_policy(UserName=name, PolicyName="least", PolicyDocument=text)
+    key = accounts.create_access_key(UserName=name)["AccessKey"]
+    use(server.address, user=key["AccessKeyId"], secret=key["SecretAccessKey"])
+    _ask_moto_for_rights(server, "0")  # of whoever comes from the next request on
+    yield "metantk"
+    _ask_moto_for_rights(server, "inf")
+
+
+def _ask_moto_for_rights(server: Moto, after: str) -> None:
+    address = f"{server.address}/moto-api/reset-auth"
+    urllib.request.urlopen(urllib.request.Request(address, after.encode(), {"Content-Type": "text/plain"})).close()
+
+
+def test_the_least_rights_are_enough_and_nothing_else_is_allowed(narrow: str):
+    store = wiring.artifact_store(f"s3://{BUCKET}/{narrow}")
+    assert isinstance(store, S3Store)
+    large = random.Random(0).randbytes(40 * 2**20)
+    store.write("a/large", large)
+    store.write("a/small", b"x")
+    assert (store.read("a/large"), store.read("a/small")) == (large, b"x")
+    assert sorted(store.keys("a/")) == ["a/large", "a/small"]
+    assert store.read("a/nothing") is None
+    with pytest.raises(InputError, match="access is denied"):
+        wiring.artifact_store(f"s3://{BUCKET}/elsewhere").write("a", b"x")
 
 
 def test_who_may_only_read_is_told_what_is_missing(seaweedfs: SeaweedFS, use: Any, prefix: str):

@@ -155,7 +155,7 @@ def test_more_generations_than_a_pipeline_can_have_steps_for_are_refused():
     assert load_config("smoke", RECIPES, [*many, "search.shards=1"]).search.num_candidates == 5000
 
 
-@pytest.mark.slow
+@pytest.mark.minutes  # of a run that ends well: test_team_server.py
 def test_a_password_is_in_no_file_no_output_and_no_list_of_arguments(tmp_path):
     """A server that takes the password but no new run: the steps fail after they have started."""
     script = tmp_path / "server.py"
