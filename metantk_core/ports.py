@@ -4,7 +4,7 @@ Every call of every port is idempotent, so that a step that crashed may simply r
 a metric point is logged once, a file is replaced, the same network is the same model version.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from metantk_core import stopping
 from metantk_core.errors import InputError
+from metantk_core.files import UNFINISHED
 
 if TYPE_CHECKING:  # or whoever knows the ports would import torch
     from metantk_core.meta_training import TrainedModel
@@ -94,11 +95,44 @@ def admit_key(key: str) -> str:
     """Return a key of an artifact store as it is, if every store can keep something under it.
 
     Raises:
-        ValueError: It is none: it could lead out of a folder, or a part of it has no name.
+        ValueError: It is none: it could lead out of a folder, or a part of it is no name or an unfinished file's.
     """
-    if not key or "\\" in key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+    parts = key.split("/")
+    if "\\" in key or "\0" in key or any(part in ("", ".", "..") or part.startswith(UNFINISHED) for part in parts):
         raise ValueError(f"A key is a relative path of plain names such as 'run/scores.jsonl', not {key!r}.")
     return key
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store says of something without reading it.
+
+    Attributes:
+        key: Its key.
+        size: Bytes.
+        seconds: How long it has been there as it is.
+    """
+
+    key: str
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What was left by writers that were killed.
+
+    Attributes:
+        count: How many things.
+        size: Bytes, as far as that is known.
+    """
+
+    count: int
+    size: int
+
+
+class DamageError(InputError):
+    """What a store holds under a key is not what was written there."""
 
 
 @runtime_checkable
@@ -119,12 +153,53 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def create(self, key: str, data: bytes) -> bytes:
+        """Store bytes under a key unless something is there, and return what is there then: of several, the first."""
+        ...
+
+    def read_into(self, key: str, path: Path, heard: Callable[[int], object] = ...) -> bool:
+        """Put what is stored under a key into a file, which appears as a whole, and return whether there was anything.
+
+        Args:
+            key: The key.
+            path: The file. It may be the store's own under another name: nobody may change it in its place.
+            heard: Told the bytes of each piece that has come.
+        """
+        ...
+
+    def write_file(self, key: str, path: Path, heard: Callable[[int], object] = ...) -> None:
+        """Store a file, which may be large, under a key.
+
+        Args:
+            key: The key.
+            path: The file. The store's own may be the same under another name: nobody may change it any more.
+            heard: Told the bytes of each piece that is there.
+        """
+        ...
+
     def exists(self, key: str) -> bool:
         """Return whether something is stored under a key."""
         ...
 
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove what is stored under some keys; keys of nothing are passed over."""
+        ...
+
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Give the keys that start with a prefix, sorted."""
+        ...
+
+    def listing(self, prefix: str = "") -> Iterator[Stored]:
+        """Give what is stored under the keys that start with a prefix, sorted, without reading it."""
+        ...
+
+    def clear_unfinished(self, seconds: float, *, really: bool = True) -> Leftovers:
+        """Remove what writers that were killed left, unseen by :meth:`keys`.
+
+        Args:
+            seconds: How old it must be where that is the only sign that nobody is writing it.
+            really: Whether it is removed; otherwise it is only looked at.
+        """
         ...
 
     def place(self, key: str) -> str:

@@ -59,7 +59,14 @@ def open_pipeline(
         address = _address(tracking_uri)
         wiring.tracker(address)  # says so at once if nobody answers
         if run_config.data.path is not None and run_config.dataset_digest is None:
-            found = workflow.prepare_images(run_config, images, progress_for("dataset"), cache=dataset_cache())
+            found = workflow.prepare_images(
+                run_config,
+                images,
+                progress_for("dataset"),
+                cache=dataset_cache(),
+                images=wiring.images,
+                store=wiring.artifact_store(store) if store else None,
+            )
             run_config = run_config.model_copy(update={"dataset_digest": found.digest})
         page = f"{kubeflow.rstrip('/')}/#/runs/details/{pipeline}" if kubeflow else ""
         with _opened("prepare dataset", run_config, store, address, first=True) as step:
@@ -156,6 +163,7 @@ class _Step:
             run=run,
             progress_for=progress_for,
             device=wiring.device(),
+            images=wiring.images,
         )
 
     def note_failure(self, error: BaseException) -> None:

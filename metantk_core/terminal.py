@@ -14,11 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from metantk_core import meta_training, workflow
+from metantk_core import meta_training, upkeep, workflow
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
 from metantk_core.config import RunConfig
 from metantk_core.errors import STOPPED
+from metantk_core.files import amount
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
@@ -282,6 +283,32 @@ def print_sent(sent: Sequence["workflow.Sent"]) -> None:
             console.print(f"Model      {run.model.uri}  (alias champion)", soft_wrap=True, highlight=False)
     if not sent:
         console.print("Nothing is waiting to be sent: MLflow has everything.", highlight=False)
+
+
+def print_amounts(title: str, amounts: Mapping[str, upkeep.Amount]) -> None:
+    """Print how much there is of what."""
+    console = Console()
+    there = {what: found for what, found in amounts.items() if found.count or found.size}
+    console.print(f"{title}: {'' if there else 'nothing'}", soft_wrap=True, highlight=False, markup=False)
+    if not there:
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what")
+    table.add_column("how many", justify="right")
+    table.add_column("size", justify="right")
+    for what, found in there.items():
+        table.add_row(what, f"{found.count:,}", amount(found.size))
+    table.add_row("together", "", amount(sum(found.size for found in there.values())))
+    console.print(table)
+
+
+def print_verified(found: upkeep.Verified) -> None:
+    """Print what is damaged in a store, a line each, and how much was read."""
+    console = Console()
+    for damage in found.damaged:
+        console.print(f"{damage.place}: {damage.why}", soft_wrap=True, highlight=False, markup=False)
+    said = f"{len(found.damaged)} damaged; what they held is computed again" if found.damaged else "all whole"
+    console.print(f"Read {found.read.count:,} files, {amount(found.read.size)}: {said}.", highlight=False)
 
 
 def print_ui(link: str) -> None:

@@ -12,9 +12,10 @@ from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
+from metantk_core.files import Place
 from metantk_core.ports import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "model_registry", "opened_store", "tracker"]
+__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "images", "model_registry", "opened_store", "tracker"]
 
 _RECORDS = "scores/"
 """Beginning of the keys of score records: small, thousands of them, and computed again if they are lost."""
@@ -37,14 +38,8 @@ def artifact_store(uri: str) -> ArtifactStore:
     known = scheme(uri)
     if known == "s3":
         bucket, prefix = admit_bucket(uri)
-        try:
+        with _needing_boto3(f"The store {shown(uri)}"):
             from metantk_core.adapters.s3 import connect
-        except ModuleNotFoundError as error:
-            if error.name not in ("boto3", "botocore"):
-                raise
-            raise InputError(
-                f"The store {shown(uri)} needs boto3, which is not installed; pip install 'metantk[storage]'."
-            ) from error
         return connect(bucket, prefix)
     if known not in ("", "file") or not uri:
         raise InputError(
@@ -52,6 +47,33 @@ def artifact_store(uri: str) -> ArtifactStore:
             f"{shown(uri)!r}; give one of these."
         )
     return FilesystemStore(Path(uri.removeprefix("file://") if known else uri).absolute())
+
+
+def images(path: str | None) -> Place | None:
+    """Return the place of a person's images; none for images that need none, or lie in a folder on this machine.
+
+    Args:
+        path: What the configuration says, ``data.path``.
+
+    Raises:
+        InputError: They lie in a bucket, and that can't be used.
+    """
+    if path is None or scheme(path) != "s3":
+        return None
+    bucket, prefix = admit_bucket(path)
+    with _needing_boto3(f"To read images from {shown(path)}"):
+        from metantk_core.adapters.s3_images import connect_images
+    return connect_images(bucket, prefix)
+
+
+@contextmanager
+def _needing_boto3(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("boto3", "botocore"):
+            raise
+        raise InputError(f"{what} needs boto3, which is not installed; pip install 'metantk[storage]'.") from error
 
 
 @contextmanager

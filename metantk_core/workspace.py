@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from metantk_core import datasets, stopping, tracking, wiring, workflow
+from metantk_core import stopping, tracking, wiring, workflow
 from metantk_core.adapters import locks
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_uri
-from metantk_core.adapters.filesystem import sweep
 from metantk_core.adapters.progress import ProgressLines, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import STOPPED, InputError
+from metantk_core.files import sweep
 from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run_scope
+from metantk_core.progress import Progress
 from metantk_core.tracking import Tracking
 from metantk_core.workflow import Ports, Sent, Unsent
 
@@ -67,6 +68,20 @@ class Workspace:
         """Return the artifact store."""
         return wiring.artifact_store(self.store_uri)
 
+    def existing_store(self) -> ArtifactStore:
+        """Return the artifact store, if there is one.
+
+        Raises:
+            InputError: It is a folder that is not there, or can't be used.
+        """
+        refuse_secrets(self.store_uri)
+        if not scheme(self.store_uri) and not Path(self.store_uri).is_dir():
+            raise InputError(
+                f"Expected a store in {shown(self.store_uri)}, but there is no such folder; name one with "
+                "--store, or the workspace that holds it with --workspace."
+            )
+        return self.store()
+
     def prepare(self, config: RunConfig) -> RunConfig:
         """Make sure that the workspace can be written and that MLflow answers, before anything expensive.
 
@@ -79,7 +94,7 @@ class Workspace:
                 doesn't answer, or the images can't be read.
         """
         admit_tracking(self.tracking_uri)  # first what takes no time
-        self.store()
+        store = self.store()
         refuse_secrets(self.store_uri)
         wiring.device(self.device, probe=False)
         workflow.check_limits(config)
@@ -89,17 +104,26 @@ class Workspace:
         wiring.tracker(self.tracking_uri)
         if config.data.path is None or config.dataset_digest is not None:
             return config
-        return config.model_copy(update={"dataset_digest": self.dataset(config).digest})
+        return config.model_copy(update={"dataset_digest": self.dataset(config, store).digest})
 
-    def dataset(self, config: RunConfig) -> ImageDataset:
-        """Return the run's dataset, built or converted if it is not there yet.
+    def dataset(self, config: RunConfig, store: ArtifactStore | None = None) -> ImageDataset:
+        """Return the run's dataset, built or converted if it is neither here nor in a store that others use too.
+
+        Args:
+            config: The run.
+            store: What ``store`` returned before; none to open it where it is needed.
 
         Raises:
             InputError: The folder can't be written, or the images are missing or broken.
         """
         self._make_writable(self.datasets)
-        return datasets.prepare(
-            config.data, workflow.dataset_folder(self.datasets, config), progress=ProgressLines(sys.stderr, "dataset")
+        shared = (store or self.store()) if self.shared and config.data.path is not None else None
+        return workflow.prepare_images(
+            config,
+            workflow.dataset_folder(self.datasets, config),
+            told("dataset"),
+            images=wiring.images,
+            store=shared,
         )
 
     def _make_writable(self, folder: Path, what: str = "the workspace", option: str = "--workspace") -> None:
@@ -243,14 +267,20 @@ def open_run(config: RunConfig, place: Workspace) -> Iterator[tuple[ImageDataset
                 run=run,
                 progress_for=progress_for,
                 device=wiring.device(place.device),
+                images=wiring.images,
             )
-            dataset = place.dataset(config)
+            dataset = place.dataset(config, kept)
             workflow.admit_dataset(config, dataset, ports)
             try:
                 yield dataset, ports
             except (KeyboardInterrupt, SystemExit):
                 notice(STOPPED)
                 raise
+
+
+def told(step: str) -> Progress:
+    """Return what tells people on standard error how far something is."""
+    return ProgressLines(sys.stderr, step)
 
 
 def _close(tracker: Tracker, config: RunConfig, status: RunStatus) -> None:

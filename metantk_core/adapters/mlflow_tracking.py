@@ -191,7 +191,7 @@ class MlflowTracker:
         entity = Dataset(
             name=dataset.name,
             digest=dataset.digest[:LONGEST_DIGEST],
-            source_type="local",
+            source_type="s3" if dataset.source.startswith("s3://") else "local",
             source=json.dumps({"uri": shown(dataset.source)}),
             schema=json.dumps({"mlflow_tensorspec": schema}),
             profile=json.dumps(profile),

@@ -12,15 +12,18 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from metantk_core.ports import ArtifactStore, admit_key
+from metantk_core.files import write_atomically
+from metantk_core.ports import ArtifactStore, Leftovers, Stored, admit_key
 
 SECONDS = 30.0
 """Work that a killed process can lose at most."""
-_PACK = ".pack"
+PACK = ".pack"
+"""Beginning of the names of packs."""
 _MERGED = ".pack-all"
 _MOST_PACKS = 16  # read one by one
 _LARGEST_PACK = 8 * 2**20  # bytes held back
@@ -92,6 +95,45 @@ class PackingStore:
                 self._timer.daemon = True
                 self._timer.start()
 
+    def create(self, key: str, data: bytes) -> bytes:
+        """Store bytes under a key, at once, unless something is there, and return what is there then."""
+        there = self.read(key)
+        return self._behind.create(key, data) if there is None else there
+
+    def read_into(self, key: str, path: Path, heard: Callable[[int], object] = lambda size: None) -> bool:
+        """Put what is stored under a key into a file, and return whether there was anything."""
+        if not self._split(key)[0]:
+            return self._behind.read_into(key, path, heard)
+        data = self.read(key)
+        if data is not None:
+            write_atomically(path, data)
+        return data is not None
+
+    def write_file(self, key: str, path: Path, heard: Callable[[int], object] = lambda size: None) -> None:
+        """Store a file under a key, at once."""
+        if self._split(key)[0]:
+            self.write(key, path.read_bytes())
+        else:
+            self._behind.write_file(key, path, heard)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove what is stored under some keys, but for what is in a pack with others: packs go as a whole."""
+        with self._lock:
+            gone = list(keys)
+            for folder, name in map(self._split, gone):
+                self._held.get(folder, {}).pop(name, None)
+                if folder in self._seen:
+                    self._seen[folder].plain.discard(name)
+            self._behind.delete(gone)
+
+    def listing(self, prefix: str = "") -> Iterator[Stored]:
+        """Give what is stored where packs are kept: packs, and files by themselves."""
+        return self._behind.listing(prefix)
+
+    def clear_unfinished(self, seconds: float, *, really: bool = True) -> Leftovers:
+        """Remove what killed writers left where packs are kept."""
+        return self._behind.clear_unfinished(seconds, really=really)
+
     def exists(self, key: str) -> bool:
         """Return whether something is stored under a key."""
         return self._behind.exists(key) if not self._split(key)[0] else self.read(key) is not None
@@ -104,7 +146,7 @@ class PackingStore:
             packs = set()
             for key in self._behind.keys(top):
                 folder, _, name = key.rpartition("/")
-                if name.startswith(_PACK):
+                if name.startswith(PACK):
                     packs.add(folder)
                 else:
                     found.add(key)
@@ -129,7 +171,7 @@ class PackingStore:
             for folder in list(self._held):
                 files = self._held[folder]
                 if files:
-                    self._behind.write(f"{folder}/{_name(_PACK)}", _packed(files))
+                    self._behind.write(f"{folder}/{_name(PACK)}", _packed(files))
                     self._written.add(folder)
                 if folder in self._seen:
                     self._seen[folder].packed |= files
@@ -154,7 +196,7 @@ class PackingStore:
         """Return folder and name of a key that may be packed; no folder for one that may not."""
         admit_key(key)
         folder, _, name = key.rpartition("/")
-        return (folder, name) if key.startswith(self._below) and not name.startswith(_PACK) else ("", key)
+        return (folder, name) if key.startswith(self._below) and not name.startswith(PACK) else ("", key)
 
     def _flush_later(self) -> None:
         try:
@@ -187,7 +229,7 @@ class PackingStore:
     def _listed(self, folder: str) -> tuple[set[str], set[str], set[str]]:
         """Return the names of a folder's plain files, of its packs, and of its packs of packs."""
         names = {key.removeprefix(f"{folder}/") for key in self._behind.keys(f"{folder}/")}
-        packs = {name for name in names if name.startswith(_PACK)}
+        packs = {name for name in names if name.startswith(PACK)}
         merged = {name for name in packs if name.startswith(_MERGED)}
         return names - packs, packs - merged, merged
 
@@ -217,6 +259,12 @@ class _Folder:
 def _name(start: str, packs: int = 1) -> str:
     """Return the name of a new pack; names are in the order of time: what was written later under one key counts."""
     return f"{start}-{time.time_ns():020}-{packs}-{uuid.uuid4().hex[:8]}"
+
+
+def packed_files(data: bytes) -> dict[str, bytes] | None:
+    """Return the files in a pack by their names; none if it is not whole."""
+    pack = _unpacked(data)
+    return None if pack is None else pack.files
 
 
 def _packed(files: dict[str, bytes], of: Sequence[str] = ()) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from metantk_core.adapters.filesystem import write_atomically
+from metantk_core.files import write_atomically
 from metantk_core.progress import Progress
 from metantk_core.seeding import digest
 
@@ -71,7 +71,9 @@ class StepProgress:
         return (self.updated_at - self.started_at) / fresh * (self.total - self.done) if fresh > 0 else None
 
     def after(self, done: int, total: int, detail: str, now: float) -> "StepProgress":
-        """Return the progress after more news."""
+        """Return the progress after more news; what is counted in other units begins then."""
+        if total != self.total:
+            return StepProgress(self.step, done, total, done, now, now, detail)
         return StepProgress(self.step, done, total, min(self.found, done), self.started_at, now, detail)
 
 

@@ -4,7 +4,7 @@ Texts of the server and of botocore stay out of it: they may quote an address wi
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -12,6 +12,7 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     LoginError,
@@ -41,11 +42,13 @@ class Trouble:
         cause: In a few words, to stand after a colon.
         remedy: What a person can do.
         passes: Whether it may be over soon without anybody doing anything.
+        damage: Whether what is kept there is not what was written.
     """
 
     cause: str
     remedy: str
     passes: bool = False
+    damage: bool = False
 
 
 _LOG_IN = "log in again (such as with 'aws sso login'), or renew AWS_ACCESS_KEY_ID and what belongs to it"
@@ -53,6 +56,13 @@ _SERVER = "look whether the server is up and AWS_ENDPOINT_URL is its address"
 _KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, of an account there"
 _TOKEN = Trouble("the session token has expired", _LOG_IN)
 _DENIED = Trouble("access is denied", "let this account use s3:ListBucket, s3:GetObject and s3:PutObject there")
+_RIGHTS = {  # of what not every account may do
+    "read images from": "s3:GetObject",
+    "list images in": "s3:ListBucket",
+    "remove": "s3:DeleteObject",
+    "look for unfinished objects in": "s3:ListBucketMultipartUploads and s3:ListMultipartUploadParts",
+    "remove unfinished parts of": "s3:AbortMultipartUpload",
+}
 _REGION = Trouble("the bucket lies in another region", "set AWS_DEFAULT_REGION to the region of the bucket")
 _FULL = Trouble("there is no space left", "make room there")
 
@@ -89,16 +99,23 @@ _PASSING = re.compile(
 _CODE = re.compile(r"[A-Za-z0-9_.]{1,60}")
 
 
-def trouble(error: Exception) -> Trouble:
+def trouble(error: Exception, doing: str = "") -> Trouble:
     """Return why a request failed.
 
     Args:
         error: What boto3 raised, or ``DamagedError``.
+        doing: What the request does, for people.
     """
-    if isinstance(error, DamagedError):
-        return Trouble("what comes is not what was written", "remove the object, which is then computed again", True)
+    if isinstance(error, DamagedError | FlexibleChecksumError):
+        remedy = "remove the object, which is then computed again"
+        if doing.startswith("read images"):
+            remedy = "look at what lies between here and the server, and compare the object with yours"
+        return Trouble("what comes is not what was written", remedy, passes=True, damage=True)
     if isinstance(error, ClientError):
-        return _answered(code(error), status(error))
+        known = _answered(code(error), status(error))
+        if known.remedy == _DENIED.remedy and doing in _RIGHTS:
+            return replace(known, remedy=f"let this account use {_RIGHTS[doing]} there")
+        return known
     if isinstance(error, ResponseParserError):
         return Trouble("what answers does not speak S3", f"check host and port; {_SERVER}", True)
     assert isinstance(error, BotoCoreError)

@@ -1,6 +1,16 @@
 from .config import DataConfig
 from .images import SPLITS, ImageDataset, LabelledImages, Split
 from .sheet import contact_sheet
-from .store import load, prepare
+from .store import load, prepare, verify
 
-__all__ = ["SPLITS", "DataConfig", "ImageDataset", "LabelledImages", "Split", "contact_sheet", "load", "prepare"]
+__all__ = [
+    "SPLITS",
+    "DataConfig",
+    "ImageDataset",
+    "LabelledImages",
+    "Split",
+    "contact_sheet",
+    "load",
+    "prepare",
+    "verify",
+]

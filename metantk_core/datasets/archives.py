@@ -1,4 +1,4 @@
-"""Images in npz files, one a split: a path enters, a source of images leaves.
+"""Images in npz files, one a split: a place enters, a source of images leaves.
 
 Nothing that a file says of itself is believed: all sizes are checked against what the file can hold before anything is
 allocated, arrays are read piece by piece, and pickled objects never.
@@ -7,14 +7,13 @@ allocated, arrays are read piece by piece, and pickled objects never.
 import contextlib
 import hashlib
 import json
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Literal
+from io import BufferedIOBase
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -28,13 +27,10 @@ from metantk_core.datasets.sources import (
     SplitSource,
     check_counts,
     check_name,
-    data_set_name,
-    open_regular,
-    reason,
-    shown,
     to_array,
 )
 from metantk_core.errors import InputError
+from metantk_core.files import Place, reason, shown
 
 _DEFLATE_RATIO = 1032  # deflate can't pack more bytes into one
 _LONGEST_LISTING = 1 << 20  # bytes of an archive's table of contents; three members take some 200
@@ -56,15 +52,15 @@ _DAMAGE = (
 )
 
 
-def npz(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
-    """Return the images in ``path/{train,val,test}.npz``.
+def npz(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
+    """Return the images in ``{train,val,test}.npz``.
 
     Each file holds ``images``, uint8 ``[n, h, w]`` or ``[n, h, w, c]`` with 1, 3 or 4 channels, and ``labels`` ``[n]``:
     integers or strings that name the classes in all three files. With an optional ``class_names``, strings, labels are
     positions in it. Pickled objects are refused. Images are read row by row, never all at once.
 
     Args:
-        path: The folder that holds the three files.
+        place: What holds the three files.
         image_size: Height and width to store at.
         channels: 1 for grey, 3 for RGB.
 
@@ -75,26 +71,41 @@ def npz(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
     splits: dict[Split, SplitSource] = {}
     listing = hashlib.sha256()
     for split in SPLITS:
-        file = path / f"{split}.npz"
+        path = f"{split}.npz"
+        where = shown(place.where(path))
         try:
-            status = os.stat(file)
-        except (FileNotFoundError, NotADirectoryError):
-            if not path.is_dir():
+            entry = place.entry(path)
+            if entry is None and not place.holds_folder():
                 raise InputError(
-                    f"No folder '{shown(path)}': expected a folder that holds train.npz, val.npz and test.npz. "
-                    "Check data.path."
-                ) from None
-            raise InputError(
-                f"Split '{split}' is missing: no file '{shown(file)}'. Expected train.npz, val.npz and test.npz."
-            ) from None
+                    f"No folder '{shown(place.where())}': expected a folder that holds train.npz, val.npz and "
+                    "test.npz. Check data.path."
+                )
+        except InputError:
+            raise
         except (OSError, ValueError) as error:
             raise InputError(
-                f"Can't read '{shown(file)}' ({reason(error)}). Check data.path, and who may read it."
+                f"Can't read '{where}' ({reason(error)}). Check data.path, and who may read it."
             ) from error
-        splits[split] = _split(file, split, image_size, channels)
-        listing.update(json.dumps([split, status.st_size, status.st_mtime_ns, status.st_ctime_ns]).encode())
+        if entry is None:
+            raise InputError(
+                f"Split '{split}' is missing: no file '{where}'. Expected train.npz, val.npz and test.npz."
+            )
+        splits[split] = _split(_File(place, path, entry.size), split, image_size, channels)
+        listing.update(json.dumps([split, entry.size, *entry.version]).encode())
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(data_set_name(path), listing.hexdigest()[:16], lambda: splits)
+    return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+
+
+@dataclass(frozen=True)
+class _File:
+    """An archive: where it lies, and how large it is; its text is its address for people."""
+
+    place: Place
+    path: str
+    size: int
+
+    def __str__(self) -> str:
+        return self.place.where(self.path)
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ class _Careful:
     Zipfile reads the whole table in one go, however long the file says that it is.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
         self.limited = True
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
@@ -156,10 +167,10 @@ class _Careful:
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(file: _File) -> Iterator[zipfile.ZipFile]:
     """Open an archive; whatever is found wrong with it until it is closed becomes a sentence."""
     try:
-        with open_regular(file) as raw:
+        with file.place.open(file.path) as raw:
             if raw.read(len(MAGIC)) == MAGIC:
                 raise InputError(
                     f"'{shown(file)}' is a single array (.npy): expected an archive of 'images' and 'labels'. Write it "
@@ -172,13 +183,14 @@ def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     except InputError:
         raise
     except _DAMAGE as error:
+        file.place.forget(file.path)
         raise InputError(
             f"'{shown(file)}' can't be read as an npz archive ({reason(error)}). Write it anew with np.savez."
         ) from error
 
 
 @contextlib.contextmanager
-def _array(archive: zipfile.ZipFile, file: Path, key: str) -> Iterator[_Array]:
+def _array(archive: zipfile.ZipFile, file: _File, key: str) -> Iterator[_Array]:
     """Open one array of an archive, after a comparison of its claims with each other and with the size of the file."""
     found = [info for info in archive.infolist() if info.filename == f"{key}.npy"]
     if len(found) != 1:
@@ -194,7 +206,7 @@ def _array(archive: zipfile.ZipFile, file: Path, key: str) -> Iterator[_Array]:
             "np.savez and np.savez_compressed write it."
         )
     ratio = _DEFLATE_RATIO if member.compress_type == zipfile.ZIP_DEFLATED else 1
-    if member.compress_size > file.stat().st_size or member.file_size > ratio * member.compress_size:
+    if member.compress_size > file.size or member.file_size > ratio * member.compress_size:
         raise ValueError(f"'{key}' claims {member.file_size:,} bytes, more than the file can hold")
     with archive.open(member) as elements:
         try:
@@ -210,7 +222,7 @@ def _array(archive: zipfile.ZipFile, file: Path, key: str) -> Iterator[_Array]:
         yield _Array(header, elements)  # pyright: ignore[reportArgumentType]
 
 
-def _split(file: Path, split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
+def _split(file: _File, split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
     with _opened(file) as archive:
         with _array(archive, file, "images") as images:
             expected = images.header
@@ -233,15 +245,15 @@ def _split(file: Path, split: Split, image_size: int, channels: Literal[1, 3]) -
                         f"'class_names' in '{shown(file)}' is {raw} of shape {list(shape)}: expected strings."
                     )
                 _check_strings(file, "class_names", raw)
-                check_counts(expected.shape[0], shape[0], split, file)
+                check_counts(expected.shape[0], shape[0], split, str(file))
                 given = tuple(name for piece in array.pieces() for name in piece.tolist())
     class_names, labels = _named(file, split, values, labels, given)
     for name in class_names:
-        check_name(name, split, file)
+        check_name(name, split, str(file))
     return SplitSource(class_names, labels, lambda: _stream(file, expected, image_size, channels))
 
 
-def _check_images(file: Path, split: Split, header: Header) -> None:
+def _check_images(file: _File, split: Split, header: Header) -> None:
     shape = header.shape
     if header.dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)):
         raise InputError(
@@ -257,10 +269,10 @@ def _check_images(file: Path, split: Split, header: Header) -> None:
             f"Images in '{shown(file)}' have {shape[1]:,} x {shape[2]:,} pixels: expected at most {MAX_PIXELS:,} in "
             "all. Make them smaller."
         )
-    check_counts(shape[0], 0, split, file)
+    check_counts(shape[0], 0, split, str(file))
 
 
-def _check_strings(file: Path, key: str, dtype: np.dtype) -> None:
+def _check_strings(file: _File, key: str, dtype: np.dtype) -> None:
     if dtype.kind == "U" and not 0 < dtype.itemsize <= 4 * _LONGEST_STRING:
         raise InputError(
             f"'{key}' in '{shown(file)}' holds strings of {dtype.itemsize // 4:,} characters: expected 1 to "
@@ -268,7 +280,7 @@ def _check_strings(file: Path, key: str, dtype: np.dtype) -> None:
         )
 
 
-def _distinct(array: _Array, file: Path, split: Split) -> tuple[list[int] | list[str], Int64[np.ndarray, " n"]]:
+def _distinct(array: _Array, file: _File, split: Split) -> tuple[list[int] | list[str], Int64[np.ndarray, " n"]]:
     """Return the sorted distinct values of a vector, and for each element its value's position among them."""
     codes: dict[int | str, int] = {}
     result = np.empty(array.header.shape[0], np.int64)
@@ -276,7 +288,7 @@ def _distinct(array: _Array, file: Path, split: Split) -> tuple[list[int] | list
     for piece in array.pieces():
         values, positions = np.unique(piece, return_inverse=True)
         known = [codes.setdefault(value, len(codes)) for value in values.tolist()]
-        check_counts(0, len(codes), split, file)
+        check_counts(0, len(codes), split, str(file))
         result[start : start + len(piece)] = np.array(known, np.int64)[positions]
         start += len(piece)
     ordered = sorted(codes)  # pyright: ignore[reportArgumentType] - all integers or all strings
@@ -286,7 +298,7 @@ def _distinct(array: _Array, file: Path, split: Split) -> tuple[list[int] | list
 
 
 def _named(
-    file: Path,
+    file: _File,
     split: Split,
     values: list[int] | list[str],
     labels: Int64[np.ndarray, " n"],
@@ -309,7 +321,7 @@ def _named(
 
 
 def _stream(
-    file: Path, expected: Header, image_size: int, channels: Literal[1, 3]
+    file: _File, expected: Header, image_size: int, channels: Literal[1, 3]
 ) -> Iterator[UInt8[np.ndarray, "c h w"]]:
     count, *shape = expected.shape
     size = expected.size // count

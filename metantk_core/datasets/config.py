@@ -1,8 +1,12 @@
 """Which images: settings, which need nothing that reads or draws images."""
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
+
+# What can hold no user, password or query; the server and the credentials are the environment's.
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#;@=%\\\x00-\x1f\x7f]*)?")
 
 SourceName = Literal["glyphs", "folder", "npz"]
 
@@ -14,7 +18,9 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default="glyphs", description="Embedded letters, or your own images as folders or npz files."
     )
     path: str | None = Field(
-        default=None, max_length=4096, description="Folder that holds the splits; only for folder and npz."
+        default=None,
+        max_length=4096,
+        description="What holds the splits: a folder, or s3://bucket/prefix; only for folder and npz.",
     )
     image_size: int = Field(default=32, ge=8, le=512, description="Height and width of stored images, in pixels.")
     channels: Literal[1, 3] = Field(default=1, description="1 stores grey images, 3 stores RGB.")
@@ -40,8 +46,11 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> "DataConfig":
-        if self.path is not None and "://" in self.path:
-            raise ValueError("path is a folder on this machine, not an address: copy the images there")
+        if self.path is not None and "://" in self.path and not _BUCKET.fullmatch(self.path):
+            raise ValueError(
+                "path is a folder on this machine, or s3://bucket/prefix with plain names and nothing secret: copy the "
+                "images to one of these"
+            )
         if self.source == "glyphs" and self.path is not None:
             raise ValueError("path is for the sources folder and npz; glyphs are embedded and take none")
         if self.source != "glyphs" and not self.path:

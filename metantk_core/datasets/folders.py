@@ -1,4 +1,4 @@
-"""Images in folders, one a class: a path enters, a source of images leaves.
+"""Images in folders, one a class: a place enters, a source of images leaves.
 
 Nothing of the folder is trusted: links may loop, names may be no text, and files may be anything.
 """
@@ -6,10 +6,9 @@ Nothing of the folder is trusted: links may loop, names may be no text, and file
 import hashlib
 import json
 import os
-import stat
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
 from typing import Literal
 
 import numpy as np
@@ -23,28 +22,24 @@ from metantk_core.datasets.sources import (
     SplitSource,
     check_counts,
     check_name,
-    data_set_name,
-    kind,
-    open_regular,
-    reason,
-    shown,
     to_array,
 )
 from metantk_core.errors import InputError
+from metantk_core.files import FILE, FOLDER, Place, reason, shown
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # Pillow goes by content, not by suffix, and knows formats that start other programs (EPS runs Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
-def folder(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
-    """Return the images in ``path/{train,val,test}/<class>/*.{jpg,png,...}``.
+def folder(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
+    """Return the images in ``{train,val,test}/<class>/*.{jpg,png,...}``.
 
     Classes and files are taken in the order of their names. Hidden files and files that are no images by their suffix
     are passed over. Links are followed.
 
     Args:
-        path: The folder that holds the three splits.
+        place: What holds the three splits.
         image_size: Height and width to store at.
         channels: 1 for grey, 3 for RGB.
 
@@ -52,116 +47,109 @@ def folder(path: Path, image_size: int, channels: Literal[1, 3]) -> Source:
         InputError: If the folder, a split or a split's classes are missing or can't be read, a class is empty or in two
             splits, a name is no text, a link leads nowhere; later, while images stream, if one can't be read.
     """
-    if not _is_folder(path):
+    if not _is_folder(place):
         raise InputError(
-            f"No folder '{shown(path)}': expected a folder that holds train/, val/ and test/. Check data.path."
+            f"No folder '{shown(place.where())}': expected a folder that holds train/, val/ and test/. Check data.path."
         )
     splits: dict[Split, SplitSource] = {}
     listing = hashlib.sha256()
     for split in SPLITS:
-        root = path / split
-        if not _is_folder(root):
+        if not _is_folder(place, split):
             raise InputError(
-                f"Split '{split}' is missing: no folder '{shown(root)}'. "
-                f"Expected {{train,val,test}}/<class>/<image> in '{shown(path)}'."
+                f"Split '{split}' is missing: no folder '{shown(place.where(split))}'. "
+                f"Expected {{train,val,test}}/<class>/<image> in '{shown(place.where())}'."
             )
-        classes: list[tuple[Path, list[str]]] = []
-        for name, status in _entries(root, lambda name: True):
-            if stat.S_ISDIR(status.st_mode):
-                check_name(name, split, root)
-                classes.append((root / name, _image_files(root / name, split, listing)))
+        root = place.where(split)
+        classes: list[tuple[str, list[str]]] = []
+        for entry in place.entries(split):
+            if entry.kind == FOLDER:
+                check_name(entry.name, split, root)
+                classes.append((entry.name, _image_files(place, split, entry.name, listing)))
         if not classes:
             raise InputError(
                 f"Split '{split}' has no classes: expected one folder of images a class in '{shown(root)}'."
             )
         counts = [len(files) for _, files in classes]
         check_counts(sum(counts), len(classes), split, root)
+        files = [f"{split}/{name}/{file}" for name, found in classes for file in found]
         splits[split] = SplitSource(
-            class_names=tuple(class_folder.name for class_folder, _ in classes),
+            class_names=tuple(name for name, _ in classes),
             labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
-            images=lambda classes=tuple(classes): _stream(classes, image_size, channels),
+            images=lambda files=files: _stream(place, files, image_size, channels),
         )
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(data_set_name(path), listing.hexdigest()[:16], lambda: splits)
+    return Source(place.name, listing.hexdigest()[:16], lambda: splits)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_folder(place: Place, path: str = "") -> bool:
     try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return place.holds_folder(path)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
-            f"Can't read the folder '{shown(path)}' ({reason(error)}). Check data.path, and who may read it."
+            f"Can't read the folder '{shown(place.where(path))}' ({reason(error)}). Check data.path, and who may read "
+            "it."
         ) from error
 
 
-def _entries(place: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
-    """Give name and status of what is in a folder, hidden entries left out, in the order of names."""
-    try:
-        names = sorted(name for name in os.listdir(place) if not name.startswith(".") and wanted(name))
-    except OSError as error:
-        raise InputError(
-            f"Can't read the folder '{shown(place)}' ({reason(error)}). Check who may read it, or remove it."
-        ) from error
-    for name in names:
-        try:
-            yield name, os.stat(place / name)
-        except OSError as error:
-            what = "is a link that leads nowhere" if os.path.islink(place / name) else "can't be read"
-            raise InputError(f"'{shown(place / name)}' {what} ({reason(error)}). Repair or remove it.") from error
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def _image_files(place: Path, split: Split, listing: "hashlib._Hash") -> list[str]:
+def _image_files(place: Place, split: Split, class_name: str, listing: "hashlib._Hash") -> list[str]:
+    path = f"{split}/{class_name}"
     found = []
-    for name, status in _entries(place, lambda name: os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES):
-        if stat.S_ISDIR(status.st_mode):
+    for entry in place.entries(path, _is_image):
+        if entry.kind == FOLDER:
             continue
-        if not stat.S_ISREG(status.st_mode):
+        if entry.kind != FILE:
             raise InputError(
-                f"Image '{shown(place / name)}' is {kind(status.st_mode)}: expected a file. Replace or remove it."
+                f"Image '{shown(place.where(f'{path}/{entry.name}'))}' is {entry.kind}: expected a file. Replace or "
+                "remove it."
             )
-        # The time of change of the entry itself, too: contents may be replaced with size and time of writing kept.
-        key = [split, place.name, name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        listing.update(json.dumps(key).encode())
-        found.append(name)
+        listing.update(json.dumps([split, class_name, entry.name, entry.size, *entry.version]).encode())
+        found.append(entry.name)
     if not found:
         raise InputError(
-            f"Class '{shown(place.name)}' of split '{split}' is empty: no image file "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))}) in '{shown(place)}'. Add images or remove the folder."
+            f"Class '{shown(class_name)}' of split '{split}' is empty: no image file "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}) in '{shown(place.where(path))}'. Add images or remove the folder."
         )
     return found
 
 
 def _stream(
-    classes: tuple[tuple[Path, list[str]], ...], image_size: int, channels: Literal[1, 3]
+    place: Place, files: Sequence[str], image_size: int, channels: Literal[1, 3]
 ) -> Iterator[UInt8[np.ndarray, "c h w"]]:
-    for place, names in classes:
-        for name in names:
-            yield _read_image(place / name, image_size, channels)
+    opened = place.opened(files)
+    for file in files:
+        yield _read_image(place, file, opened, image_size, channels)
 
 
-def _read_image(file: Path, image_size: int, channels: Literal[1, 3]) -> UInt8[np.ndarray, "c h w"]:
+def _read_image(
+    place: Place, file: str, opened: Iterator[BufferedIOBase], image_size: int, channels: Literal[1, 3]
+) -> UInt8[np.ndarray, "c h w"]:
+    where = shown(place.where(file))
     try:
-        with warnings.catch_warnings(), open_regular(file) as stream:
+        with warnings.catch_warnings(), next(opened) as stream:
             warnings.simplefilter("ignore")  # Pillow warns of oddities that it has dealt with
-            with Image.open(stream, formats=_FORMATS) as image:
+            with Image.open(stream, formats=_FORMATS) as image:  # pyright: ignore[reportArgumentType] - any such file
                 if image.width * image.height > MAX_PIXELS:
                     raise InputError(
-                        f"Image '{shown(file)}' has {image.width:,} x {image.height:,} pixels: expected at most "
+                        f"Image '{where}' has {image.width:,} x {image.height:,} pixels: expected at most "
                         f"{MAX_PIXELS:,} in all. Make it smaller."
                     )
                 if image.format == "PPM" and image.mode == "I":  # 16 bits, whatever the file calls white
                     return to_array(Image.fromarray(np.asarray(image).astype(np.uint16)), image_size, channels)
                 if image.mode in ("I", "F"):
                     raise InputError(
-                        f"Image '{shown(file)}' has 32-bit pixels, whose range is unknown: expected 8 or 16 bits. "
-                        "Convert it."
+                        f"Image '{where}' has 32-bit pixels, whose range is unknown: expected 8 or 16 bits. Convert it."
                     )
                 return to_array(ImageOps.exif_transpose(image), image_size, channels)
     except InputError:
         raise
     # Pillow's decoders raise whatever they stumble over: a broken PNG is a SyntaxError, broken EXIF a struct.error.
     except Exception as error:
+        place.forget(file)
         words = "it is none of " + ", ".join(_FORMATS) if "cannot identify" in str(error) else reason(error)
-        raise InputError(f"Image '{shown(file)}' can't be read ({words}). Replace or remove it.") from error
+        raise InputError(f"Image '{where}' can't be read ({words}). Replace or remove it.") from error

@@ -1,6 +1,5 @@
 """The contact sheet: a data set enters, one picture that shows a few classes of each split leaves."""
 
-import os
 import unicodedata
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from metantk_core.datasets.images import SPLITS, ImageDataset, LabelledImages, Split
+from metantk_core.files import written_atomically
 
 _PAPER, _INK, _FAINT, _LINE = "#ffffff", "#1c2430", "#6b7686", "#d9dee6"
 _ACCENT: dict[Split, str] = {"train": "#2563a8", "val": "#b4690e", "test": "#1f7a4d"}
@@ -47,10 +47,8 @@ def contact_sheet(dataset: ImageDataset, path: Path, *, classes: int = 8, images
         for label in np.linspace(0, len(members.class_names) - 1, rows[split]).round().astype(int):
             _class_row(sheet, draw, members, int(label), images, top)
             top += _ROW
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    sheet.save(temporary, format="PNG", optimize=True)
-    os.replace(temporary, path)
+    with written_atomically(path, durable=False) as file:
+        sheet.save(file, format="PNG", optimize=True)
 
 
 def _class_row(

@@ -4,13 +4,10 @@ A source knows for each split the class names, the labels and a stream of images
 passes through one image at a time. Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns.
 """
 
-import os
-import stat
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -18,13 +15,13 @@ from PIL import Image
 
 from metantk_core.datasets.images import Split
 from metantk_core.errors import InputError
+from metantk_core.files import shown
 
 # Far above every data set of the field; what claims more is damaged or hostile, and would fill memory.
 MAX_IMAGES = 20_000_000
 MAX_CLASSES = 100_000
 MAX_PIXELS = 89_478_485  # of one image, as Pillow has it: 256 MB of RGB
 LONGEST_NAME = 255
-_LONGEST_SHOWN = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,47 +78,7 @@ def to_array(image: Image.Image, image_size: int, channels: Literal[1, 3]) -> UI
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def data_set_name(path: Path) -> str:
-    """Return the readable name of a data set that lies in a folder."""
-    try:
-        return shown(path.resolve().name or path.anchor)
-    except (OSError, RuntimeError):  # a loop of links, met only if the folder changes while it is read
-        return shown(path.name)
-
-
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read from it; anything that may never answer, such as a FIFO or a device, is refused.
-
-    Raises:
-        OSError: It can't be opened, or is no regular file.
-    """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(f"it is {kind(os.stat(path).st_mode)}, not a file")
-    return os.fdopen(handle, "rb")
-
-
-def kind(mode: int) -> str:
-    """Return in words what a place on disk is, from its mode."""
-    names = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
-    return names.get(stat.S_IFMT(mode), "a device")
-
-
-def shown(text: object) -> str:
-    """Return a path, a name or another program's message as it can stand in a sentence: printable and not too long."""
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    half = _LONGEST_SHOWN // 2
-    return printable if len(printable) <= _LONGEST_SHOWN else f"{printable[:half]}…{printable[-half:]}"
-
-
-def reason(error: BaseException) -> str:
-    """Return why something failed, in a few words of the system or the library that failed."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return shown(words).rstrip(".") or type(error).__name__
-
-
-def check_name(name: str, split: Split, place: Path) -> None:
+def check_name(name: str, split: Split, place: str) -> None:
     """Refuse a class name that can't be shown, stored or told from others.
 
     Raises:
@@ -143,7 +100,7 @@ def check_name(name: str, split: Split, place: Path) -> None:
         )
 
 
-def check_counts(images: int, classes: int, split: Split, place: Path) -> None:
+def check_counts(images: int, classes: int, split: Split, place: str) -> None:
     """Refuse splits far larger than any in use.
 
     Raises:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -29,8 +29,9 @@ from metantk_core.datasets.config import DataConfig, SourceName
 from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
 from metantk_core.datasets.npy import Header, read_header
 from metantk_core.datasets.scratch import SUFFIX, workplace
-from metantk_core.datasets.sources import Source, open_regular, reason, shown
+from metantk_core.datasets.sources import Source
 from metantk_core.errors import InputError, first_complaint
+from metantk_core.files import Folder, Place, amount, open_regular, reason, shown, write_atomically
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
 
@@ -72,7 +73,38 @@ class _DamagedError(_UnusableError):
     """What a directory holds isn't what was stored there; the text is a sentence that names the file."""
 
 
-def prepare(config: DataConfig, directory: Path, progress: Progress = silent) -> ImageDataset:
+@runtime_checkable
+class Shelf(Protocol):
+    """Where prepared data sets lie for everybody, each once.
+
+    An identity is the digest of what a data set is made from: settings and source.
+    """
+
+    def holds(self, identity: str) -> bool:
+        """Return whether a data set is there."""
+        ...
+
+    def take(self, identity: str, directory: Path, progress: Progress) -> bool:
+        """Put the files of a data set into a new directory, and return whether there is one."""
+        ...
+
+    def put(self, identity: str, directory: Path, progress: Progress) -> bool:
+        """Add a data set, and return whether it is the one that lies there now: somebody may have been faster."""
+        ...
+
+    def distrust(self, identity: str) -> None:
+        """Take note that what lies there is damaged: what is put there next replaces it."""
+        ...
+
+
+def prepare(
+    config: DataConfig,
+    directory: Path,
+    progress: Progress = silent,
+    *,
+    place: Place | None = None,
+    shelf: Shelf | None = None,
+) -> ImageDataset:
     """Return the data set of a configuration, stored in ``directory``.
 
     A directory that already holds the same configuration is used after all of its images have been compared with their
@@ -84,14 +116,19 @@ def prepare(config: DataConfig, directory: Path, progress: Progress = silent) ->
         config: What to store.
         directory: Where; must not exist, be empty, or hold what an earlier call stored for the same configuration.
         progress: Told after every few images.
+        place: Where the images lie; none for the folder that ``config.path`` names.
+        shelf: Where somebody may have prepared the data set before, and others look for it later; none for nowhere.
 
     Raises:
         InputError: If the source can't be read, the directory can't be written or holds something else, the disk has
             too little space, or a damaged data set can't be built again because its source is gone.
     """
-    source = _source(config)
+    source = _source(config, place)
     with contextlib.suppress(_UnusableError):
-        return _stored(config, directory, source)
+        dataset = _stored(config, directory, source)
+        if source is not None and shelf is not None and not shelf.holds(_identity(config, source)):
+            shelf.put(_identity(config, source), directory, progress)
+        return dataset
     assert source is not None  # else a sentence has said that it is gone
     with _writing(directory), workplace(directory) as scratch:
         try:
@@ -101,8 +138,13 @@ def prepare(config: DataConfig, directory: Path, progress: Progress = silent) ->
         except _UnusableError:
             pass
         made = scratch / "new"
-        made.mkdir()
-        _write(source, config, made, progress)
+        if shelf is None or not _taken(shelf, source, config, made, progress):
+            made.mkdir()
+            _write(source, config, made, progress)
+            if shelf is not None and not shelf.put(_identity(config, source), made, progress):
+                # All are to work on the same one, and another decoder of images may have made others of them.
+                first = scratch / "first"
+                made = first if _taken(shelf, source, config, first, progress) else made
         _move_into_place(made, directory, scratch)
     return load(directory)
 
@@ -124,21 +166,71 @@ def load(directory: Path) -> ImageDataset:
         raise InputError(f"{problem} Remove the directory and prepare it again.") from problem
 
 
-def _source(config: DataConfig) -> Source | None:
+def verify(directory: Path) -> ImageDataset:
+    """Return a prepared data set after all of its images have been compared with their checksums.
+
+    Args:
+        directory: A directory that `prepare` made, or its files from elsewhere.
+
+    Raises:
+        InputError: Something is damaged; the sentence names the file.
+    """
+    dataset = load(directory)
+    try:
+        _check_pixels(dataset, directory)
+    except _DamagedError as damage:
+        raise InputError(str(damage)) from damage
+    return dataset
+
+
+def _identity(config: DataConfig, source: Source) -> str:
+    """Return the digest of what a data set is made from; not of where that lies."""
+    settings = config.model_dump(mode="json", exclude={"path"})
+    return digest([FORMAT, settings, source.fingerprint], length=32)
+
+
+def _taken(shelf: Shelf, source: Source, config: DataConfig, directory: Path, progress: Progress) -> bool:
+    """Put the data set of a configuration from a shelf into a new directory; return whether a good one was there."""
+    if not shelf.take(_identity(config, source), directory, progress):
+        return False
+    try:
+        summary = _summary(directory)
+        _check_pixels(_open(directory, summary), directory)
+    except _UnusableError as problem:
+        _logger.warning("What was prepared before is damaged: %s It is prepared again.", problem)
+        shutil.rmtree(directory)
+        shelf.distrust(_identity(config, source))
+        return False
+    # It was made from equal images of another name, in another place.
+    ours = {"name": source.name, "fingerprint": source.fingerprint, "config": config.model_dump(mode="json")}
+    _write_summary(summary.model_copy(update=ours), directory)
+    return True
+
+
+def _source(config: DataConfig, place: Place | None) -> Source | None:
     """Return the source of a configuration, or none if its folder is gone."""
     if config.source == "glyphs":
         return glyphs.glyphs(config.image_size, config.channels, config.seed, config.images_per_class)
-    readers: dict[SourceName, Callable[[Path, int, Literal[1, 3]], Source]] = {
+    readers: dict[SourceName, Callable[[Place, int, Literal[1, 3]], Source]] = {
         "folder": folders.folder,
         "npz": archives.npz,
     }
-    path = Path(config.path or "")
-    with contextlib.suppress(RuntimeError):  # no such user: then ~name is a name
-        path = path.expanduser()
-    with contextlib.suppress(OSError, ValueError):  # the reader says it better
-        if not path.exists():
+    place = _on_disk(config.path or "") if place is None else place
+    try:
+        if not place.holds_folder() and place.entry("") is None:
             return None
-    return readers[config.source](path, config.image_size, config.channels)
+    except InputError:
+        raise
+    except (OSError, ValueError):
+        pass  # the reader says it better
+    return readers[config.source](place, config.image_size, config.channels)
+
+
+def _on_disk(path: str) -> Folder:
+    """Return the place of a path on this machine, with ``~`` for a person's home."""
+    with contextlib.suppress(RuntimeError):  # no such user: then ~name is a name
+        return Folder(Path(path).expanduser())
+    return Folder(Path(path))
 
 
 def _stored(config: DataConfig, directory: Path, source: Source | None) -> ImageDataset:
@@ -216,13 +308,9 @@ def _check_space(splits: dict[Split, tuple[int, ...]], directory: Path) -> None:
         ours = (folder for folder in directory.parents if folder.name.endswith(SUFFIX))
         place = next((folder.parent for folder in ours), directory)
         raise InputError(
-            f"The prepared data set takes {_amount(needed)}, but the disk of '{shown(place)}' has {_amount(disk.free)} "
+            f"The prepared data set takes {amount(needed)}, but the disk of '{shown(place)}' has {amount(disk.free)} "
             "left; make space, lower data.image_size, or choose another disk."
         )
-
-
-def _amount(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _write(source: Source, config: DataConfig, directory: Path, progress: Progress) -> None:
@@ -273,12 +361,13 @@ def _write(source: Source, config: DataConfig, directory: Path, progress: Progre
         fingerprint=source.fingerprint,
         config=config.model_dump(mode="json"),
         checksum="",
-    ).sealed()
-    text = json.dumps(summary.model_dump(mode="json"), indent=1, ensure_ascii=False)
-    with open(directory / SUMMARY, "wb") as file:
-        file.write(text.encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    )
+    _write_summary(summary, directory)
+
+
+def _write_summary(summary: _Summary, directory: Path) -> None:
+    text = json.dumps(summary.sealed().model_dump(mode="json"), indent=1, ensure_ascii=False)
+    write_atomically(directory / SUMMARY, text.encode("utf-8"))
 
 
 @contextlib.contextmanager

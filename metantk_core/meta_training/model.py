@@ -7,7 +7,6 @@ Axes: c channels, h height, w width.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
+from metantk_core.files import write_atomically
 from metantk_core.meta_training.config import TrainingConfig
 from metantk_core.networks import FewShotNetwork, build, initialise
 from metantk_core.seeding import digest
@@ -179,8 +179,8 @@ def save_model(model: TrainedModel, directory: Path) -> None:
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / _WEIGHTS, weights)
-        _write(directory / _MODEL, json.dumps(values, indent=1, ensure_ascii=False).encode())
+        write_atomically(directory / _WEIGHTS, weights, durable=False)
+        write_atomically(directory / _MODEL, json.dumps(values, indent=1, ensure_ascii=False).encode(), durable=False)
     except OSError as error:
         raise InputError(f"Can't write the model to {directory}: {error.strerror}; choose another folder.") from error
 
@@ -235,12 +235,3 @@ def _network(genotype: Genotype, config: TrainingConfig, in_channels: int) -> Fe
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
-
-
-def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
@@ -18,6 +16,7 @@ from PIL import Image
 
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
+from metantk_core.files import write_atomically
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.report import charts, findings
@@ -40,15 +39,7 @@ def write_report(data: ReportData, path: Path) -> None:
         data: What to show. Equal data give equal bytes.
         path: The HTML file.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(render(data))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, render(data).encode(), durable=False)
 
 
 def render(data: ReportData) -> str:

@@ -1,8 +1,7 @@
 """Steps about images: configuration and ports enter, a prepared dataset and the sources of episodes leave."""
 
-import os
-import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from metantk_core import datasets
@@ -10,9 +9,11 @@ from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.ports import DatasetSummary
+from metantk_core.files import Place, link_or_copy
+from metantk_core.ports import ArtifactStore, DatasetSummary
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
+from metantk_core.workflow.prepared import StoredDatasets
 from metantk_core.workflow.runs import Ports
 
 # Channel moments of CIFAR-10's training images; the published search normalises all datasets with them.
@@ -38,19 +39,42 @@ def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: 
     Raises:
         InputError: The data are missing, broken or too few for the episodes that the run asks for.
     """
-    dataset = prepare_images(config, directory, ports.progress_for("dataset"), cache=cache)
+    progress = ports.progress_for("dataset")
+    dataset = prepare_images(config, directory, progress, cache=cache, images=ports.images, store=ports.store)
     admit_dataset(config, dataset, ports)
     return dataset
 
 
 def prepare_images(
-    config: RunConfig, directory: Path, progress: Progress = silent, *, cache: Path | None = None
+    config: RunConfig,
+    directory: Path,
+    progress: Progress = silent,
+    *,
+    cache: Path | None = None,
+    images: Callable[[str | None], Place | None] = lambda path: None,
+    store: ArtifactStore | None = None,
 ) -> ImageDataset:
-    """Build or convert the dataset into a folder; see ``prepare_dataset``."""
+    """Build or convert the dataset into a folder, or take it from the store if it was prepared before.
+
+    Args:
+        config: The run.
+        directory: Where the prepared arrays go.
+        progress: Told how far it is.
+        cache: See ``prepare_dataset``.
+        images: Gives the place of images from ``data.path``, unless that is a folder on this machine.
+        store: Keeps a person's own images as they were prepared; none for nowhere.
+
+    Raises:
+        InputError: The data are missing or broken.
+    """
+    shelf = None
+    # Glyphs are drawn faster than they are fetched; and what lies in the workspace needs no second name there.
+    if store is not None and config.data.path is not None and (cache is None or not _lies_beside(store, cache)):
+        shelf = StoredDatasets(store)
+    kept = directory if cache is None else dataset_folder(cache, config)
+    dataset = datasets.prepare(config.data, kept, progress, place=images(config.data.path), shelf=shelf)
     if cache is None:
-        return datasets.prepare(config.data, directory, progress=progress)
-    kept = dataset_folder(cache, config)
-    datasets.prepare(config.data, kept, progress=progress)
+        return dataset
     _hand_over(kept, directory)
     return datasets.load(directory)
 
@@ -112,6 +136,10 @@ def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> Ep
     return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
 
 
+def _lies_beside(store: ArtifactStore, cache: Path) -> bool:
+    return Path(store.place(cache.name)) == cache.absolute()
+
+
 def _hand_over(kept: Path, directory: Path) -> None:
     """Put the files of a prepared dataset into another folder: linked, or copied where the file system can't link.
 
@@ -121,12 +149,7 @@ def _hand_over(kept: Path, directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for source in sorted(kept.iterdir()):
-            target = directory / source.name
-            target.unlink(missing_ok=True)  # what an earlier attempt left may be half a copy
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copy2(source, target)
+            link_or_copy(source, directory / source.name)
     except OSError as error:
         raise InputError(
             f"Can't put the prepared dataset from '{kept}' into '{directory}' ({error.strerror}); both folders must be "

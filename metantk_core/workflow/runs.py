@@ -9,6 +9,7 @@ from importlib import metadata
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
+from metantk_core.files import Place
 from metantk_core.ports import PIPELINE, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.progress import Progress, silent
 from metantk_core.scores import device_kind
@@ -26,6 +27,7 @@ class Ports:
         run: Identifier of the pipeline run in the tracker (the parent of the steps' runs).
         progress_for: Gives what hears how far a step, named by its argument, is.
         device: Where networks run, such as ``"cpu"`` or ``"cuda"``.
+        images: Gives the place of a person's images from ``data.path``, unless that is a folder on this machine.
     """
 
     store: ArtifactStore
@@ -34,6 +36,7 @@ class Ports:
     run: str
     progress_for: Callable[[str], Progress] = lambda step: silent
     device: str = "cpu"
+    images: Callable[[str | None], Place | None] = lambda path: None
 
     @property
     def device_kind(self) -> str:

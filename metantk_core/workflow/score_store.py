@@ -2,7 +2,7 @@
 
 The layout, whose number is a part of every key::
 
-    scores/2/index/<score>/<first>-<stop>-<portion>    an empty file: the portion holds these draws of the score
+    scores/2/index/<score>/<first>-<stop>-<portion>    the portion holds these draws of the score, whose name it says
     scores/2/<portion>/<candidate>.jsonl               one record a score that was computed with others, sealed
 
 ``<score>`` is the digest of everything that a score depends on beside the candidate (``identity.score_key``),
@@ -11,6 +11,7 @@ draws, is another portion, so processes that write at the same time never take a
 counted cost less than a file and are not kept.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -20,6 +21,7 @@ from metantk_core.candidates import parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
+from metantk_core.networks import REVISIONS
 from metantk_core.ports import ArtifactStore
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import Job
@@ -98,7 +100,9 @@ class ScoreStore:
             known = self._portions[record.score]
             if portion not in known:
                 # Before the first file: one that no entry leads to would never be found.
-                self._store.write(f"{self._index(record.score)}{'-'.join(map(str, portion))}", b"")
+                self._store.write(
+                    f"{self._index(record.score)}{'-'.join(map(str, portion))}", self._about(record.score)
+                )
                 known.add(portion)
         write_sealed(self._store, self._key(job, portion), write_records(drawn).encode(), durable=False)
 
@@ -137,6 +141,12 @@ class ScoreStore:
             entries = (_ENTRY.fullmatch(key.removeprefix(prefix)) for key in self._store.keys(prefix))
             found[name] = {_Portion(int(entry[1]), int(entry[2]), entry[3]) for entry in entries if entry}
         return found
+
+    def _about(self, name: str) -> bytes:
+        """Return what the digest of a score does not tell: whether anybody still reads it (``metantk store prune``)."""
+        space = self._config.search.space
+        about = {"score": name, "revision": SCORES[name].revision, "space": space, "space revision": REVISIONS[space]}
+        return json.dumps(about).encode()
 
     def _index(self, name: str) -> str:
         return f"scores/{FORMAT}/index/{self._keys[name]}/"

@@ -24,7 +24,7 @@ def write_sealed(store: ArtifactStore, key: str, data: bytes, *, durable: bool =
         data: The bytes.
         durable: Whether they must outlive a power failure.
     """
-    store.write(key, _seal(key, data) + data, durable=durable)
+    store.write(key, sealed(key, data), durable=durable)
 
 
 def read_sealed(store: ArtifactStore, key: str) -> bytes | None:
@@ -41,6 +41,11 @@ def read_sealed(store: ArtifactStore, key: str) -> bytes | None:
     if data is None:
         warn_of_damage(store, key)
     return data
+
+
+def sealed(key: str, data: bytes) -> bytes:
+    """Return bytes as they are stored under a key."""
+    return _seal(key, data) + data
 
 
 def unsealed(key: str, found: bytes) -> bytes | None:

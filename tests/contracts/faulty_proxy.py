@@ -18,6 +18,7 @@ Fault = Literal[
     "slow down",  # 503
     "expired",  # 400: the session token has expired
     "skewed",  # 403: clocks differ
+    "no such request",  # 501
     "no upload",  # 404: the large object is not in the making
     "html",  # 200, a page of something else
     "hang",  # no answer until the client goes away
@@ -34,6 +35,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     "slow down": ("503 Service Unavailable", "SlowDown"),
     "expired": ("400 Bad Request", "ExpiredToken"),
     "no upload": ("404 Not Found", "NoSuchUpload"),
+    "no such request": ("501 Not Implemented", "NotImplemented"),
     "skewed": ("403 Forbidden", "RequestTimeTooSkewed"),
 }
 

@@ -1,10 +1,12 @@
 """What every artifact store promises, asked of a folder and of buckets; and progress files, kept as a folder's are."""
 
 import io
+import os
 import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -14,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from object_servers import BUCKET, environment
 
-from metantk_core import wiring
-from metantk_core.adapters import filesystem, progress
+from metantk_core import files, wiring
+from metantk_core.adapters import progress
 from metantk_core.adapters.progress import ProgressFile, ProgressLines, read_progress
 from metantk_core.errors import InputError
-from metantk_core.ports import ArtifactStore
+from metantk_core.ports import ArtifactStore, Leftovers
 
 PASSING: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
 
@@ -63,6 +65,60 @@ def test_bytes_come_back_as_they_were(store: ArtifactStore, size: int):
     assert store.read("run/a") == data
     assert store.exists("run/a")
     assert list(store.keys()) == ["run/a"]
+
+
+def test_of_several_who_create_one_thing_one_is_first_and_all_get_what_that_one_wrote(store: ArtifactStore):
+    contents = [f"content {number}".encode() for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        found = set(threads.map(lambda content: store.create("run/a", content), contents))
+    assert len(found) == 1
+    assert found == {store.read("run/a")}
+    assert found <= set(contents)
+    assert store.create("run/b", b"alone") == b"alone"
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000, 40_000_000])
+def test_files_of_any_size_are_stored_and_come_back(store: ArtifactStore, size: int, tmp_path: Path):
+    if size > 3_000_000 and not hasattr(store, "client"):
+        pytest.skip("a folder knows no sizes")
+    source, target = tmp_path / "source", tmp_path / "a" / "folder" / "target"
+    source.write_bytes(random.Random(size).randbytes(size))
+    heard: list[int] = []
+    store.write_file("run/large", source, heard.append)
+    assert sum(heard) == size
+    heard.clear()
+    assert store.read_into("run/large", target, heard.append)
+    assert target.read_bytes() == source.read_bytes()
+    assert sum(heard) >= size  # what comes torn comes again
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    if size <= 3_000_000:
+        assert store.read("run/large") == source.read_bytes()
+    assert store.read_into("run/large", target)
+    assert not store.read_into("run/nothing", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert [(stored.key, stored.size) for stored in store.listing("run/")] == [("run/large", size)]
+
+
+def test_what_is_deleted_is_gone_and_nothing_else(store: ArtifactStore):
+    for number in range(25):
+        store.write(f"run/ü {number}", b"data")
+    store.delete([f"run/ü {number}" for number in range(24)])
+    store.delete(["run/ü 0", "never/there"])
+    store.delete([])
+    assert list(store.keys()) == ["run/ü 24"]
+    assert store.read("run/ü 0") is None
+    store.write("run/ü 0", b"again")
+    assert store.read("run/ü 0") == b"again"
+
+
+def test_a_listing_says_how_large_things_are_and_how_old(store: ArtifactStore):
+    store.write("a", b"12345")
+    store.write("b/c", b"")
+    first, second = store.listing()
+    assert (first.key, first.size) == ("a", 5)
+    assert (second.key, second.size) == ("b/c", 0)
+    assert -2 < first.seconds < 60
+    assert [stored.key for stored in store.listing("b")] == ["b/c"]
 
 
 def test_what_one_process_wrote_another_one_reads(store_at: str):
@@ -111,8 +167,9 @@ def test_a_folder_of_keys_is_no_key(store: ArtifactStore):
 
 
 def test_a_key_never_leads_out_of_the_store(store: ArtifactStore):
-    keys = ("", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b")
-    for key, use in product(keys, (store.read, store.exists, store.place, lambda key: store.write(key, b""))):
+    keys = ("", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b", "a/.unfinished-b")
+    uses = (store.read, store.exists, store.place, lambda key: store.write(key, b""), lambda key: store.delete([key]))
+    for key, use in product(keys, uses):
         with pytest.raises(ValueError, match="A key is a relative path"):
             use(key)
 
@@ -150,7 +207,7 @@ def test_an_interrupted_write_leaves_the_old_content_and_no_key(tmp_path: Path, 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(filesystem.os, "replace", interrupted)
+    monkeypatch.setattr(files.os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.write("a", b"new")
     assert store.read("a") == b"old"
@@ -162,6 +219,24 @@ def test_what_a_crash_left_unfinished_is_no_key(tmp_path: Path):
     store.write("run/a", b"")
     (tmp_path / "run" / ".unfinished-1234").write_bytes(b"half")
     assert list(store.keys()) == ["run/a"]
+
+
+def test_what_a_killed_writer_left_is_found_and_removed_and_what_a_living_one_writes_stays(tmp_path: Path):
+    store = wiring.artifact_store(str(tmp_path))
+    store.write("run/a", b"data")
+    left = tmp_path / "run" / ".unfinished-1234"
+    left.write_bytes(b"half")
+    assert store.clear_unfinished(0.0) == Leftovers(0, 0)  # somebody may have made it just now
+    os.utime(left, (0, 0))
+    with files.written_atomically(tmp_path / "run" / "b") as living:
+        living.write(b"12345678")
+        living.flush()
+        os.utime(living.name, (0, 0))
+        assert store.clear_unfinished(0.0, really=False) == Leftovers(1, 4)
+        assert left.exists()
+        assert store.clear_unfinished(0.0) == Leftovers(1, 4)
+    assert not left.exists()
+    assert list(store.keys()) == ["run/a", "run/b"]
 
 
 def test_readers_never_see_half_of_what_is_written(store: ArtifactStore):

@@ -63,9 +63,16 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
     done = metantk(command, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0
     assert f"metantk {command}" in done.stdout.split("Examples:")[1]
-    if command not in ("ui", "recipes", "sync"):
+    if command not in ("ui", "recipes", "sync", "store"):
         assert "--seed" in done.stdout
         assert "--set" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "prune"])
+def test_every_command_of_a_store_explains_itself_with_an_example(command):
+    said = CliRunner().invoke(app, ["store", command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert f"metantk store {command}" in said.split("Examples:")[1]
+    assert "--store" in said
 
 
 def test_examples_of_the_help_keep_their_brackets():

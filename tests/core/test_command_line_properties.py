@@ -21,7 +21,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metantk_core import __main__
+from metantk_core import __main__, upkeep
+from metantk_core.adapters import s3
 from metantk_core.adapters.addresses import may_hold_secret, shown
 from metantk_core.config import RunConfig, explained, load_config
 from metantk_core.errors import InputError
@@ -51,6 +52,10 @@ def metantk(*arguments: str) -> tuple[int, str]:
         patch.object(Workspace, "prepare", _work),
         patch.object(Workspace, "dataset", _work),
         patch.object(Workspace, "ui_command", _work),
+        patch.object(s3, "connect", _work),
+        patch.object(upkeep, "contents", _work),
+        patch.object(upkeep, "verify", _work),
+        patch.object(upkeep, "prune", _work),
         patch.object(search_and_meta_train, "build", _work),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
@@ -217,7 +222,11 @@ OPTIONS = {
     "evaluate": ["--role", "--set", "--seed", "--workspace", "--tracking-uri"],
     "run": ["--set", "--seed", "--workspace", "--tracking-uri"],
     "ui": ["--workspace", "--port"],
+    "store ls": ["--workspace", "--store"],
+    "store verify": ["--workspace", "--store"],
+    "store prune": ["--workspace", "--store"],
 }
+WITHOUT_RECIPE = ("recipes", "ui", "store ls", "store verify", "store prune")
 arguments = st.one_of(
     words, st.sampled_from([*RECIPES, CELL, "--json", "--explain", "--help", "--version", "-h", "--", "nowhere.yaml"])
 )
@@ -231,7 +240,11 @@ def test_any_arguments_are_answered(examples, tmp_path, monkeypatch):
     def lines(draw: st.DrawFn) -> list[str]:
         command = draw(st.sampled_from(sorted(OPTIONS)))
         options = draw(st.lists(st.tuples(st.sampled_from(OPTIONS[command]), words | overrides), max_size=3))
-        line = [command, *draw(st.lists(arguments, max_size=2)), *(part for option in options for part in option)]
+        line = [
+            *command.split(),
+            *draw(st.lists(arguments, max_size=2)),
+            *(part for option in options for part in option),
+        ]
         return draw(st.permutations(line)) if draw(st.booleans()) else line
 
     @given(lines())
@@ -254,10 +267,12 @@ def test_no_command_says_a_password_wherever_it_was_typed(examples, tmp_path, mo
         }
         option = data.draw(st.sampled_from(["", "extra", "unknown", *options[command]]))
         key = data.draw(st.sampled_from(["", *(f"{path}=" for path in PATHS)])) if option == "--set" else ""
-        start = [command, *(["smoke"] if command not in ("recipes", "ui") else [])]
-        line = {"": [command, address], "extra": [*start, address, address], "unknown": [*start, f"--{address}"]}.get(
-            option, [*start, option, key + address]
-        )
+        start = [*command.split(), *(["smoke"] if command not in WITHOUT_RECIPE else [])]
+        line = {
+            "": [*command.split(), address],
+            "extra": [*start, address, address],
+            "unknown": [*start, f"--{address}"],
+        }.get(option, [*start, option, key + address])
         assert_contract(*metantk(*line))
         for path in tmp_path.rglob("*"):
             assert SECRET not in path.read_text()
@@ -269,12 +284,12 @@ def test_no_command_says_a_password_wherever_it_was_typed(examples, tmp_path, mo
 def test_no_place_of_any_command_repeats_a_password(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     address = f"bob:{SECRET}@host"
-    start = [command, *(["smoke"] if command not in ("recipes", "ui") else [])]
+    start = [*command.split(), *(["smoke"] if command not in WITHOUT_RECIPE else [])]
     for line in (
-        [command, address],
-        [command, address, address],
-        [command, address, "a:b"],
-        [command, "a:b", address],
+        [*command.split(), address],
+        [*command.split(), address, address],
+        [*command.split(), address, "a:b"],
+        [*command.split(), "a:b", address],
         [*start, address],
         [*start, f"--{address}"],
         *([*start, option, f"{key}{address}"] for option in OPTIONS[command] for key in ("", "name=", f"{address}=")),

@@ -29,6 +29,7 @@ from metantk_core.datasets.archives import npz
 from metantk_core.datasets.folders import folder
 from metantk_core.datasets.sources import MAX_PIXELS, Source, to_array
 from metantk_core.errors import InputError
+from metantk_core.files import Folder, Place
 
 SIZE = 8
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr", "LAB"]
@@ -50,12 +51,12 @@ def read(source: Source) -> dict[Split, tuple[tuple[str, ...], list[int], np.nda
     return found
 
 
-def outcome(reader: Callable[[Path, int, Literal[3]], Source], path: Path) -> Any:
+def outcome(reader: Callable[[Place, int, Literal[3]], Source], path: Path) -> Any:
     """Return what a source gives, or the sentence that refuses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return read(reader(path, SIZE, 3))
+            return read(reader(Folder(path), SIZE, 3))
         except InputError as error:
             sentence = str(error)
     assert sentence.isprintable(), sentence
@@ -190,7 +191,7 @@ def test_links_that_lead_nowhere_and_files_that_are_none_are_refused(tree, make,
 
 
 def test_a_fifo_that_takes_the_place_of_an_image_meanwhile_is_not_waited_for(tree):
-    part = folder(tree, SIZE, 3).splits()["val"]
+    part = folder(Folder(tree), SIZE, 3).splits()["val"]
     (tree / "val" / "b1" / "1.png").unlink()
     os.mkfifo(tree / "val" / "b1" / "1.png")
     with pytest.raises(InputError, match=r"b1/1\.png' can't be read \(it is a FIFO, not a file\)"):

@@ -96,7 +96,7 @@ def test_a_disk_that_fills_up_is_a_sentence_and_leaves_nothing(tmp_path, monkeyp
         pytest.skip("only root may mount a small disk")
     try:
         with pytest.raises(
-            InputError, match=r"takes \d\.\d MB, but the disk of '[^.]*' has \d\.\d MB left; make space"
+            InputError, match=r"takes [\d.]+ [kM]B, but the disk of '[^.]*' has [\d.]+ [kM]B left; make space"
         ):
             prepare(config(source), disk / "out")
         assert left_in(disk) == []
