@@ -18,6 +18,7 @@ from test_images_in_buckets import upload, write_tree
 from typer.testing import CliRunner
 
 from metantk_core import scores, upkeep, wiring
+from metantk_core.adapters import s3
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.s3 import S3Store
 from metantk_core.command_line import app
@@ -42,6 +43,7 @@ def address(
     if request.param == "folder":
         yield str(tmp_path / "store")
         return
+    monkeypatch.setattr(s3, "_MOST_LOOKS", 2)  # of what is damaged, with a pause before each
     luck = random.Random(1)
 
     def choose(_: Request) -> Fault | None:
