@@ -79,6 +79,10 @@ class Graph:
         component.python_func(**self._ports, **inputs, **made, **self._summary(component))
         return list(made.values())
 
+    def prepared(self) -> list[Any]:
+        asked = {"config": self._config.to_json(), "pipeline": "", "kubeflow": ""}
+        return self.step(prepare_dataset, asked, "dataset", "run")
+
     @staticmethod
     def _summary(component: Any) -> dict[str, Any]:
         wanted = "summary" in component.python_func.__annotations__
@@ -96,8 +100,7 @@ class Graph:
                 assert self.told(one) == self.told(two)
             return second
 
-        asked = {"config": self._config.to_json(), "pipeline": "", "kubeflow": ""}
-        dataset, run = self.step(prepare_dataset, asked, "dataset", "run")
+        dataset, run = self.prepared()
         state, records = step(start_search, {"run": run}, "state", "records")
         shards = self._config.search.shards
         for _ in range(limits.num_rounds(self._config)):
@@ -193,7 +196,7 @@ def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
             workflow.score_shard(config, workflow.start_search(config, ports), 0, 2, dataset, Records(), ports)
 
     def begin_in_the_pipeline() -> None:
-        dataset, run = graph.step(prepare_dataset, {}, "dataset", "run")
+        dataset, run = graph.prepared()
         state, records = graph.step(start_search, {"run": run}, "state", "records")
         inputs = {"run": run, "state": state, "earlier": records, "dataset": dataset, "shard": 0, "shards": 2}
         graph.step(score_shard, inputs, "scores")
@@ -226,9 +229,10 @@ local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
 
 @dsl.pipeline
 def searched(config_text: str, store: str = "", tracking_uri: str = ""):
-    ports = {"config": config_text, "store": store, "tracking_uri": tracking_uri}
-    prepared = prepare_dataset(**ports)
-    add_search(config, lambda task, **_: task, ports, prepared.outputs["run"], prepared.outputs["dataset"])
+    addresses = {"store": store, "tracking_uri": tracking_uri}
+    prepared = prepare_dataset(**addresses, config=config_text, pipeline="", kubeflow="")
+    ports = {**addresses, "run": prepared.outputs["run"]}
+    add_search(config, lambda task, **_: task, ports, prepared.outputs["dataset"])
 
 searched(config_text=config.to_json(), tracking_uri=tracking)
 """
