@@ -1,17 +1,48 @@
 """What all tests share: nobody's servers, credentials or settings reach them, and a loaded machine is no failure."""
 
+import functools
+import inspect
 import multiprocessing.util
 import os
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
+import beartype
 import hypothesis
+import jaxtyping
 import pytest
 
 hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("metantk")
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def _names_a_shape(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
+    return isinstance(annotation, str) or any(map(_names_a_shape, (*get_args(annotation), *_items(annotation))))
+
+
+def _items(annotation: Any) -> list[Any]:
+    return annotation if isinstance(annotation, list) else []  # the arguments of a Callable
+
+
+def _checked(function: Any = None, *, typechecker: Callable[..., Any]) -> Any:
+    """Check types at each call as jaxtyping's import hook does, without a memory of axes where none is named.
+
+    That memory costs some twenty microseconds a call, of every function, and was a third of many tests.
+    """
+    if function is None:
+        return functools.partial(_checked, typechecker=typechecker)
+    plain = inspect.isfunction(function) and not any(map(_names_a_shape, inspect.get_annotations(function).values()))
+    return beartype.beartype(function) if plain else _jaxtyped(function, typechecker=typechecker)
+
+
+jaxtyping.jaxtyped = _checked  # the hook's code looks it up by this name
 
 # A shell's background job (`make test &`, `nohup make test`) ignores signals, and so would every command that a test
 # sends them to.
