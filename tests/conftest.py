@@ -1,5 +1,6 @@
 """What all tests share: nobody's servers, credentials or settings reach them, and a loaded machine is no failure."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -46,15 +47,21 @@ def _checked(given: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     if not inspect.isfunction(given) or any(isinstance(hint, str) for hint in inspect.get_annotations(given).values()):
         return _jaxtyped(given, typechecker=typechecker)  # it knows how to resolve names
     compared = beartype.beartype(given)
-    if not any(map(_names_a_shape, inspect.get_annotations(given).values())):
-        return compared
+    return _Axes()(compared) if any(map(_names_a_shape, inspect.get_annotations(given).values())) else compared
 
-    @functools.wraps(given)
-    def with_axes(*args: Any, **kwargs: Any) -> Any:
-        with _jaxtyped("context"):
-            return compared(*args, **kwargs)
 
-    return with_axes
+class _Axes(contextlib.ContextDecorator):
+    """A call in which axes of one name are one length; of ours, no line stands in its traceback."""
+
+    def __enter__(self) -> None:
+        self._context = _jaxtyped("context")
+        self._context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._context.__exit__(*error)
+
+    def _recreate_cm(self) -> "_Axes":
+        return _Axes()
 
 
 jaxtyping.jaxtyped = _checked  # the hook's code looks it up by this name
