@@ -7,15 +7,19 @@ import inspect
 import multiprocessing.util
 import os
 import signal
+import sqlite3
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, get_args
 
 import beartype
 import hypothesis
 import jaxtyping
 import pytest
+import sqlalchemy
 
 hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("metantk")
@@ -100,3 +104,36 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
         if name.startswith(_FOREIGN):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _databases_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let MLflow make the tables of a SQLite database once a process, and copy them: all its migrations take a second.
+
+    New Pythons make theirs, and test_mlflow_database.py all of its own.
+    """
+    mlflow_database = sys.modules.get("metantk_core.adapters.mlflow_database")
+    if mlflow_database is None:  # a few tests alone, which need not wait for MLflow's import
+        yield
+        return
+    made = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    make = mlflow_database._initialize_tables
+
+    def copied(engine: sqlalchemy.Engine) -> None:
+        path = str(engine.url.database)
+        empty = not sqlalchemy.inspect(engine).get_table_names()
+        if empty and made.exists():
+            _copy(str(made), path)
+            return
+        make(engine)
+        if empty:
+            _copy(path, str(made))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_database, "_initialize_tables", copied)
+        yield
+
+
+def _copy(old: str, new: str) -> None:
+    with closing(sqlite3.connect(old)) as source, closing(sqlite3.connect(new)) as target:
+        source.backup(target)
