@@ -313,9 +313,15 @@ def _seen(uri: str, experiment: str, scratch: Path) -> dict[str, Any]:
         curves = {
             metric: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
             for metric in run.data.metrics
+            if not metric.startswith("system/")  # what the machine did, every ten seconds: of a short search or not
         }
         tags = {tag: text for tag, text in run.data.tags.items() if tag.startswith(("a", "metantk.", "mlflow.note"))}
         tags.pop("metantk.key")
+        for text, what in (
+            (run.info.run_id, "<run>"),
+            (f"experiments/{found.experiment_id}/", "experiments/<number>/"),
+        ):
+            tags = {tag: value.replace(text, what) for tag, value in tags.items()}  # links in descriptions
         inputs = run.inputs.dataset_inputs if run.inputs else []
         seen[name] = {
             "status": run.info.status,

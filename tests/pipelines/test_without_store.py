@@ -197,7 +197,8 @@ def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
             workflow.score_shard(config, workflow.start_search(config, ports), 0, 2, dataset, Records(), ports)
 
     def begin_in_the_pipeline() -> None:
-        dataset, run = graph.step(prepare_dataset, {}, "dataset", "run")
+        asked_for = {"config": asked.to_json(), "pipeline": "", "kubeflow": ""}
+        dataset, run = graph.step(prepare_dataset, asked_for, "dataset", "run")
         state, records = graph.step(start_search, {"run": run}, "state", "records")
         inputs = {"run": run, "state": state, "earlier": records, "dataset": dataset, "shard": 0, "shards": 2}
         graph.step(score_shard, inputs, "scores")
