@@ -20,7 +20,7 @@ from metantk_core import wiring
 from metantk_core.adapters import progress
 from metantk_core.ranking import render_markdown
 from metantk_core.scores import SCORES, Scorer
-from metantk_core.workflow import searching
+from metantk_core.workflow import scoring
 from metantk_core.workflow.runs import StoredCheckpoint
 
 FAULTS: tuple[Fault, ...] = ("internal error", "reset before", "reset in request", "lost answer", "reset in answer")
@@ -63,7 +63,7 @@ def test_a_search_with_a_bucket_gives_the_leaderboard_of_a_folder_and_repeats_no
     kept = list(ports.store.keys())
     assert kept == list(wiring.artifact_store(str(tmp_path)).keys())
 
-    monkeypatch.setattr(searching, "Scorer", Idle)
+    monkeypatch.setattr(scoring, "Scorer", Idle)
     again = replace(ports, store=wiring.artifact_store(bucket))
     assert render_markdown(searched(config, dataset, again).leaderboard) == render_markdown(in_folder.leaderboard)
     assert list(again.store.keys()) == kept
