@@ -9,9 +9,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RECIPE ?= glyphs
 ARGS ?=
 # Tests run side by side with a thread each, one process more than there are cores, up to four, for some tests wait for servers;
-# a file's tests stay together, for they share what is slow to make.
+# a file's tests stay together, for they share what is slow to make. Compiled modules are kept, also where the environment
+# says otherwise: each of the many processes would compile all of them anew.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup run test long-test quick-test check audit format ui clean
 

@@ -131,13 +131,14 @@ class ProgressLines:
     Args:
         stream: Where lines go.
         step: Name of the step.
-        seconds: Least seconds between two lines; the first and the last news are always printed.
+        seconds: Least seconds between two lines, five unless said otherwise; the first and the last news are always
+            printed.
     """
 
-    def __init__(self, stream: Stream, step: str, *, seconds: float = _SECONDS_BETWEEN_LINES) -> None:
+    def __init__(self, stream: Stream, step: str, *, seconds: float | None = None) -> None:
         self._stream = stream
         self._step = step
-        self._seconds = seconds
+        self._seconds = _SECONDS_BETWEEN_LINES if seconds is None else seconds
         self._state: StepProgress | None = None
         self._printed_at = float("-inf")
 

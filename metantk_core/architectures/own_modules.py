@@ -29,7 +29,8 @@ from metantk_core.torchvision_import import torchvision_importable
 _ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_INSTALLED = ("<frozen ", _OURS, *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")))
+_NO_FILES = ("<frozen ", "<@beartype(")  # as tracebacks name Python's importer, and checks of types around a function
+_INSTALLED = (*_NO_FILES, _OURS, *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")))
 _FRAMES = 8  # of a person's code: the last ones
 _LONGEST = 300  # characters of their message
 
@@ -177,7 +178,7 @@ def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     # A person's package may be installed like any other: then it is what we have called.
     called = max((number + 1 for number, frame in enumerate(frames) if frame.filename.startswith(_OURS)), default=0)
     kept = frames[next(theirs, called) :]
-    return [frame for frame in kept if not frame.filename.startswith(("<frozen ", _OURS, _TORCH, importlib.__file__))]
+    return [frame for frame in kept if not frame.filename.startswith((*_NO_FILES, _OURS, _TORCH, importlib.__file__))]
 
 
 def _refuse_lazy(network: nn.Module, address: str) -> None:

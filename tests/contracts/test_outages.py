@@ -24,6 +24,7 @@ from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.patience import Patience
 from metantk_core.candidates import space_named
 from metantk_core.command_line import app
+from metantk_core.config import load_config
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
@@ -312,9 +313,15 @@ def _seen(uri: str, experiment: str, scratch: Path) -> dict[str, Any]:
         curves = {
             metric: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
             for metric in run.data.metrics
+            if not metric.startswith("system/")  # what the machine did, every ten seconds: of a short search or not
         }
         tags = {tag: text for tag, text in run.data.tags.items() if tag.startswith(("a", "metantk.", "mlflow.note"))}
         tags.pop("metantk.key")
+        for text, what in (
+            (run.info.run_id, "<run>"),
+            (f"experiments/{found.experiment_id}/", "experiments/<number>/"),
+        ):
+            tags = {tag: value.replace(text, what) for tag, value in tags.items()}  # links in descriptions
         inputs = run.inputs.dataset_inputs if run.inputs else []
         seen[name] = {
             "status": run.info.status,
@@ -458,9 +465,12 @@ def test_a_server_that_loses_its_answers_holds_everything_once(
     assert (_seen(server.address, "suite", tmp_path), _models(server.address, "suite", NAME)) == undisturbed
 
 
+SEARCH = load_config("smoke", RECIPES, ["data.images_per_class=6", "search.num_candidates=3"])
+
+
 def _search(root: Path, tracking: str, between: Callable[[], None]) -> Any:
     """Do the search of the smallest recipe, and something between its rounds; return the leaderboard's digest."""
-    config = RECIPES["smoke"]
+    config = SEARCH
     place = Workspace(root, tracking)
     config = place.prepare(config)
     with open_run(config, place) as (dataset, ports):
@@ -510,12 +520,12 @@ def test_a_server_that_is_away_in_the_middle_of_a_search_is_waited_for_or_told_l
     with pytest.raises(AwayError, match="No MLflow server answers"):
         list(place.sync())
     with pytest.raises(InputError, match="No MLflow server answers"):  # the start of a command
-        Workspace(tmp_path / "away", server.address).prepare(RECIPES["smoke"])
+        Workspace(tmp_path / "away", server.address).prepare(SEARCH)
     assert time.monotonic() - began < 20
 
     server.start()
     first = CliRunner().invoke(app, ["sync", "--workspace", str(place.root), "--json"])
-    assert [sent["run"] for sent in json.loads(first.stdout)] == [RECIPES["smoke"].run_id]
+    assert [sent["run"] for sent in json.loads(first.stdout)] == [SEARCH.run_id]
     second = CliRunner().invoke(app, ["sync", "--workspace", str(place.root)])
     assert second.stdout.startswith("Nothing is waiting to be sent")
     assert _seen(server.address, "metantk", tmp_path) == pages

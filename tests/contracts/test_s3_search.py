@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import uuid
 from dataclasses import replace
@@ -14,10 +12,12 @@ from unittest.mock import patch
 
 import pytest
 from faulty_proxy import Fault, FaultyProxy, Request
+from forked_commands import begun, ended
 from object_servers import BUCKET, Moto, environment
 from quiet import noise, quiet_ports, searched, tiny
 
 from metantk_core import wiring
+from metantk_core.adapters import progress
 from metantk_core.ranking import render_markdown
 from metantk_core.scores import SCORES, Scorer
 from metantk_core.workflow import scoring
@@ -79,23 +79,24 @@ def test_a_checkpoint_of_a_training_survives_in_a_bucket(bucket: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_scored_until_a_signal_came_is_in_the_bucket(number: signal.Signals, moto: Moto, tmp_path: Path):
+def test_what_was_scored_until_a_signal_came_is_in_the_bucket(
+    number: signal.Signals, moto: Moto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.5)
     place = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     served = environment(moto.address)
-    command = [sys.executable, "-m", "metantk_core", "search", "smoke", "--set", "search.num_candidates=200"]
-    process = subprocess.Popen(
-        [*command, "--set", "data.images_per_class=6", "--store", place, "--workspace", str(tmp_path)],
-        env={**os.environ, **served},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    # Progress comes every few seconds: by the second line something has been scored, much less than in half a minute.
-    lines = (line for line in process.stderr if line.startswith("score: ") and not line.startswith("score: 0/"))
-    said = next(lines)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    settings = ("--set", "search.num_candidates=200", "--set", "data.images_per_class=6")
+    hear, say = os.pipe()
+    command = ("search", "smoke", *settings, "--store", place, "--workspace", str(tmp_path))
+    process = begun(*command, cwd=tmp_path, stdout=os.open(os.devnull, os.O_WRONLY), stderr=say, **served)
+    os.close(say)
+    with os.fdopen(hear) as heard:
+        # By the second line of progress something has been scored, which is written after half a minute otherwise.
+        lines = (line for line in heard if line.startswith("score: ") and not line.startswith("score: 0/"))
+        said = next(lines)
+        os.kill(process, number)
+        heard.read()
+    assert ended(process) == 128 + number
     done = int(said.removeprefix("score: ").partition("/")[0])
     with patch.dict(os.environ, served), wiring.opened_store(place) as store:
         assert len([key for key in store.keys("scores/") if key.endswith(".jsonl")]) >= done

@@ -110,6 +110,7 @@ import metantk_core
 print(metantk_core.__file__)
 """
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}  # the copy stays as it was registered
     environment.pop("PYTHONPATH", None)
     fresh = subprocess.run(
         [sys.executable, "-c", body], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

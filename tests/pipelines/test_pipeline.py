@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked_commands import metantk
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -19,6 +20,9 @@ from metantk_core.recipes import RECIPES
 from pipelines.search_and_meta_train import Resources, write
 
 SMOKE = RECIPES["smoke"]
+# The smallest recipe with fewer images, drawn in a fifth of the time.
+FEW = load_config("smoke", RECIPES, ["data.images_per_class=8"])
+RUN = ("smoke", "--set", "data.images_per_class=8", "--json")
 COMPUTING = {"exec-score-shard", "exec-meta-train", "exec-evaluate"}
 
 
@@ -35,18 +39,6 @@ def within(document: dict) -> dict:
     """Return the tasks of a compiled pipeline that the last step waits for."""
     (handled,) = [name for name in document["components"] if name.startswith("comp-exit-handler")]
     return document["components"][handled]["dag"]["tasks"]
-
-
-def metantk(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "metantk_core", *arguments],
-        cwd=cwd,
-        env={**os.environ, "MLFLOW_TRACKING_URI": "", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
 
 
 def test_compiling_twice_gives_the_same_bytes(tmp_path):
@@ -144,7 +136,7 @@ def test_credentials_never_reach_a_compiled_pipeline(tmp_path, option):
 @pytest.fixture(scope="module")
 def two_shards(tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("two")
-    done = metantk("run", "smoke", "--json", cwd=folder)
+    done = metantk("run", *RUN, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 
@@ -152,7 +144,7 @@ def two_shards(tmp_path_factory) -> tuple[Path, dict]:
 @pytest.mark.slow
 def test_whole_pipeline_runs_on_this_machine_and_leaves_report_model_and_leaderboard(two_shards):
     folder, result = two_shards
-    run = folder / "runs" / SMOKE.run_id
+    run = folder / "runs" / FEW.run_id
     assert set(result["evaluations"]) == {"best", "worst", "random"}
     assert (run / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
     assert json.loads((run / "leaderboard.json").read_text()) == result["leaderboard"]
@@ -162,9 +154,9 @@ def test_whole_pipeline_runs_on_this_machine_and_leaves_report_model_and_leaderb
 @pytest.mark.slow
 def test_seven_shards_give_the_same_leaderboard_byte_for_byte(two_shards, tmp_path):
     folder, _ = two_shards
-    done = metantk("search", "smoke", "--set", "search.shards=7", "--json", cwd=tmp_path)
+    done = metantk("search", *RUN, "--set", "search.shards=7", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    path = Path("runs", SMOKE.run_id, "leaderboard.json")
+    path = Path("runs", FEW.run_id, "leaderboard.json")
     assert (tmp_path / path).read_bytes() == (folder / path).read_bytes()
 
 
@@ -172,7 +164,7 @@ def test_seven_shards_give_the_same_leaderboard_byte_for_byte(two_shards, tmp_pa
 @pytest.mark.minutes
 def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_shards, tmp_path):
     _, uninterrupted = two_shards
-    command = [sys.executable, "-m", "metantk_core", "run", "smoke", "--json"]
+    command = [sys.executable, "-m", "metantk_core", "run", *RUN]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": ""}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -187,7 +179,7 @@ def test_interrupted_run_leaves_no_process_and_resumes_to_the_same_numbers(two_s
     alive = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout.split()
     assert not alive
     scored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/scores/*/*/*.jsonl")}
-    done = metantk("run", "smoke", "--json", cwd=tmp_path)
+    done = metantk("run", *RUN, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     resumed = json.loads(done.stdout)
     assert resumed["digest"] == uninterrupted["digest"]

@@ -1,12 +1,11 @@
 """What makes two runs the same run: settings and the content of the images; and that only one process works on it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_commands import metantk
 from mlflow import MlflowClient
 from PIL import Image
 
@@ -93,11 +92,8 @@ def test_one_process_at_a_time_works_on_a_run_and_its_folders_stay(place: Worksp
     config = RECIPES["smoke"]
     kept = place.folder(config) / "kfp" / "of the first one"
     kept.mkdir(parents=True)
-    command = [sys.executable, "-m", "metantk_core", "run", "smoke", "--workspace", str(place.root)]
     with own_run(config, place):
-        second = subprocess.run(
-            command, env={**os.environ, "MLFLOW_TRACKING_URI": ""}, capture_output=True, text=True, check=False
-        )
+        second = metantk("run", "smoke", "--workspace", str(place.root), cwd=place.root)
         # Another configuration in the same workspace is nobody's business.
         with locks.exclusive(place.folder(load_config("smoke", RECIPES, ["seed=1"])) / ".lock", "another run"):
             pass
@@ -143,7 +139,7 @@ def test_what_one_workspace_has_scored_another_one_takes_from_a_shared_store(tmp
     boards = []
     for name in ("first", "second"):
         there = Workspace(tmp_path / name, shared=shared)
-        config = there.prepare(RECIPES["smoke"])
+        config = there.prepare(load_config("smoke", RECIPES, ["data.images_per_class=6", "search.num_candidates=4"]))
         with open_run(config, there) as (dataset, ports):
             boards.append(workflow.search(config, dataset, ports).leaderboard)
         assert not (tmp_path / name / "scores").exists()
