@@ -129,7 +129,7 @@ def as_nobody() -> Iterator[Path]:
 
 @pytest.mark.parametrize("place", ["", "val", "val/b1", "val/b1/1.png"])
 def test_a_place_that_may_not_be_read_is_named(place):
-    with tempfile.TemporaryDirectory() as outer:
+    with tempfile.TemporaryDirectory(dir="/tmp") as outer:  # where nobody, too, gets in
         os.chmod(outer, 0o755)
         root = write_tree(Path(outer) / "images")
         os.chmod(root / place, 0)
