@@ -173,8 +173,10 @@ class _Step:
         if isinstance(error, SystemExit | KeyboardInterrupt):
             said = "it was told to end"
         else:
-            said = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        tags = {FAILED_STEP: self.name, f"{FAILED_STEP}.reason": without_addresses(redacted(said))[:_LONGEST_REASON]}
+            # A sentence of ours shows addresses without what is secret, and says which one it is.
+            ours = isinstance(error, InputError)
+            said = redacted(str(error)) if ours else without_addresses(redacted(f"{type(error).__name__}: {error}"))
+        tags = {FAILED_STEP: self.name, f"{FAILED_STEP}.reason": said[:_LONGEST_REASON]}
         try:
             with stopping.shielded():
                 self.way.tracker.tag_run(self.run, tags)
@@ -223,8 +225,11 @@ def raise_step_failure(progress: Path, log: Path) -> NoReturn:
         InputError: A step met a person's bad input.
         StepError: Anything else, with the end of the log.
     """
+    sentence = ""
     with suppress(FileNotFoundError, ValueError):  # on a full disk the file is empty
-        raise InputError(json.loads(_failure_file(progress).read_text(encoding="utf-8"))["sentence"])
+        sentence = json.loads(_failure_file(progress).read_text(encoding="utf-8"))["sentence"]
+    if sentence:  # raised here, for this error is a ValueError, too
+        raise InputError(sentence)
     if shutil.disk_usage(progress).free < _LEAST_ROOM:
         raise InputError(f"The disk of {progress.parent} is full; make room, and run the same command again: {KEPT}")
     text = _COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace"))

@@ -11,10 +11,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from components.close_run import close_run
+from metantk_core.adapters.progress import WATCHED
 from metantk_core.errors import InputError
 from metantk_core.ports import MetricPoint
 from metantk_core.recipes import RECIPES
-from metantk_core.steps import open_pipeline, open_step
+from metantk_core.steps import open_pipeline, open_step, raise_step_failure
 
 
 class Pipeline:
@@ -108,6 +109,7 @@ def test_runs_that_kubeflows_plugin_makes_for_each_step_are_left_alone(
     ("error", "reason"),
     [
         (InputError("Expected images, but got none."), "Expected images, but got none."),
+        (InputError("Can't read s3://bucket/key at http://127.0.0.1:8333."), "Can't read s3://bucket/key at http://"),
         (RuntimeError("at http://me:hunter2@there: 500"), "RuntimeError: at "),
         (SystemExit(143), "it was told to end"),
     ],
@@ -124,6 +126,17 @@ def test_a_tag_says_which_step_failed_until_a_retry_ends_well(pipeline: Pipeline
     assert pipeline.step("score shard 2 of 8") == run
     pipeline.step("register model", lambda ports: ports.tracker.close_run(ports.run, "finished"))
     assert not [tag for tag in pipeline.seen(run).data.tags if tag.startswith("metantk.failed_step")]
+
+
+def test_the_sentence_of_a_step_is_that_of_the_command(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pipeline.begin()
+    monkeypatch.setenv(WATCHED, str(tmp_path))
+    with pytest.raises(SystemExit):
+        pipeline.step("score shard 2 of 8", fail(InputError("Expected images, but got none.")))
+    with pytest.raises(InputError, match=r"^Expected images, but got none\.$"):
+        raise_step_failure(tmp_path, tmp_path / "no.log")
 
 
 @pytest.mark.parametrize(
