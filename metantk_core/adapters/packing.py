@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from metantk_core.files import write_atomically
-from metantk_core.ports import ArtifactStore, Leftovers, Stored, admit_key
+from metantk_core.ports import ArtifactStore, DamageError, Leftovers, Stored, admit_key
 
 SECONDS = 30.0
 """Work that a killed process can lose at most."""
@@ -234,9 +234,14 @@ class PackingStore:
         return names - packs, packs - merged, merged
 
     def _pack(self, key: str) -> "_Pack":
-        found = _unpacked(self._behind.read(key) or b"")
+        try:
+            found = _unpacked(self._behind.read(key) or b"")
+        except DamageError:
+            found = None
         if found is None:
             _LOG.warning("%s is damaged; what it held is computed again.", self._behind.place(key))
+            # Into another pack: one that holds nothing is warned of no more.
+            self._behind.write(key, _packed({}), durable=False)
         return found or _Pack({}, ())
 
 

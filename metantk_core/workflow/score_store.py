@@ -28,7 +28,7 @@ from metantk_core.search import Job
 from metantk_core.seeding import digest
 from metantk_core.workflow.identity import score_key
 from metantk_core.workflow.records import lacking, read_records, write_records
-from metantk_core.workflow.sealed import FORMAT, unsealed, warn_of_damage, write_sealed
+from metantk_core.workflow.sealed import FORMAT, read_if_whole, unsealed, warn_of_damage, write_sealed
 
 _ENTRY = re.compile(r"(\d{1,9})-(\d{1,9})-([0-9a-f]{16})")
 
@@ -108,7 +108,7 @@ class ScoreStore:
 
     def _read(self, job: Job, portion: _Portion) -> tuple[ScoreRecord, ...]:
         key = self._key(job, portion)
-        found = self._store.read(key)
+        found = read_if_whole(self._store, key)
         if found is None:
             return ()
         data = unsealed(key, found)

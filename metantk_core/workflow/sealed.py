@@ -7,7 +7,7 @@ place of another one is noticed, and what it held is computed again: never serve
 import hashlib
 import logging
 
-from metantk_core.ports import ArtifactStore
+from metantk_core.ports import ArtifactStore, DamageError
 
 FORMAT = 2
 """Number of the store's layout, a part of every sealed key: what another layout left is neither read nor touched."""
@@ -34,13 +34,26 @@ def read_sealed(store: ArtifactStore, key: str) -> bytes | None:
         store: Where.
         key: The key.
     """
-    found = store.read(key)
+    found = read_if_whole(store, key)
     if found is None:
         return None
     data = unsealed(key, found)
     if data is None:
         warn_of_damage(store, key)
     return data
+
+
+def read_if_whole(store: ArtifactStore, key: str) -> bytes | None:
+    """Return what is stored under a key, or none; nothing, which no seal fits, for what the store itself finds damaged.
+
+    Args:
+        store: Where.
+        key: The key.
+    """
+    try:
+        return store.read(key)
+    except DamageError:
+        return b""
 
 
 def sealed(key: str, data: bytes) -> bytes:

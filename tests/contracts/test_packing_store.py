@@ -163,6 +163,10 @@ def test_a_damaged_pack_is_warned_of_and_holds_nothing(bucket: Counting, damage,
     assert "damaged" in caplog.text
     store.write("scores/a/1", b"one", durable=False)
     assert store.read("scores/a/1") == b"one"
+    store.flush()
+    caplog.clear()
+    assert PackingStore(bucket, "scores/").read("scores/a/1") == b"one"
+    assert not caplog.text
 
 
 def test_what_could_not_be_written_in_between_is_told_and_kept(bucket: Counting, monkeypatch: pytest.MonkeyPatch):

@@ -136,6 +136,19 @@ def test_each_thing_that_was_changed_is_named(address: str, store: ArtifactStore
         assert store.place(key if what != "pixels" else key.rpartition("/")[0]) in said, what
 
 
+def test_what_was_changed_is_computed_again_and_replaced(address: str, store: ArtifactStore, tmp_path: Path):
+    board = search_in(address, tmp_path)
+    checkpoint = StoredCheckpoint(store, "training/2/0123456789abcdef.checkpoint")
+    checkpoint.save(b"weights")
+    for key in list(store.keys()):
+        if "/index/" not in key and not key.endswith(".json"):
+            _damage(store, key, b"other")
+    assert search_in(address, tmp_path) == board
+    assert checkpoint.load() is None
+    checkpoint.save(b"weights")
+    assert verify(store).damaged == ()
+
+
 def test_what_no_run_needs_is_removed_and_nothing_else(
     address: str, store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
