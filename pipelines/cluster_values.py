@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from metantk_core.adapters.addresses import admit_bucket, refuse_secrets, scheme, shown
+from metantk_core.adapters.addresses import admit_bucket, may_hold_secret, refuse_secrets, scheme, shown
 from metantk_core.errors import InputError, quoted
 
 MOST_RETRIES = 20
@@ -102,7 +102,7 @@ def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
     Raises:
         InputError: One may hold a secret, means something on one machine alone, or is of a kind that no pod can use.
     """
-    for address in (tracking_uri, store, kubeflow):
+    for address in (tracking_uri, store):
         refuse_secrets(address)
     if tracking_uri and (scheme(tracking_uri).partition("+")[0] not in ("http", "https", "postgresql")):
         raise InputError(
@@ -118,9 +118,12 @@ def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
             f"Expected the store as an absolute folder that all pods mount, such as /mnt/store, or as a bucket, "
             f"s3://bucket/prefix, got {shown(store)}."
         )
-    if kubeflow and (scheme(kubeflow) not in ("http", "https") or kubeflow.endswith("://")):
+    if kubeflow and (
+        scheme(kubeflow) not in ("http", "https") or kubeflow.endswith("://") or may_hold_secret(kubeflow)
+    ):
         raise InputError(
-            f"Expected the address of Kubeflow's pages as people see it, which starts with http:// or https://, got "
+            "Expected the address of Kubeflow's pages as people see it, which starts with http:// or https://, without "
+            f"'#', '?' and what follows, or a user and password, such as https://kubeflow.example/pipeline, got "
             f"{shown(kubeflow)}."
         )
     for address in (store, tracking_uri, kubeflow):

@@ -112,6 +112,16 @@ def test_pods_need_an_mlflow_that_they_can_reach_and_no_secret(uri):
 
 
 @pytest.mark.parametrize(
+    "uri", ["kubeflow", "ftp://h", "https://", "https://h/#/runs", "https://b:S@h", "https://h/?a=S@"]
+)
+def test_the_address_of_kubeflows_pages_is_one_without_a_page_and_secrets(uri):
+    with pytest.raises(InputError, match="address of Kubeflow's pages") as caught:
+        admit_addresses("", "", uri)
+    assert "S@" not in str(caught.value)
+    admit_addresses("", "", "https://kubeflow.example/pipeline/")
+
+
+@pytest.mark.parametrize(
     "store",
     [
         *("s3://b/k", "s3://key:S@bucket/k", "gs://bucket/k", "s3://bucket:9000/k", "s3://bucket/../k"),
