@@ -4,6 +4,7 @@ Runs are named by their identifiers in every call: MLflow's notion of an active 
 """
 
 import json
+import logging
 import math
 import os
 import time
@@ -212,6 +213,8 @@ class MlflowTracker:
         if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get_raw() in ("false", "False", "0"):
             yield
             return
+        # Says at length that it begins and ends, and, as we do in one line, that a server is away.
+        logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.ERROR)
         monitor = SystemMetricsMonitor(
             run, resume_logging=True, node_id=part or None, tracking_uri=self._connection.uri
         )

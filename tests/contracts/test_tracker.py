@@ -217,8 +217,12 @@ def test_a_description_links_to_files_on_the_runs_own_page(tracker: Tracker, cli
     )
 
 
-def test_what_the_machine_does_is_noted_while_work_goes_on(
-    tracker: Tracker, client: MlflowClient, key: str, monkeypatch: pytest.MonkeyPatch
+def test_what_the_machine_does_is_noted_in_silence_while_work_goes_on(
+    tracker: Tracker,
+    client: MlflowClient,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     run = tracker.open_run(key, "train")
@@ -231,6 +235,7 @@ def test_what_the_machine_does_is_noted_while_work_goes_on(
                 time.sleep(0.05)
     steps = [point.step for point in client.get_metric_history(run, name)]
     assert steps == list(range(len(steps)))
+    assert "system_metrics_monitor" not in capsys.readouterr().err
 
 
 def test_the_machine_is_not_watched_where_mlflow_is_told_not_to(
