@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import pydantic
 
 _ADDRESS = re.compile(r"\S*(@|%40|://|:/|//|[?;#]\S*=|(?i:token|passw|secret|key)\w*=)\S*")
+_EXAMPLE = "s3://bucket/prefix"  # as our own sentences show how addresses look
 _HIDDEN = "what may be an address (not shown: it may hold a password)"
 _LONGEST = 60
 KEPT = "what is finished is kept."
@@ -54,4 +55,4 @@ def quoted(value: object) -> str:
 
 def without_addresses(text: str) -> str:
     """Return a message without the words that may be addresses with a password."""
-    return _ADDRESS.sub(_HIDDEN, text)
+    return _ADDRESS.sub(lambda word: word[0] if word[0].strip("(),;.") == _EXAMPLE else _HIDDEN, text)

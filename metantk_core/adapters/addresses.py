@@ -82,9 +82,9 @@ def admit_bucket(uri: str) -> tuple[str, str]:
         or len(prefix.encode()) > _LONGEST_PREFIX
     ):
         raise InputError(
-            f"Expected a store as s3://bucket/prefix, with a bucket of 3 to 63 lower-case letters, digits, '.' and '-' "
-            f"and a prefix of plain names with '/', got {shown(uri)}; the address of a server of your own belongs in "
-            "AWS_ENDPOINT_URL."
+            "Expected a place in a bucket as s3://bucket/prefix, with a bucket of 3 to 63 lower-case letters, digits, "
+            f"'.' and '-' and a prefix of plain names with '/', got {shown(uri)}; the address of a server of your own "
+            "belongs in AWS_ENDPOINT_URL."
         )
     return bucket, prefix.removesuffix("/")
 

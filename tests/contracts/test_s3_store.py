@@ -208,7 +208,7 @@ def test_an_unknown_encryption_is_refused(moto: Moto, use: Any, monkeypatch: pyt
     ],
 )
 def test_an_address_that_is_no_bucket_is_refused(uri: str):
-    with pytest.raises(InputError, match="Expected a store as s3://bucket/prefix"):
+    with pytest.raises(InputError, match="Expected a place in a bucket as s3://bucket/prefix"):
         admit_bucket(uri)
 
 

@@ -39,6 +39,12 @@ def test_wrong_value_is_named_with_its_place():
         load_config("smoke", RECIPES, ["search.num_candidates=many"])
 
 
+def test_an_address_that_is_none_of_images_is_told_how_one_looks_and_not_shown():
+    with pytest.raises(InputError, match=r"s3://bucket/prefix with plain names") as caught:
+        load_config("smoke", RECIPES, ["data={source: folder, image_size: 16, path: 's3://bucket/a?token=hidden'}"])
+    assert "hidden" not in str(caught.value)
+
+
 def test_all_wrong_values_come_in_one_message():
     with pytest.raises(InputError, match=r"(?s)num_candidates.*iterations"):
         load_config("smoke", RECIPES, ["search.num_candidates=0", "training.iterations=-1"])
