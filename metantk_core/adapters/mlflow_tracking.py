@@ -33,6 +33,7 @@ NON_FINITE = "metantk.non_finite."
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag of an experiment by which the interface opens on its training runs, not on traces of language models."""
+_CONTEXT = "mlflow.data.context"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _TABLES = "mlflow.loggedArtifacts"
@@ -178,8 +179,14 @@ class MlflowTracker:
     def log_dataset(self, run: str, dataset: DatasetSummary, context: str) -> None:
         """Note a dataset as an input of a run; the context says what for, such as ``train``.
 
-        MLflow keeps 36 characters of the digest; the profile holds all of it.
+        MLflow keeps 36 characters of the digest; the profile holds all of it. What lies in two places is noted once.
         """
+        digest = dataset.digest[:LONGEST_DIGEST]
+        inputs = self._client.get_run(run).inputs
+        for known in inputs.dataset_inputs if inputs else ():
+            said = {tag.key: tag.value for tag in known.tags}
+            if known.dataset.digest == digest and said.get(_CONTEXT) == context:
+                return  # the same images from another folder, or a step that is repeated
         images = TensorSpec(np.dtype(np.uint8), (-1, *dataset.image_shape), name="images")
         labels = TensorSpec(np.dtype(np.int64), (-1,), name="labels")
         schema = {"features": Schema([images]).to_json(), "targets": Schema([labels]).to_json()}
@@ -191,13 +198,13 @@ class MlflowTracker:
         }
         entity = Dataset(
             name=dataset.name,
-            digest=dataset.digest[:LONGEST_DIGEST],
+            digest=digest,
             source_type="s3" if dataset.source.startswith("s3://") else "local",
             source=json.dumps({"uri": shown(dataset.source)}),
             schema=json.dumps({"mlflow_tensorspec": schema}),
             profile=json.dumps(profile),
         )
-        self._client.log_inputs(run, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        self._client.log_inputs(run, [DatasetInput(entity, [InputTag(_CONTEXT, context)])])
 
     @contextmanager
     def watched(self, run: str, part: str = "") -> Iterator[None]:

@@ -95,7 +95,7 @@ def test_mlflow_is_told_that_a_dataset_comes_from_a_bucket(tmp_path: Path):
     tracker: Any = wiring.tracker(sqlite_uri(tmp_path / "mlflow.db"))
     run = tracker.open_run("a", "a")
     for number, source in enumerate(("s3://bucket/images", "/data/images")):
-        tracker.log_dataset(run, DatasetSummary(f"images {number}", "0" * 16, source, 1, 1, (3, 8, 8)), "train")
+        tracker.log_dataset(run, DatasetSummary(f"images {number}", str(number) * 16, source, 1, 1, (3, 8, 8)), "train")
     logged = {entry.dataset.name: entry.dataset for entry in tracker._client.get_run(run).inputs.dataset_inputs}
     assert logged["images 0"].source_type == "s3"
     assert json.loads(logged["images 0"].source) == {"uri": "s3://bucket/images"}

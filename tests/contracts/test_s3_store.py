@@ -70,8 +70,11 @@ def proxy(moto: Moto, use: Callable[..., None]) -> Iterator[FaultyProxy]:
 
 
 @pytest.fixture
-def strict_proxy(seaweedfs: SeaweedFS, use: Callable[..., None]) -> Iterator[FaultyProxy]:
-    """A proxy before SeaweedFS, which sees what arrives torn."""
+def strict_proxy(
+    seaweedfs: SeaweedFS, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyProxy]:
+    """A proxy before SeaweedFS, which sees what arrives torn; on a busy machine its first answer may take long."""
+    monkeypatch.setattr("metantk_core.adapters.s3_requests._SECONDS_TO_GIVE_UP", 60.0)
     with FaultyProxy(seaweedfs.address) as proxy:
         use(proxy.address)
         yield proxy

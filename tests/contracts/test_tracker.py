@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,7 @@ def test_datasets_are_inputs_of_the_run_once_each(tracker: Tracker, client: Mlfl
         for split in ("train", "test"):
             summary = DatasetSummary(f"glyphs-{split}", "0123456789abcdef" * 4, "glyphs", 2000, 100, (1, 28, 28))
             tracker.log_dataset(run, summary, split)
+            tracker.log_dataset(run, replace(summary, name=f"moved-{split}", source="elsewhere"), split)
     logged = client.get_run(run).inputs
     assert logged is not None
     inputs = logged.dataset_inputs
