@@ -17,7 +17,7 @@ from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, sche
 from metantk_core.adapters.progress import ProgressLines, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import STOPPED, InputError
+from metantk_core.errors import STOPPED, InputError, without_addresses
 from metantk_core.files import sweep
 from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run_scope
 from metantk_core.progress import Progress
@@ -77,7 +77,7 @@ class Workspace:
         refuse_secrets(self.store_uri)
         if not scheme(self.store_uri) and not Path(self.store_uri).is_dir():
             raise InputError(
-                f"Expected a store in {shown(self.store_uri)}, but there is no such folder; name one with "
+                f"Expected a store in {without_addresses(self.store_uri)}, but there is no such folder; name one with "
                 "--store, or the workspace that holds it with --workspace."
             )
         return self.store()

@@ -432,3 +432,11 @@ def _damage(store: ArtifactStore, key: str, data: bytes) -> None:
         path = Path(store.place(key))
         path.unlink()  # it may be the file of a prepared data set, too
         path.write_bytes(data)
+
+
+def test_a_folder_that_looks_like_a_login_is_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["store", "ls", "--workspace", "bob:x/hunter2@host"])
+    said = done.output + str(done.exception)
+    assert "Expected a store in what may be an address" in said
+    assert "hunter2" not in said
