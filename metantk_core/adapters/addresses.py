@@ -157,7 +157,7 @@ def _host_and_path(uri: str) -> tuple[str, str | None]:
         at_sign = "@" in rest or "%40" in rest
     else:
         local = bool(kind) or re.match(r"\.{0,2}/(?!/)", rest)
-        at_sign = re.search(r":[^/]*(@|%40)" if local else r"@|%40", rest) is not None
+        at_sign = re.search(r":.*(@|%40)" if local else r"@|%40", rest) is not None
     path = re.split(r"[?#;]", rest, maxsplit=1)[0]
     if at_sign or _KEY_AND_VALUE.search(path) or not path.isprintable():
         return "", None
