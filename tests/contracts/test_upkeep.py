@@ -438,5 +438,5 @@ def test_a_folder_that_looks_like_a_login_is_not_said(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["store", "ls", "--workspace", "bob:x/hunter2@host"])
     said = done.output + str(done.exception)
-    assert "Expected a store in what may be an address" in said
+    assert "which may hold a password, is not shown" in said
     assert "hunter2" not in said
