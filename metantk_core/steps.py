@@ -58,6 +58,7 @@ def open_pipeline(
         run_config = RunConfig.from_json(config)
         address = _address(tracking_uri)
         wiring.tracker(address)  # says so at once if nobody answers
+        kept = wiring.artifact_store(store) if store else None
         if run_config.data.path is not None and run_config.dataset_digest is None:
             found = workflow.prepare_images(
                 run_config,
@@ -65,11 +66,11 @@ def open_pipeline(
                 progress_for("dataset"),
                 cache=dataset_cache(),
                 images=wiring.images,
-                store=wiring.artifact_store(store) if store else None,
+                store=kept,
             )
             run_config = run_config.model_copy(update={"dataset_digest": found.digest})
         page = f"{kubeflow.rstrip('/')}/#/runs/details/{pipeline}" if kubeflow else ""
-        with _opened("prepare dataset", run_config, store, address, first=True) as step:
+        with _opened("prepare dataset", run_config, store, address, kept=kept, first=True) as step:
             yield run_config, step.ports(workflow.open_run(run_config, step.way.tracker, pipeline=pipeline, page=page))
 
 
@@ -185,8 +186,11 @@ class _Step:
 
 
 @contextmanager
-def _opened(name: str, config: RunConfig, store: str, address: str, *, first: bool = False) -> Iterator[_Step]:
-    kept = wiring.artifact_store(store) if store else None
+def _opened(
+    name: str, config: RunConfig, store: str, address: str, *, kept: ArtifactStore | None = None, first: bool = False
+) -> Iterator[_Step]:
+    if store and kept is None:  # a bucket is asked whether it answers each time
+        kept = wiring.artifact_store(store)
     way = tracking.open_tracking(address, kept, config.run_id, at_start=first)
     with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch, kept) as opened:
         step = _Step(name, way, opened)

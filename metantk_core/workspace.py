@@ -1,7 +1,6 @@
 """Where runs keep their things on a machine: paths and addresses enter, ``Ports`` leave."""
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -23,10 +22,6 @@ from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run
 from metantk_core.progress import Progress
 from metantk_core.tracking import Tracking
 from metantk_core.workflow import Ports, Sent, Unsent
-
-_LAST_LINES = 12  # of a log
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_LEAST_ROOM = 256 * 1024  # bytes without which no step goes on
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -116,8 +116,8 @@ def _supervise(answers: socket.socket) -> NoReturn:
 
 def _run(source: str, arguments: list[str], more: dict[str, str]) -> NoReturn:
     """Be the step: do what Kubeflow's command line would do in a new Python, and end."""
-    code: object = 1
-    try:
+
+    def work() -> None:
         from kfp.dsl import executor_main
 
         os.environ |= {"_KFP_RUNTIME": "true", **more}
@@ -126,6 +126,15 @@ def _run(source: str, arguments: list[str], more: dict[str, str]) -> NoReturn:
             script.write_text(source, encoding="utf-8")
             sys.argv = ["executor_main", "--component_module_path", str(script), *arguments]
             executor_main.executor_main()
+
+    end_after(work)
+
+
+def end_after(work: Callable[[], object]) -> NoReturn:
+    """Do some work and end this process, which is a fork, as Python would: with its exit code, or after a traceback."""
+    code: object = 1
+    try:
+        work()
         code = 0
     except SystemExit as ending:
         code = ending.code or 0

@@ -452,12 +452,15 @@ class S3Store:
             self._asked("remove unfinished parts of", key, remove)
         return size
 
+    @property
+    def _requests(self) -> Requests:
+        return Requests(self.bucket, self.client, self.patience)
+
     def _damaged(self, key: str) -> InputError:
-        requests = Requests(self.bucket, self.client, self.patience)
-        return requests.refusal("read", f"{self._root}{_quoted(key)}", trouble(DamagedError()))
+        return self._requests.refusal("read", f"{self._root}{_quoted(key)}", trouble(DamagedError()))
 
     def _asked(self, doing: str, key: str, ask: Callable[[], T]) -> T:
-        return Requests(self.bucket, self.client, self.patience).asked(doing, f"{self._root}{_quoted(key)}", ask)
+        return self._requests.asked(doing, f"{self._root}{_quoted(key)}", ask)
 
 
 def connect(bucket: str, prefix: str = "", patience: Patience | None = None) -> S3Store:

@@ -1,7 +1,7 @@
 """What a tracker shows: a search, its leaderboard, training and evaluation enter; tables and metrics leave."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from metantk_core.config import RunConfig
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation
@@ -25,8 +25,7 @@ def track_search(config: RunConfig, ports: Ports) -> None:
     )
 
 
-@contextmanager
-def watched_search(config: RunConfig, ports: Ports, part: str = "") -> Iterator[None]:
+def watched_search(config: RunConfig, ports: Ports, part: str = "") -> AbstractContextManager[object]:
     """Note what this machine does while it searches, in the run of the search.
 
     Args:
@@ -34,8 +33,7 @@ def watched_search(config: RunConfig, ports: Ports, part: str = "") -> Iterator[
         ports: Ports of the step.
         part: Names this machine among those that score side by side.
     """
-    with ports.tracker.watched(search_run(config, ports), part):
-        yield
+    return ports.tracker.watched(search_run(config, ports), part)
 
 
 def track_round(config: RunConfig, ports: Ports, closed: SearchRound) -> None:

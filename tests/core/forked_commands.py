@@ -11,12 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
 from metantk_core.__main__ import main
+from pipelines.step_processes import end_after
 
 
 def begun(*arguments: str, cwd: Path, stdout: int, stderr: int, **environment: str) -> int:
@@ -67,8 +67,7 @@ def _ready() -> None:
 def _be_the_command(
     arguments: tuple[str, ...], cwd: Path, stdout: int, stderr: int, environment: dict[str, str]
 ) -> NoReturn:
-    code: object = 1
-    try:
+    def work() -> None:
         os.setsid()
         signal.alarm(300)
         os.dup2(stdout, 1)
@@ -79,12 +78,5 @@ def _be_the_command(
         os.environ.update(environment)
         sys.argv = ["metantk", *arguments]
         main()
-        code = 0
-    except SystemExit as ending:
-        code = ending.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+
+    end_after(work)
