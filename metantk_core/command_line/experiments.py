@@ -1,0 +1,242 @@
+"""Commands that run an experiment on this machine, step by step or whole, and look at its runs."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metantk_core.command_line.options import (
+    AsJson,
+    Commands,
+    Device,
+    Overrides,
+    Recipe,
+    Seed,
+    Store,
+    TrackingUri,
+    WorkspaceRoot,
+    configuration,
+    print_json,
+)
+from metantk_core.errors import InputError
+from metantk_core.ranking.roles import Role
+
+if TYPE_CHECKING:
+    from metantk_core.config import RunConfig
+
+commands = typer.Typer(cls=Commands)
+
+
+@commands.command(
+    epilog="Examples: metantk search glyphs  ·  "
+    "metantk search glyphs --set search.num_candidates=200  ·  metantk search glyphs-prune  ·  "
+    "metantk search glyphs --set search.strategy=race"
+)
+def search(
+    recipe: Recipe = "glyphs",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    store: Store = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Search in this process by the recipe's strategy; what is already scored is not scored again."""
+    config = configuration(recipe, overrides, seed)
+
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
+    config = place.prepare(config)
+    with spaces.open_run(config, place) as (dataset, ports), workflow.watched_search(config, ports):
+        found = workflow.search(config, dataset, ports)
+    if as_json:
+        print_json(
+            {
+                "run": config.run_id,
+                "device": ports.device_kind,
+                "digest": found.leaderboard.digest,
+                "winner": found.leaderboard.winner,
+                "leaderboard": json.loads(found.leaderboard.to_json()),
+                "history": json.loads(found.history.to_json()),
+            }
+        )
+    else:
+        terminal.print_history(found.history)
+        terminal.print_leaderboard(found.leaderboard)
+        terminal.print_device(ports.device)
+        terminal.print_next(place, config)
+
+
+@commands.command(
+    epilog="Examples: metantk train glyphs  ·  metantk train glyphs --role worst --set training.iterations=2000"
+)
+def train(
+    recipe: Recipe = "glyphs",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    store: Store = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
+    config = _trained(configuration(recipe, overrides, seed), role)
+
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
+    config = place.prepare(config)
+    with spaces.open_run(config, place) as (dataset, ports):
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+    if as_json:
+        print_json(
+            {
+                "run": config.run_id,
+                "role": role,
+                "device": ports.device_kind,
+                "genotype": model.genotype,
+                "best_iteration": model.best_iteration,
+                "history": [asdict(point) for point in model.history],
+            }
+        )
+    else:
+        terminal.print_training(role, model)
+        terminal.print_device(ports.device)
+        terminal.print_next(place, config)
+
+
+@commands.command(
+    epilog="Examples: metantk evaluate glyphs  ·  metantk evaluate glyphs --role random --set evaluation.episodes=2000"
+)
+def evaluate(
+    recipe: Recipe = "glyphs",
+    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    store: Store = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a meta-trained candidate on test classes (searching and training first, if that is not done).
+
+    What the accuracy and its interval mean is in docs/protocol.md.
+    """
+    config = _trained(configuration(recipe, overrides, seed), role)
+
+    from metantk_core import terminal, workflow
+    from metantk_core import workspace as spaces
+
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
+    config = place.prepare(config)
+    with spaces.open_run(config, place) as (dataset, ports):
+        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+        evaluation = workflow.evaluate(config, role, model, dataset, ports)
+    if as_json:
+        print_json({"run": config.run_id, "role": role, **json.loads(evaluation.to_json())})
+    else:
+        terminal.print_evaluations({role: evaluation})
+        terminal.print_next(place, config)
+
+
+@commands.command(
+    epilog="Examples: metantk run  ·  metantk run smoke  ·  metantk run mine.yaml --set search.shards=4 --seed 1"
+)
+def run(
+    recipe: Recipe = "glyphs",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: TrackingUri = "",
+    store: Store = "",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
+    config = configuration(recipe, overrides, seed)
+
+    from metantk_core import steps, terminal, wiring, workflow
+    from metantk_core import workspace as spaces
+    from pipelines import local
+
+    place = spaces.Workspace(workspace, tracking_uri, device, store)
+    config = place.prepare(config)
+    locally = local.LocalRun(
+        place.folder(config),
+        place.store_uri,
+        place.tracking_uri,
+        place.datasets,
+        # Found out once, for all steps alike; steps that run networks try it.
+        wiring.device(device, probe=False),
+    )
+    with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
+        code = local.run_locally(config, locally, display.refresh)
+        if code != 0:
+            steps.raise_step_failure(locally.progress, locally.log)
+    result = workflow.read_result(config, place.store())
+    if as_json:
+        print_json(result.as_values())
+    else:
+        terminal.print_result(result, place, config)
+
+
+@commands.command(
+    epilog="Examples: metantk sync  ·  metantk sync --store /shared/store --tracking-uri http://mlflow:5000"
+)
+def sync(
+    workspace: WorkspaceRoot = Path("runs"),
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            "--tracking-uri",
+            envvar="MLFLOW_TRACKING_URI",
+            help="MLflow; default: the address that the runs had. One with a password belongs into the variable.",
+        ),
+    ] = "",
+    store: Store = "",
+    as_json: AsJson = False,
+) -> None:
+    """Send what runs could not log because the MLflow server was away; done twice, it changes nothing more."""
+    from metantk_core import terminal
+    from metantk_core import workspace as spaces
+
+    sent = list(spaces.Workspace(workspace, tracking_uri, shared=store).sync())
+    if as_json:
+        print_json([asdict(run) for run in sent])
+    else:
+        terminal.print_sent(sent)
+
+
+@commands.command(epilog="Examples: metantk ui  ·  metantk ui --port 5050")
+def ui(
+    workspace: WorkspaceRoot = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the MLflow UI on the runs of the workspace."""
+    from metantk_core import terminal
+    from metantk_core import workspace as spaces
+
+    place = spaces.Workspace(workspace)
+    command, environment = place.ui_command(port)
+    terminal.print_ui(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
+    os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server replaces this process
+
+
+def _trained(config: "RunConfig", role: Role) -> "RunConfig":
+    """Return the configuration, if it trains candidates of this rank."""
+    if role not in config.trained_roles:
+        raise InputError(
+            f"Expected one of the roles that the configuration trains ({', '.join(config.trained_roles)}), got --role "
+            f"{role}; give one of these, or add it with --set 'trained_roles=[best, {role}]'."
+        )
+    return config
