@@ -1,7 +1,8 @@
 from .blocks import KernelBlocks, batch, eigenvalues, split
 from .choices import Outputs, ParameterChoice, Precision
-from .engine import outputs_with_relus
+from .engine import Onlooker, look_on, outputs_with_relus
 from .features import last_layer_kernel
+from .layer_grams import Convolution, weight_gradient
 from .meta import adaptation, adapted_lengths, inner_loop_is_known, meta_ntk
 from .parameters import Kernels, parameter_names
 from .regression import centred_targets, held_out_predictions
@@ -22,8 +23,10 @@ __all__ = [
     "IMPLEMENTATIONS",
     "SINGLE_PRECISION",
     "TOLERANCE",
+    "Convolution",
     "KernelBlocks",
     "Kernels",
+    "Onlooker",
     "Outputs",
     "ParameterChoice",
     "Precision",
@@ -37,6 +40,7 @@ __all__ = [
     "held_out_predictions",
     "inner_loop_is_known",
     "last_layer_kernel",
+    "look_on",
     "meta_ntk",
     "outputs_with_relus",
     "parameter_names",
@@ -44,4 +48,5 @@ __all__ = [
     "split",
     "tangent_and_last_layer_kernel",
     "watched",
+    "weight_gradient",
 ]

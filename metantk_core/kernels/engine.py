@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,27 @@ from metantk_core.kernels.shortcuts import OnRelu, SharedResults, watched
 _AXES: Mapping[Callable, int] = MappingProxyType({torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3})
 
 
+@runtime_checkable
+class Onlooker(Protocol):
+    """Who has one more backward pass of the same forward pass, and sees what it brings to each layer."""
+
+    def direction(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """Return the gradient by the logits that the pass begins with; it mixes no images."""
+        ...
+
+    def see(self, name: str, x: Tensor, output: Tensor, g: Tensor, settings: Convolution | None) -> None:
+        """Take up what reached a layer.
+
+        Args:
+            name: Of the layer's weight.
+            x: The layer's input.
+            output: Its output, before anything else.
+            g: The gradient by its output.
+            settings: Of a convolution; None for a linear layer.
+        """
+        ...
+
+
 def kernels_by_layer(
     network: nn.Module,
     images: Float[Tensor, "n c h w"],
@@ -59,6 +80,7 @@ def kernels_by_layer(
     parameters: ParameterChoice = "weights",
     outputs: Outputs = "sum",
     on_relu: OnRelu | None = None,
+    onlooker: Onlooker | None = None,
 ) -> Kernels:
     """Return the kernels from the Gram contributions of one layer after the other.
 
@@ -71,15 +93,17 @@ def kernels_by_layer(
         parameters: Weights, with or without biases, as :func:`metantk_core.kernels.parameter_names` says.
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU of the forward pass.
+        onlooker: Has one more backward pass, for a network that every weight is taken over in.
     """
     promised = bool(getattr(network, "images_first", False))
     with exact_arithmetic(), torch.enable_grad(), _leaves(network, parameters) as leaves:
-        takeover = _TakeOver(leaves, images, on_relu, share=promised)
+        takeover = _TakeOver(leaves, images, on_relu, share=promised, onlooker=onlooker)
         with takeover, watched(on_relu):
             logits = network(_copy(images)).flatten(1)
         totals = logits.detach().sum(1).double()
         wanted = directions(logits[0].detach(), outputs)
-        left = _differentiate(logits, wanted, takeover.anchor, leaves)
+        left = _differentiate(logits, wanted, takeover.anchor, leaves, keep_graph=onlooker is not None)
+        takeover.show(logits)
         del logits
         left |= {name for name, uses in takeover.uses.items() if uses > 1}
         if not promised:
@@ -115,6 +139,22 @@ def outputs_with_relus(network: nn.Module, images: Float[Tensor, "n c h w"], on_
         return network(_copy(images))
 
 
+def look_on(network: nn.Module, images: Float[Tensor, "n c h w"], onlooker: Onlooker) -> None:
+    """Run the onlooker's pass of :func:`kernels_by_layer` alone: what it sees is the same, bit for bit.
+
+    Args:
+        network: As for the kernel; every weight has to be that of one convolution or linear layer.
+        images: As for the kernel.
+        onlooker: Has the pass.
+    """
+    promised = bool(getattr(network, "images_first", False))
+    with exact_arithmetic(), torch.enable_grad(), _leaves(network, "weights") as leaves:
+        takeover = _TakeOver(leaves, images, share=promised, onlooker=onlooker)
+        with takeover:
+            logits = network(_copy(images)).flatten(1)
+        takeover.show(logits)
+
+
 def _copy(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Return images for one pass: a network may overwrite them, and layers leave things behind on activations."""
     return images.detach().clone()
@@ -142,6 +182,8 @@ class _TakeOver(TorchFunctionMode):
         uses: How often each parameter was taken over.
         layouts: Shape of the input of the layer that each was last taken over in, without the first axis.
         grams: After a backward pass, the Gram matrix of each parameter.
+        onlooker: Sees the layers of one more backward pass.
+        shown: Whether that pass is running, which makes no Gram matrices.
     """
 
     def __init__(
@@ -151,9 +193,12 @@ class _TakeOver(TorchFunctionMode):
         on_relu: OnRelu | None = None,
         *,
         share: bool = False,
+        onlooker: Onlooker | None = None,
     ) -> None:
         super().__init__()
         self.images = len(images)
+        self.onlooker = onlooker
+        self.shown = False
         self.anchor = images.new_zeros(()).requires_grad_()
         self.uses: Counter[str] = Counter()
         self.layouts: dict[str, tuple[int, ...]] = {}
@@ -178,6 +223,13 @@ class _TakeOver(TorchFunctionMode):
         """Add to the Gram matrix of a parameter, in float64."""
         wide = matrix.double()
         self.grams[name] = self.grams[name] + wide if name in self.grams else wide
+
+    def show(self, logits: Float[Tensor, "n k"]) -> None:
+        """Run the onlooker's backward pass, if there is one."""
+        if self.onlooker is not None and logits.requires_grad:
+            self.shown = True
+            towards = self.onlooker.direction(logits.detach())
+            torch.autograd.grad(logits, self.anchor, towards, allow_unused=True)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         names = self._taken(input, weight, bias)
@@ -241,17 +293,21 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, names: Any, into: Any) -> Any:
-        ctx.save_for_backward(x, weight)
+        output = _no_view(F.linear(x, weight, bias))
+        ctx.save_for_backward(x, weight, output if into.onlooker is not None else None)
         ctx.names, ctx.into = names, into
-        return _no_view(F.linear(x, weight, bias))
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight, output = ctx.saved_tensors
         (g,) = gradients
-        ctx.into.add(ctx.names[0], linear_gram(x, g))
-        if ctx.names[1] is not None:
-            ctx.into.add(ctx.names[1], bias_gram(g.reshape(len(g), -1, g.shape[-1]).mT))
+        if ctx.into.shown:
+            ctx.into.onlooker.see(ctx.names[0], x, output, g, None)
+        else:
+            ctx.into.add(ctx.names[0], linear_gram(x, g))
+            if ctx.names[1] is not None:
+                ctx.into.add(ctx.names[1], bias_gram(g.reshape(len(g), -1, g.shape[-1]).mT))
         return None, g @ weight if ctx.needs_input_grad[1] else None, None, None, None, None
 
 
@@ -269,17 +325,21 @@ class _Convolution(torch.autograd.Function):
         into: Any,
         settings: Convolution,
     ) -> Any:
-        ctx.save_for_backward(x, weight)
+        output = _no_view(convolution(x, weight, bias, settings))
+        ctx.save_for_backward(x, weight, output if into.onlooker is not None else None)
         ctx.names, ctx.into, ctx.settings = names, into, settings
-        return _no_view(convolution(x, weight, bias, settings))
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight, output = ctx.saved_tensors
         g = gradients[0].contiguous()
-        ctx.into.add(ctx.names[0], convolution_gram(x, g, ctx.settings))
-        if ctx.names[1] is not None:
-            ctx.into.add(ctx.names[1], bias_gram(g.flatten(2)))
+        if ctx.into.shown:
+            ctx.into.onlooker.see(ctx.names[0], x, output, g, ctx.settings)
+        else:
+            ctx.into.add(ctx.names[0], convolution_gram(x, g, ctx.settings))
+            if ctx.names[1] is not None:
+                ctx.into.add(ctx.names[1], bias_gram(g.flatten(2)))
         towards = input_gradient(x, weight, g, ctx.settings) if ctx.needs_input_grad[1] else None
         return None, towards, None, None, None, None, None
 
@@ -299,7 +359,12 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 def _differentiate(
-    logits: Float[Tensor, "n k"], wanted: Float[Tensor, "d k"], anchor: Tensor, leaves: Mapping[str, Tensor]
+    logits: Float[Tensor, "n k"],
+    wanted: Float[Tensor, "d k"],
+    anchor: Tensor,
+    leaves: Mapping[str, Tensor],
+    *,
+    keep_graph: bool = False,
 ) -> set[str]:
     """Run the backward passes; return the parameters that autograd itself found a gradient for."""
     found: set[str] = set()
@@ -310,7 +375,7 @@ def _differentiate(
             logits,
             [anchor, *leaves.values()],
             direction.expand_as(logits),
-            retain_graph=number < len(wanted),
+            retain_graph=keep_graph or number < len(wanted),
             allow_unused=True,
         )
         found |= {name for name, gradient in zip(leaves, gradients[1:], strict=True) if gradient is not None}

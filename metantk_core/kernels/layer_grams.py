@@ -166,6 +166,23 @@ def convolution(
     )
 
 
+def weight_gradient(
+    x: Float[Tensor, "n ..."], g: Float[Tensor, "n ..."], settings: Convolution | None
+) -> Float[Tensor, "d ..."]:
+    """Return the gradient of a layer's weight, summed over images.
+
+    Args:
+        x: Input of the layer.
+        g: Gradient of its output, contiguous.
+        settings: Of a convolution; None for a linear layer.
+    """
+    if settings is None:
+        return g.reshape(-1, g.shape[-1]).mT @ x.reshape(-1, x.shape[-1])
+    # Only the shape of the weight is looked at.
+    weight = g.new_empty(1).expand(g.shape[1], x.shape[1] // settings.groups, *settings.kernel)
+    return _backward(x, weight, g, settings, settings.groups, 1)
+
+
 def input_gradient(
     x: Float[Tensor, "n c *hw"],
     weight: Float[Tensor, "d _ *kernel"],

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from metantk_core.arithmetic import exact_arithmetic
-from metantk_core.kernels.engine import kernels_by_layer
+from metantk_core.kernels.engine import Onlooker, kernels_by_layer, look_on
 from metantk_core.kernels.parameters import (
     GRADIENT_BYTES,
     Kernels,
@@ -53,6 +53,7 @@ def kernels_by_vmap(
     parameters: ParameterChoice = "weights",
     outputs: Outputs = "sum",
     on_relu: OnRelu | None = None,
+    onlooker: Onlooker | None = None,
     images_at_once: int = IMAGES_AT_ONCE,
 ) -> Kernels:
     """Return the kernels from per-image gradients of whole parameter groups: plain, general, and the oracle in tests.
@@ -63,6 +64,7 @@ def kernels_by_vmap(
         parameters: Weights, with or without biases, as :func:`parameter_names` says.
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU, in a forward pass of its own.
+        onlooker: Has a backward pass, after a forward pass of its own.
         images_at_once: Images whose activations are in memory at the same time; changes no number beyond rounding.
     """
     values = {name: parameter.detach() for name, parameter in network.named_parameters()}
@@ -92,6 +94,8 @@ def kernels_by_vmap(
                     ntk += contribution
                     if head and name in head:
                         nngp += contribution
+    if onlooker is not None:
+        look_on(network, images, onlooker)
     return Kernels(ntk.cpu(), None if head is None else nngp.cpu(), totals.double().cpu())
 
 
@@ -109,6 +113,7 @@ def tangent_and_last_layer_kernel(
     outputs: Outputs = "sum",
     implementation: str = "engine",
     on_relu: OnRelu | None = None,
+    onlooker: Onlooker | None = None,
 ) -> Kernels:
     """Return the empirical NTK and the last-layer kernel from one pass.
 
@@ -123,6 +128,8 @@ def tangent_and_last_layer_kernel(
         implementation: A key of ``IMPLEMENTATIONS``.
         on_relu: Sees the output of each ReLU of the forward pass, be it a module or a function; the same tensor again
             where ReLUs of one input share it.
+        onlooker: Has one more backward pass, and sees what it brings to each layer. Each weight of the network has to
+            be that of one convolution or linear layer.
 
     Returns:
         Float64 kernels on the CPU. Gradients are taken in the precision of the network (its rounding, about 1e-5
@@ -134,7 +141,7 @@ def tangent_and_last_layer_kernel(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"expected one of {', '.join(IMPLEMENTATIONS)} as implementation, got {implementation!r}")
     run = IMPLEMENTATIONS[implementation]
-    return run(network, images, parameters=parameters, outputs=outputs, on_relu=on_relu)
+    return run(network, images, parameters=parameters, outputs=outputs, on_relu=on_relu, onlooker=onlooker)
 
 
 def empirical_ntk(

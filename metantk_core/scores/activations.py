@@ -67,9 +67,11 @@ class CodeKernel:
         version, agreements = self._seen.get(output, (-1, self._sum))
         if version != output._version:
             agreements = torch.zeros_like(self._sum, device=output.device)
-            for on in (output.detach() > 0).flatten(1).split(_COLUMNS, dim=1):
-                signs = torch.where(on, 1.0, -1.0)  # their products count agreements minus disagreements
-                agreements += (signs @ signs.mT + signs.shape[1]).double() / 2
+            for codes in output.detach().flatten(1).split(_COLUMNS, dim=1):
+                on = (codes > 0).to(torch.float32)
+                both = (on @ on.mT).double()
+                number = both.diagonal()  # of units that are on
+                agreements += on.shape[1] - number[:, None] - number + 2 * both
             self._seen[output] = output._version, agreements
         self._sum = self._sum.to(output.device) + agreements
 

@@ -313,6 +313,7 @@ SCORES = ScoreTable(
         "Sum over layers of the Euclidean norm of the loss gradient by the layer's weights. Averaged over log10.",
         "Abdelfattah et al., ICLR 2021",
         "backward",
+        revision=2,
     ),
     ScoreDefinition(
         "snip",
@@ -322,6 +323,7 @@ SCORES = ScoreTable(
         "Sum over weights of |∂L/∂W ⊙ W|: how much the loss changes if single weights go. Averaged over log10.",
         "Lee et al., ICLR 2019; as a score: Abdelfattah et al., ICLR 2021",
         "backward",
+        revision=2,
     ),
     ScoreDefinition(
         "plain",
@@ -331,6 +333,7 @@ SCORES = ScoreTable(
         "Sum over weights of ∂L/∂W ⊙ W, with sign. Layers that a normalisation follows contribute nothing.",
         "Abdelfattah et al., ICLR 2021",
         "backward",
+        revision=2,
     ),
     ScoreDefinition(
         "fisher",
@@ -341,6 +344,7 @@ SCORES = ScoreTable(
         "layers; each channel counts once. Averaged over log10.",
         "Theis et al. 2018; Turner et al., ICLR 2020",
         "backward",
+        revision=2,
     ),
     ScoreDefinition(
         "fisher_fan_in",
@@ -351,6 +355,7 @@ SCORES = ScoreTable(
         "(input channels / groups × kernel height × width). Averaged over log10.",
         "Abdelfattah et al., ICLR 2021, as their code (zero-cost-nas) computes it",
         "backward",
+        revision=2,
     ),
     ScoreDefinition(
         "zico",
@@ -361,6 +366,7 @@ SCORES = ScoreTable(
         "Li et al., ICLR 2023",
         "backward",
         tasks=2,
+        revision=2,
     ),
     ScoreDefinition(
         "synflow",
@@ -418,6 +424,7 @@ SCORES = ScoreTable(
         "contribute the squared length of their gradient.",
         "Wang, Zhang, Grosse, ICLR 2020; as a score: Abdelfattah et al., ICLR 2021",
         "own pass",
+        revision=2,
     ),
     ScoreDefinition(
         "gradsign",

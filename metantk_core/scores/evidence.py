@@ -30,6 +30,7 @@ from metantk_core.kernels import (
     eigenvalues,
     even_gradients,
     inner_loop_is_known,
+    look_on,
     meta_ntk,
     rounding_floor,
     split,
@@ -39,7 +40,7 @@ from metantk_core.kernels.shortcuts import OnRelu
 from metantk_core.networks import FewShotNetwork, batch_normalised
 from metantk_core.scores.activations import CodeKernel, Reuse, SamplePatterns, code_kernel, sample_patterns
 from metantk_core.scores.config import CompleteLoop, ScoringConfig
-from metantk_core.scores.gradients import LossGradients, loss_gradients
+from metantk_core.scores.gradients import EpisodeLosses, LossGradients, loss_gradients
 from metantk_core.scores.jacobians import input_gradients
 from metantk_core.scores.record import Outcome, Score
 from metantk_core.scores.stages import StageStatistics, gaussian_noise, stage_statistics, stages_of
@@ -116,6 +117,17 @@ class Draw:
     def task_labels(self) -> list[Int64[Tensor, " _"]]:
         """Labels of the same images."""
         return [torch.cat([e.query_labels, e.support_labels]).to(self.device) for e in self.episodes]
+
+    def rows(self, tasks: Sequence[int]) -> list[int]:
+        """Return the places in the batch of the images of some episodes, queries first.
+
+        Args:
+            tasks: Numbers of the episodes, from 0.
+        """
+        config = self.config
+        queries, supports = (config.episode.ways * number for number in (config.episode.queries, config.episode.shots))
+        rows = [task * queries + image for task in tasks for image in range(queries)]
+        return rows + [config.tasks * queries + task * supports + image for task in tasks for image in range(supports)]
 
     @property
     def classes(self) -> Int64[Tensor, " n"]:
@@ -250,6 +262,11 @@ class Evidence:
         return _given(self._gradients)
 
     @cached_property
+    def exact_gradients(self) -> LossGradients | None:
+        """The same in float64; None if a network of a person's own can't do that."""
+        return self._in_double(self._loss_gradients)
+
+    @cached_property
     def batch_normalised(self) -> nn.Module:
         """The network with the same weights and batch normalisation as in training; scores leave it as it is."""
         return batch_normalised(self.network)
@@ -277,10 +294,7 @@ class Evidence:
         Args:
             tasks: Numbers of the episodes, from 0.
         """
-        config = self.draw.config
-        queries, supports = (config.episode.ways * number for number in (config.episode.queries, config.episode.shots))
-        rows = [task * queries + image for task in tasks for image in range(queries)]
-        rows += [config.tasks * queries + task * supports + image for task in tasks for image in range(supports)]
+        config, rows = self.draw.config, self.draw.rows(tasks)
         whole = self._pass[0]
         kernels = Kernels(
             whole.ntk[rows][:, rows],
@@ -295,14 +309,15 @@ class Evidence:
         return Evidence(draw, kernels=kernels, precision=self._precision)
 
     @cached_property
-    def _pass(self) -> tuple[Kernels, CodeKernel | None, SamplePatterns | None]:
-        """The one per-image-gradient pass; what is seen of ReLUs comes along if it is asked for too."""
+    def _pass(self) -> tuple[Kernels, CodeKernel | None, SamplePatterns | None, EpisodeLosses | None]:
+        """The one per-image-gradient pass; what is seen of ReLUs and losses comes along if it is asked for too."""
         if self._known is not None:
-            return self._known, None, None
+            return self._known, None, None, None
         images = self.draw.images
         codes = CodeKernel(len(images)) if "codes" in self._wanted else None
         patterns = SamplePatterns(len(images)) if "patterns" in self._wanted else None
-        return _pass(self.draw, images, _both(codes, patterns)), codes, patterns
+        losses = self._losses(self.network, images) if "gradients" in self._wanted else None
+        return _pass(self.draw, images, _both(codes, patterns), losses), codes, patterns, losses
 
     @property
     def _pass_is_wanted(self) -> bool:
@@ -326,23 +341,26 @@ class Evidence:
     @cached_property
     def _exact(self) -> KernelEvidence | None:
         """The same with the same weights and images in float64; None if a network of a person's own can't do that."""
-        draw = self.draw
+        kernels = self._in_double(lambda network, images: _pass(replace(self.draw, network=network), images))
+        return None if kernels is None else _in_blocks(kernels, self.draw, "float64")
+
+    def _in_double(self, compute: Callable[[nn.Module, Tensor], _T]) -> _T | None:
+        """Return what comes of network and images in float64; None if a network of a person's own can't do that."""
+        images = self.draw.images
         # Apple's accelerator has no float64.
-        device = "cpu" if draw.images.device.type == "mps" else draw.images.device
+        device = "cpu" if images.device.type == "mps" else images.device
         try:
-            network = deepcopy(draw.network).to(device, torch.float64)
-            kernels = _pass(replace(draw, network=network), draw.images.to(device, torch.float64), None)
+            return compute(deepcopy(self.network).to(device, torch.float64), images.to(device, torch.float64))
         except (RuntimeError, TypeError, ValueError):
-            if isinstance(draw.network, FewShotNetwork):
+            if isinstance(self.network, FewShotNetwork):
                 raise
             return None
-        return _in_blocks(kernels, draw, "float64")
 
     @cached_property
     def _codes(self) -> Float64[Tensor, "n n"] | None:
         if not self._pass_is_wanted:
             return code_kernel(self.network, self.draw.images)
-        kernels, codes, _ = self._pass
+        kernels, codes, *_ = self._pass
         assert codes is not None
         return codes.kernel if bool(kernels.outputs.isfinite().all()) else None
 
@@ -350,17 +368,36 @@ class Evidence:
     def _patterns(self) -> SamplePatterns | None:
         if not self._pass_is_wanted:
             return sample_patterns(self.network, self.draw.images)
-        kernels, _, patterns = self._pass
+        kernels, _, patterns, _ = self._pass
         return patterns if bool(kernels.outputs.isfinite().all()) else None
 
     @cached_property
     def _gradients(self) -> LossGradients | NoScore:
-        gradients = loss_gradients(self.network, self.draw.task_images, self.draw.task_labels)
+        losses = self._pass[3] if self._pass_is_wanted else None
+        gradients = losses.gradients() if losses else self._loss_gradients(self.network, self.draw.images)
         if not gradients.finite():
             return NoScore(Outcome.NON_FINITE, "the loss or its gradients are not finite")
         if gradients.zero():
             return NoScore(Outcome.DEGENERATE, "all gradients are zero: the loss depends on no weight")
         return gradients
+
+    def _loss_gradients(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> LossGradients:
+        losses = self._losses(network, images)
+        if losses is None:
+            rows, labels = self._episodes(images)
+            return loss_gradients(network, [images[of] for of in rows], labels)
+        look_on(network, images, losses)
+        return losses.gradients()
+
+    def _losses(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> EpisodeLosses | None:
+        """Return who sees the losses in a pass of the kernel's kind; None if weights may be used in any way."""
+        return EpisodeLosses(network, *self._episodes(images)) if isinstance(network, FewShotNetwork) else None
+
+    def _episodes(self, images: Float[Tensor, "n c h w"]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return, of each episode, the places of its images in the batch and their labels, on the images' device."""
+        draw, device = self.draw, images.device
+        rows = [torch.tensor(draw.rows([task]), device=device) for task in range(len(draw.episodes))]
+        return rows, [labels.to(device) for labels in draw.task_labels]
 
 
 def _given(found: _T | NoScore) -> _T:
@@ -388,10 +425,17 @@ def _both(*watchers: OnRelu | None) -> OnRelu | None:
     return show
 
 
-def _pass(draw: Draw, images: Float[Tensor, "n c h w"], on_relu: OnRelu | None) -> Kernels:
+def _pass(
+    draw: Draw, images: Float[Tensor, "n c h w"], on_relu: OnRelu | None = None, losses: EpisodeLosses | None = None
+) -> Kernels:
     """Run the one per-image-gradient pass of a draw's network."""
     return tangent_and_last_layer_kernel(
-        draw.network, images, parameters=draw.config.parameters, outputs=draw.config.outputs, on_relu=on_relu
+        draw.network,
+        images,
+        parameters=draw.config.parameters,
+        outputs=draw.config.outputs,
+        on_relu=on_relu,
+        onlooker=losses,
     )
 
 

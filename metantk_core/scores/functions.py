@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from metantk_core.candidates import Costs
-from metantk_core.kernels import Precision, centred_targets, held_out_predictions
+from metantk_core.kernels import TOLERANCE, Precision, centred_targets, held_out_predictions
 from metantk_core.networks import FewShotNetwork, count_parameters
 from metantk_core.scores.activations import linear_regions, linear_regions_of_batches, naswot, swap, swap_regularised
 from metantk_core.scores.alignment import (
@@ -29,7 +29,17 @@ from metantk_core.scores.conditioning import condition_number, log_determinant, 
 from metantk_core.scores.config import CompleteLoop, inner_loop
 from metantk_core.scores.definitions import SCORES
 from metantk_core.scores.evidence import Draw, Evidence, KernelEvidence, NoScore, Source
-from metantk_core.scores.gradients import fisher, fisher_fan_in, grad_norm, gradsign, grasp, plain, snip, zico
+from metantk_core.scores.gradients import (
+    fisher,
+    fisher_fan_in,
+    grad_norm,
+    gradsign,
+    grasp,
+    plain,
+    snip,
+    zico,
+    zico_error,
+)
 from metantk_core.scores.jacobians import epe_nas, jacob_cov
 from metantk_core.scores.meco import SIZE, meco
 from metantk_core.scores.record import Outcome, Score
@@ -183,6 +193,16 @@ def _grasp(evidence: Evidence) -> float:
         raise NoScore(Outcome.DEGENERATE, reason) from None
 
 
+def _zico(evidence: Evidence) -> float | Measured:
+    gradients = evidence.gradients
+    value = zico(gradients)
+    # The estimate may be several times too small.
+    if zico_error(gradients) <= TOLERANCE / 10 * abs(value):
+        return value
+    exact = evidence.exact_gradients
+    return value if exact is None else Measured(zico(exact), "float64")
+
+
 def _zen(evidence: Evidence) -> Score:
     network = evidence.batch_normalised
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
@@ -233,7 +253,7 @@ FUNCTIONS: Mapping[str, ScoreFunction] = MappingProxyType(
         "plain": _of("gradients", plain),
         "fisher": _of("gradients", fisher),
         "fisher_fan_in": _of("gradients", fisher_fan_in),
-        "zico": _of("gradients", zico),
+        "zico": ScoreFunction("gradients", lambda evidence, _: _zico(evidence)),
         "grasp": _own(_grasp),
         "gradsign": _own(_gradsign),
         "synflow": _own(lambda of: synflow(of.network, of.draw.image_shape)),

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from metantk_core.arithmetic import exact_arithmetic
-from metantk_core.kernels import parameter_names
+from metantk_core.kernels import Convolution, parameter_names, weight_gradient
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,68 @@ def loss_gradients(
     )
 
 
+class EpisodeLosses:
+    """The losses of a batch's episodes in the forward pass of the kernel: what :func:`loss_gradients` gives, sooner.
+
+    An onlooker of that pass (:class:`metantk_core.kernels.Onlooker`). Numbers differ by rounding alone, and a second
+    forward pass and torch's slower layers are saved.
+
+    Args:
+        network: One of our own, each weight of which is that of one convolution or linear layer.
+        rows: For each episode, the places of its images in the batch.
+        labels: Their labels.
+    """
+
+    def __init__(
+        self, network: nn.Module, rows: Sequence[Int64[Tensor, " n"]], labels: Sequence[Int64[Tensor, " n"]]
+    ) -> None:
+        self._network = network
+        self._rows, self._labels = rows, labels
+        self._loss = torch.zeros(len(rows), dtype=torch.float64)
+        self._by_task: dict[str, Tensor] = {}
+        self._saliencies: dict[str, Tensor] = {}
+
+    def direction(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        """Return the gradient of each episode's loss by the logits of its images."""
+        leaf = logits.detach().requires_grad_()
+        losses = torch.stack(
+            [F.cross_entropy(leaf[rows], labels) for rows, labels in zip(self._rows, self._labels, strict=True)]
+        )
+        self._loss = losses.detach().double()
+        return torch.autograd.grad(losses.sum(), leaf)[0]
+
+    def see(self, name: str, x: Tensor, output: Tensor, g: Tensor, settings: Convolution | None) -> None:
+        """Take up the gradients of a layer's weight, one an episode, and how much its channels matter."""
+        self._by_task[name] = torch.stack(
+            [weight_gradient(x[rows], g[rows], settings).double() for rows in self._rows]
+        ).view(len(self._rows), *self._network.get_parameter(name).shape)
+        # L is the mean over episodes, these are gradients of the loss of each.
+        product = (output * g).reshape(*output.shape[:2], -1).sum(dim=2, dtype=torch.float64) / len(self._rows)
+        shares = torch.stack([product[rows].square().mean(dim=0) for rows in self._rows])
+        self._saliencies[name.removesuffix(".weight")] = shares.mean(dim=0)
+
+    def gradients(self) -> LossGradients:
+        """Return what was seen; weights that no logit depends on have gradients of zero."""
+        weights = {
+            name: self._network.get_parameter(name).detach() for name in parameter_names(self._network, "weights")
+        }
+        return LossGradients(
+            weights=weights,
+            by_task={
+                name: self._by_task[name]
+                if name in self._by_task
+                else weight.new_zeros(len(self._rows), *weight.shape, dtype=torch.float64)
+                for name, weight in weights.items()
+            },
+            saliencies={
+                name: self._saliencies[name]
+                for name in (of.removesuffix(".weight") for of in weights)
+                if name in self._saliencies
+            },
+            loss=self._loss,
+        )
+
+
 @contextmanager
 def _leaves(network: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Let the weights require gradients, frozen ones too, as long as the context lasts; they are its value."""
@@ -196,14 +258,38 @@ def zico(gradients: LossGradients) -> float:
     Returns:
         Minus infinity if all layers are left out.
     """
-    total, counted = 0.0, 0
+    terms = [float((size / deviation).sum().log()) for size, deviation, _ in _spreads(gradients)]
+    return sum(terms) if terms else -torch.inf
+
+
+def zico_error(gradients: LossGradients) -> float:
+    r"""Return about how much rounding in float32 moves :func:`zico`, to first order.
+
+    A gradient is known to :math:`\delta = 2^{-24} \max |g|` of its layer, so the term of a weight is known to
+    :math:`\delta / \mathrm{std}` of itself; weights whose gradient hardly differs from episode to episode have the
+    largest terms and the least known ones. On 18 draws of cells on images of 8 x 8 pixels and 8 on 32 x 32, the error
+    against float64 was as a rule less than this, and where it mattered (1 % of the score) at most 6 times this.
+
+    Args:
+        gradients: Of at least two episodes.
+    """
+    total = 0.0
+    for size, deviation, largest in _spreads(gradients):
+        ratios = size / deviation
+        total += float((ratios / deviation).sum() / ratios.sum()) * 2**-24 * largest
+    return total
+
+
+def _spreads(gradients: LossGradients) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Yield, of each layer, mean size and deviation of the gradients that vary, and the largest of all."""
     for gradient in gradients.by_task.values():
-        deviation = gradient.std(dim=0, correction=0)
+        # From the first one: what is the same in all episodes has a deviation of exactly 0.
+        apart = gradient - gradient[0]
+        deviation = (apart - apart.mean(dim=0)).square_().mean(dim=0).sqrt_()
         varies = deviation > 0
+        sizes = gradient.abs()
         if bool(varies.any()):
-            total += float((gradient.abs().mean(dim=0)[varies] / deviation[varies]).sum().log())
-            counted += 1
-    return total if counted else -torch.inf
+            yield sizes.mean(dim=0)[varies], deviation[varies], float(sizes.max())
 
 
 def grasp(

@@ -5,6 +5,7 @@ Axes: n images · t episodes · k classes.
 
 import itertools
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from metantk_core.kernels import (
     adaptation,
     centred_targets,
     held_out_predictions,
+    look_on,
     meta_ntk,
     split,
     tangent_and_last_layer_kernel,
@@ -31,6 +33,7 @@ from metantk_core.scores import (
     SCORES,
     InnerLoop,
     Outcome,
+    Scorer,
     ScoringConfig,
     SwapConfig,
     activations,
@@ -48,7 +51,16 @@ from metantk_core.scores.alignment import (
     spectral_entropy,
 )
 from metantk_core.scores.conditioning import condition_number, log_determinant, trace_ratio
-from metantk_core.scores.gradients import fisher, fisher_fan_in, grad_norm, loss_gradients, plain, snip, zico
+from metantk_core.scores.gradients import (
+    EpisodeLosses,
+    fisher,
+    fisher_fan_in,
+    grad_norm,
+    loss_gradients,
+    plain,
+    snip,
+    zico,
+)
 from metantk_core.scores.synflow import layer_flows, synflow
 from metantk_core.seeding import generator
 
@@ -697,8 +709,50 @@ def test_linear_regions_are_counted_on_noise_with_a_narrow_network_of_the_same_c
     assert all(1 <= value < 150 for value in values if value is not None)
 
 
-def test_all_scores_together_cost_one_pass_and_one_backward_a_draw(monkeypatch):
-    counts = {"pass": 0, "forward": 0, "backward": 0}
+@pytest.mark.parametrize(("dtype", "precision"), [(torch.float32, 2e-6), (DOUBLE, 1e-13)])
+@pytest.mark.parametrize(("space", "text"), [("nasbench201", CELL), ("nasbench201", NOTHING), ("darts_fewshot", DARTS)])
+def test_gradients_of_the_kernels_own_forward_pass_are_those_of_autograd(space, text, dtype, precision):
+    genotype = parse_genotype(space, text)
+    network = build(genotype, CONFIG.network, in_channels=1, ways=3, variant="scoring")
+    initialise(network, 3, "score", "init", 0)
+    network = network.to(dtype)
+    images = torch.randn(18, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    rows = [torch.tensor([0, 1, 2, 9, 10, 11]), torch.tensor([3, 4, 5, 12, 13, 14]), torch.tensor([8, 7, 6, 17, 16])]
+    labels = [torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([2, 1, 0, 2, 1, 0]), torch.tensor([0, 0, 1, 1, 2])]
+    losses = EpisodeLosses(network, rows, labels)
+    look_on(network, images, losses)
+    found = losses.gradients()
+    expected = loss_gradients(network, [images[of] for of in rows], labels)
+    assert list(found.by_task) == list(expected.by_task)
+    assert found.loss.tolist() == pytest.approx(expected.loss.tolist(), rel=precision)
+    for name, gradients in expected.by_task.items():
+        apart = (found.by_task[name] - gradients).norm()
+        assert apart <= precision * gradients.norm(), name
+    for layer, saliency in expected.saliencies.items():
+        given = found.saliencies.get(layer, torch.zeros_like(saliency))  # of a layer that no logit depends on
+        assert (given - saliency).norm() <= 10 * precision * saliency.norm(), layer
+    assert {layer: found.fan_in(layer) for layer in found.saliencies}.items() <= {
+        layer: expected.fan_in(layer) for layer in expected.saliencies
+    }.items()
+
+
+def test_zico_of_gradients_that_hardly_vary_between_episodes_is_known_from_float64():
+    pools = cell("|avg_pool_3x3~0|+|none~0|avg_pool_3x3~1|+|none~0|skip_connect~1|skip_connect~2|")
+    for genotype, precision, repeat in ((pools, "float64", 8), (cell(), "float32", 0)):
+        config = CONFIG.model_copy(update={"scores": ("zico",), "num_inits": repeat + 1})
+        scorer = Scorer(genotype, source(), config, 3)
+        draw, (found,) = scorer.draw(genotype, repeat), scorer.score(genotype, range(repeat, repeat + 1))[0].draws
+        images, double = draw.task_images, deepcopy(draw.network).double()
+        exact = zico(loss_gradients(double, [batch.double() for batch in images], draw.task_labels))
+        assert found.precision == precision
+        assert found.value == pytest.approx(exact, rel=1e-9 if precision == "float64" else 1e-4)
+        # Where float32 is left, it would have been wrong.
+        rounded = zico(loss_gradients(draw.network, images, draw.task_labels))
+        assert (rounded != pytest.approx(exact, rel=1e-3)) == (precision == "float64")
+
+
+def test_all_scores_together_cost_one_pass_and_no_other_forward_of_the_loss(monkeypatch):
+    counts = {"pass": 0, "forward": 0, "onlooker": 0, "backward": 0}
 
     def counted(kind, function):
         def wrapper(*arguments, **options):
@@ -709,15 +763,16 @@ def test_all_scores_together_cost_one_pass_and_one_backward_a_draw(monkeypatch):
 
     monkeypatch.setattr(evidence, "tangent_and_last_layer_kernel", counted("pass", tangent_and_last_layer_kernel))
     monkeypatch.setattr(evidence, "code_kernel", counted("forward", code_kernel))
+    monkeypatch.setattr(evidence, "look_on", counted("onlooker", look_on))
     monkeypatch.setattr(evidence, "loss_gradients", counted("backward", loss_gradients))
     variants = ("metantk_cond_anil", "metantk_cond_maml_time1", "metantk_regression_loss_anil_ridge0.1")
     assert all(draw.value is not None for draws in scored(scores=(*SCORES, *variants)).values() for draw in draws)
-    assert counts == {"pass": 2, "forward": 0, "backward": 2}
+    assert counts == {"pass": 2, "forward": 0, "onlooker": 0, "backward": 0}
     counts.update(dict.fromkeys(counts, 0))
     scored(scores=("synflow", "linear_regions", "params"))
-    assert counts == {"pass": 0, "forward": 0, "backward": 0}
+    assert not any(counts.values())
     scored(scores=("naswot", "zico"))
-    assert counts == {"pass": 0, "forward": 2, "backward": 2}
+    assert counts == {"pass": 0, "forward": 2, "onlooker": 2, "backward": 0}
 
 
 def test_a_score_does_not_depend_on_which_others_are_computed_nor_on_anything_drawn_before():
