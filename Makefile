@@ -14,7 +14,7 @@ ARGS ?=
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup run test long-test quick-test check audit format ui clean
+.PHONY: help setup run test long-test quick-test check audit format ui docs clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt pip setuptools wheel cython
 	@echo "  the project and its dependencies ..."
-	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,storage,pipelines,test,dev]"
+	@$(PIP) install -c constraints.txt -e ".[meta-training,tracking,storage,pipelines,test,dev,docs]"
 	@echo "  learn2learn, compiled from source (its released C files need regenerating on this Python) ..."
 	@$(PIP) install -c constraints.txt --no-build-isolation --no-deps \
 		--config-settings=--global-option=build_ext learn2learn==0.2.0 \
@@ -67,5 +67,8 @@ format: setup ## Format and repair what can be repaired
 ui: setup ## Open the MLflow UI on the runs of this folder
 	@$(BIN)/metantk ui
 
+docs: setup ## Build the documents as a site (site/index.html)
+	@$(BIN)/zensical build --strict --clean
+
 clean: ## Remove the virtual environment (results in runs/ stay)
-	rm -rf $(VENV) $(VENV)-audit build *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build site *.egg-info
