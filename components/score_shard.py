@@ -1,4 +1,4 @@
-"""Step: the state of a search and the index of a shard in, one record a candidate and score out."""
+"""Step: the state of a search and the name of a shard in, one record a candidate and score out."""
 
 from kfp import dsl
 
@@ -7,8 +7,7 @@ from components.step import step
 
 @step
 def score_shard(
-    shard: int,
-    shards: int,
+    shard: str,
     run: dsl.Input[dsl.Artifact],
     store: str,
     tracking_uri: str,
@@ -21,8 +20,7 @@ def score_shard(
     """Score one shard of a round's candidates at random initialisation.
 
     Args:
-        shard: Index of the shard, from 0.
-        shards: Number of shards of the round.
+        shard: Which shard of how many, such as ``1/8``. A text, for Kubeflow turns numbers of a list into floats.
         run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store, which saves repetition; empty for none.
         tracking_uri: Address of MLflow.
@@ -37,15 +35,13 @@ def score_shard(
     from metantk_core import datasets, steps, workflow
     from metantk_core.search import SearchState
 
-    name = f"score shard {shard + 1} of {shards}"
-    with steps.open_step(name, run.path, store=store, tracking_uri=tracking_uri) as (
-        config,
-        ports,
-    ):
+    number, total = workflow.shard_number(shard)
+    name = f"score shard {number} of {total}"
+    with steps.open_step(name, run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
         planned = SearchState.from_json(Path(state.path).read_text(encoding="utf-8"))
         images, known = datasets.load(Path(dataset.path)), workflow.load_records(earlier.path)
-        with workflow.watched_search(config, ports, f"shard {shard + 1}"):
-            records = workflow.score_shard(config, planned, shard, shards, images, known, ports)
+        with workflow.watched_search(config, ports, f"shard {number}"):
+            records = workflow.score_shard(config, planned, number - 1, total, images, known, ports)
         Path(scores.path).write_text(workflow.write_records(records), encoding="utf-8")
         summary.log_metric("records", len(records))
         summary.log_metric("seconds", sum(record.seconds for record in records))

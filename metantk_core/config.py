@@ -4,9 +4,9 @@ import difflib
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -165,9 +165,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            found = list(dict.fromkeys(_complaint(cls, detail) for detail in error.errors(include_url=False)))
-            more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
-            raise InputError(f"Can't use {origin}: {'; '.join(found[:_COMPLAINTS])}{more}.") from error
+            raise InputError(f"Can't use {origin}: {complaints(cls, error)}.") from error
 
 
 def _deciding(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,6 +294,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
         ) from error
 
 
+def complaints(model: type[BaseModel], error: ValidationError) -> str:
+    """Return what pydantic found wrong with settings, the first ten of it as one sentence without its end."""
+    found = list(dict.fromkeys(_complaint(model, detail) for detail in error.errors(include_url=False)))
+    more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
+    return f"{'; '.join(found[:_COMPLAINTS])}{more}"
+
+
 def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     """Return one of pydantic's complaints as part of a sentence, with the nearest known key for an unknown one."""
     location = [str(part) for part in detail["loc"]]
@@ -305,14 +310,17 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"there is no setting {quoted('.'.join(location))} ({hint})"
     # Behind the settings' own names come the names of types, where a setting may have one of several.
-    where = ".".join(part for depth, part in enumerate(location) if part in _fields_at(model, location[:depth]))
+    where = ".".join(
+        part for depth, part in enumerate(location) if _below(_at(model, location[:depth]), part) is not None
+    )
     message = without_addresses(detail["msg"].removeprefix("Value error, ").rstrip("."))
     message = re.sub(r"\btuple\b", "list", message[:1].lower() + message[1:])  # what people write is a list
     if not where:
         return message
     given = detail["input"]
     shown = f", not {quoted(given)}" if isinstance(given, str | int | float | bool | None) else f", not {_kind(given)}"
-    own = detail["type"] == "value_error" and not isinstance(given, str | int | float)  # says itself what it found
+    # Some say themselves what they found.
+    own = detail["type"] == "value_error" and (not isinstance(given, str | int | float) or ", got " in message)
     return f"{where}: {message}{'' if own else shown}"
 
 
@@ -322,10 +330,24 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _fields_at(model: type[BaseModel], location: list[str]) -> tuple[str, ...]:
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> tuple[str, ...]:
+    found = _at(model, location)
+    return tuple(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else ()
+
+
+def _at(kind: Any, location: Sequence[str]) -> Any:
+    """Return the type of what stands at a place of settings of a type; none if nothing can."""
     for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return ()
-        model = annotation
-    return tuple(model.model_fields)
+        kind = _below(kind, part)
+    return kind
+
+
+def _below(kind: Any, part: str) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_fields[part].annotation if part in kind.model_fields else None
+    members = [member for member in get_args(kind) if member is not type(None)]
+    if type(None) in get_args(kind) and len(members) == 1:
+        return _below(members[0], part)
+    if get_origin(kind) is dict:
+        return members[1]
+    return members[0] if get_origin(kind) is tuple and part.isdigit() else None

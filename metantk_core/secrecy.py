@@ -19,6 +19,14 @@ _QUERY = re.compile(
     r"([?&;][^\s=&?]*(?:token|passw|pwd|secret|key|credential|auth|sig)[^\s=&?]*=)[^\s&'\"<>]+", re.IGNORECASE
 )
 _HEADER = re.compile(r"\b(Basic|Bearer)\s+[A-Za-z0-9._~+/=-]{6,}")
+# What providers of clouds and code give out, told by its form, and a private key.
+_GIVEN_OUT = re.compile(
+    r"\b((AKIA|ASIA)[A-Z0-9]{16}|gh[opsur]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{15,}|hf_\w{20,}|xox[abprs]-[\w-]{10,}|"
+    r"ya29\.[\w.-]{20,}|AIza[\w-]{30,}|eyJ[\w-]{10,}\.[\w.-]{10,})|-----BEGIN [A-Z ]*PRIVATE KEY"
+)
+_HARMLESS = re.compile(r"true|false|[0-9]{0,6}", re.IGNORECASE)
+_SHORTEST_REFUSED = 8
+"""Characters of a secret that no file may hold; shorter ones are words that stand in many files."""
 _SHORTEST = 4
 """Characters of a secret that is looked for; without a shorter one no text would stay readable."""
 _INSTEAD = "…"
@@ -35,6 +43,14 @@ def redacted(text: str) -> str:
     text = _USER_AND_PASSWORD.sub(f"{_INSTEAD}@", text)
     text = _QUERY.sub(rf"\1{_INSTEAD}", text)
     return _HEADER.sub(rf"\1 {_INSTEAD}", text)
+
+
+def may_be_secret(name: str, value: str) -> bool:
+    """Return whether what stands under a name, in a file that many may read, looks like a secret or is one of ours."""
+    named = _NAME.search(name) is not None and not _HARMLESS.fullmatch(value)
+    known = any(len(secret) >= _SHORTEST_REFUSED and secret in value for secret in _known())
+    forms = (_GIVEN_OUT, _USER_AND_PASSWORD, _QUERY, _HEADER)
+    return named or known or any(form.search(value) for form in forms)
 
 
 def _known() -> set[str]:

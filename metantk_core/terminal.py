@@ -60,6 +60,16 @@ def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     Console().print(table)
 
 
+def print_meanings(what: str, meanings: Mapping[str, str]) -> None:
+    """Print names and what they mean, a line each."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(what, no_wrap=True)
+    table.add_column("meaning")
+    for name, meaning in meanings.items():
+        table.add_row(Text(name), Text(meaning))
+    Console().print(table)
+
+
 def print_records(records: Sequence[ScoreRecord], console: Console | None = None) -> None:
     """Print the scores of one architecture: mean, standard error and every draw, or why there is none."""
     console = console or Console()
@@ -385,7 +395,9 @@ class PipelineDisplay:
         finished = sum(step.finished for step in steps)
         search = self._config.search
         total = 4 + workflow.num_rounds(self._config) * search.shards + 2 * len(self._config.trained_roles)
-        may_end_early = search.strategy in ("evolve", "race") or search.target_reliability is not None
+        # A round has no more shards than there is to score.
+        narrow = search.shards > 1 and (workflow.num_rounds(self._config) > 1 or search.shards > search.num_candidates)
+        may_end_early = narrow or search.strategy in ("evolve", "race") or search.target_reliability is not None
         return f"{finished} of {'at most ' if may_end_early else ''}{total} steps finished"
 
     def _print_lines(self, steps: Iterable[StepProgress]) -> None:

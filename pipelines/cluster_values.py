@@ -8,6 +8,9 @@ from metantk_core.errors import InputError, quoted
 
 MOST_RETRIES = 20
 """Of a step: the wait doubles each time, up to an hour, so these take most of a day."""
+SHARED_MEMORY_VOLUME = "shared-memory"
+"""What the volume at /dev/shm is called in pods."""
+_TAKEN_FOLDERS = ("/dev", "/proc", "/sys", "/etc", "/usr", "/bin", "/lib", "/opt/metantk", "/kfp-launcher")
 _LONGEST_QUANTITY = 40  # characters
 _MOST_CPU = Fraction(1024)
 _MOST_MEMORY = Fraction(2**50)  # 1 Pi
@@ -25,6 +28,10 @@ _UNITS = {
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_SECRET_KEY = re.compile(r"[A-Za-z0-9_.-]{1,253}")
+_DURATION = re.compile(r"(?P<number>[1-9][0-9]{0,6})(?P<unit>[smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 # https://github.com/distribution/reference: host[:port]/path[:tag][@digest]
 _PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
@@ -96,6 +103,136 @@ def admit_accelerator(name: str) -> None:
         )
 
 
+def seconds(duration: str) -> int:
+    """Return the seconds of a duration such as ``90s``, ``30m``, ``6h`` or ``7d``.
+
+    Raises:
+        InputError: It is none, or longer than a year.
+    """
+    parts = _DURATION.fullmatch(duration)
+    found = int(parts["number"]) * _SECONDS[parts["unit"]] if parts else 0
+    if not 0 < found <= 366 * _SECONDS["d"]:
+        raise InputError(
+            f"Expected a duration as a whole number with its unit, such as 90s, 30m, 6h or 7d, of at most a year, got "
+            f"{quoted(duration)}."
+        )
+    return found
+
+
+def admit_object_name(name: str) -> str:
+    """Return the name of a secret or a queue in Kubernetes.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not _DOMAIN.fullmatch(name):
+        raise InputError(
+            "Expected a name as Kubernetes has them, of small letters, digits, '-' and '.', such as metantk-s3, got "
+            f"{quoted(name)}; kubectl get shows what there is."
+        )
+    return name
+
+
+def admit_claim(name: str) -> str:
+    """Return the name of a volume claim, which becomes the name of a volume in the pod.
+
+    Raises:
+        InputError: It is none, or one that no volume can have.
+    """
+    if not re.fullmatch(_LABEL, name) or name == SHARED_MEMORY_VOLUME:
+        raise InputError(
+            "Expected the name of a volume claim of at most 63 small letters, digits and '-', which KFP names the "
+            f"pod's volume after, and not {SHARED_MEMORY_VOLUME}, got {quoted(name)}; see kubectl get pvc."
+        )
+    return name
+
+
+def admit_mount(path: str) -> str:
+    """Return the folder of a pod that a volume is mounted at.
+
+    Raises:
+        InputError: It is none, or one that the pod's own files or KFP's are in.
+    """
+    parts = path.split("/")
+    taken = any(path == own or path.startswith(f"{own}/") for own in _TAKEN_FOLDERS)
+    if not path.startswith("/") or len(path) > 500 or path == "/" or ":" in path or taken or not path.isprintable():
+        raise InputError(
+            f"Expected an absolute folder for a volume, such as /data, and none of {', '.join(_TAKEN_FOLDERS)}, got "
+            f"{quoted(path)}."
+        )
+    if any(part in ("", ".", "..") for part in parts[1:]):
+        raise InputError(f"Expected a folder for a volume without '.', '..' and '//', got {quoted(path)}.")
+    return path
+
+
+def admit_sub_path(path: str) -> str:
+    """Return the folder within a volume that is mounted; empty for all of it.
+
+    Raises:
+        InputError: It leads out of the volume.
+    """
+    if path and (any(part in ("", ".", "..") for part in path.split("/")) or not path.isprintable() or ":" in path):
+        raise InputError(f"Expected a folder within the volume, such as mini-imagenet, got {quoted(path)}.")
+    return path
+
+
+def admit_variable(name: str) -> str:
+    """Return the name of an environment variable.
+
+    Raises:
+        InputError: It is none, or one that KFP sets itself.
+    """
+    if not _VARIABLE.fullmatch(name) or name.startswith(("KFP_", "ARGO_", "KUBERNETES_")):
+        raise InputError(
+            "Expected the name of an environment variable of letters, digits and '_', none that starts with KFP_, "
+            f"ARGO_ or KUBERNETES_, got {quoted(name)}."
+        )
+    return name
+
+
+def admit_secret_key(key: str) -> str:
+    """Return the key of a value within a secret.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not _SECRET_KEY.fullmatch(key):
+        raise InputError(
+            "Expected the key of a value within the secret, of letters, digits, '-', '_' and '.' (what came is not "
+            "shown: it may be the secret); kubectl describe secret shows the keys."
+        )
+    return key
+
+
+def admit_label_key(key: str) -> str:
+    """Return the key of a label or annotation.
+
+    Raises:
+        InputError: It is none.
+    """
+    prefix, slash, name = key.rpartition("/")
+    if not _NAME.fullmatch(name) or (slash and not _DOMAIN.fullmatch(prefix)):
+        raise InputError(
+            "Expected the key of a label or annotation as Kubernetes has them, such as team or example.org/team, got "
+            f"{quoted(key)}."
+        )
+    return key
+
+
+def admit_label(value: str) -> str:
+    """Return the value of a label.
+
+    Raises:
+        InputError: It is none.
+    """
+    if value and not _NAME.fullmatch(value):
+        raise InputError(
+            "Expected the value of a label of at most 63 letters, digits, '-', '_' and '.', a letter or digit at both "
+            f"ends, got {quoted(value)}; put numbers, true and false in quotes."
+        )
+    return value
+
+
 def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
     """Do nothing for addresses that every pod can use and that hold no secret; empty ones are set at submission.
 
@@ -131,6 +268,13 @@ def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
             raise InputError(
                 f"Expected an address without '.' and '..' of at most 1,000 characters, got {quoted(address)}."
             )
+
+
+def quantity(text: str) -> Fraction:
+    """Return what a quantity that was admitted amounts to: cores, or bytes."""
+    found = _quantity(text)
+    assert found is not None
+    return found
 
 
 def _quantity(text: str) -> Fraction | None:

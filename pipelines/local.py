@@ -129,14 +129,14 @@ def _main(configuration: str, store: str, root: str) -> None:
     server = StepServer() if sys.platform == "linux" else None
     from kfp import local
 
-    from pipelines.search_and_meta_train import Resources, build
+    from pipelines.profile import LOCAL
+    from pipelines.search_and_meta_train import build
 
     config = RunConfig.from_json(Path(configuration).read_text(encoding="utf-8"))
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
     if server:
         server.serve_kubeflow()
-    # A step that fails here fails for a reason that a repetition would meet again.
-    build(config, Resources(retries=0))(store=store)
+    build(config, LOCAL)(store=store)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The main pipeline: search in rounds of shards, rank, meta-train and evaluate chosen candidates, report, register."""
+"""The whole pipeline as a Kubeflow graph: a configuration and a cluster's profile enter, compiled YAML leaves.
 
-import os
-import tempfile
+The same graph runs on this machine (``pipelines.local``) and on a cluster.
+"""
+
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kfp import compiler, dsl
+from kfp import dsl
 
 from components.close_round import close_round
 from components.close_run import close_run
@@ -19,149 +19,151 @@ from components.register_model import register_model
 from components.score_shard import score_shard
 from components.search import search
 from components.start_search import start_search
-from components.step import IMAGE
 from components.write_report import write_report
 from metantk_core import workflow
 from metantk_core.config import RunConfig
-from metantk_core.errors import InputError
-from pipelines.cluster_values import (
-    MOST_RETRIES,
-    admit_accelerator,
-    admit_addresses,
-    admit_image,
-    cpu_request,
-    memory_request,
-)
+from metantk_core.search.config import MOST_SHARDS
+from pipelines.cluster_values import admit_addresses
+from pipelines.package import GraphSize, write_package
+from pipelines.placement import Placer
+from pipelines.profile import Profile
 
 PIPELINE_NAME = "metantk-search-and-meta-train"
 
+Place = Callable[[dsl.PipelineTask], dsl.PipelineTask]
+"""Gives a task its place on a cluster, and returns it."""
 
-@dataclass(frozen=True)
-class Resources:
-    """What the steps that compute ask of the cluster; the local runner ignores it.
 
-    Attributes:
-        image: Container image that holds ``metantk_core`` and ``kfp``.
-        accelerator: Resource name of the accelerator, such as ``nvidia.com/gpu``; empty for none.
-        accelerators: Number of accelerators a step, 1 to 64.
-        cpu: CPU request as a Kubernetes quantity, such as ``4`` or ``500m``; empty for the cluster's default.
-        memory: Memory request as a Kubernetes quantity, such as ``16G`` or ``1.5Gi``; empty for the cluster's default.
-        retries: How often a step is repeated after its pod died, 0 to 20; finished work is not repeated.
+def search_round(place: Place, parallelism: int | None = None) -> Any:
+    """Return a round of a search as a pipeline of its own: its shards side by side, then what closes it.
 
-    Raises:
-        InputError: The cluster, or the compiler, would refuse a value.
+    All rounds are the same one, so that a compiled pipeline holds it once and a task of a few lines for each.
+
+    Args:
+        place: Gives each task its place.
+        parallelism: Most shards at a time; none for all.
     """
+    # Any: the annotations are for Kubeflow, and tell what the names stand for when it runs, not here.
+    round_: Any = NamedTuple("Round", [("state", dsl.Artifact), ("records", dsl.Dataset), ("shards", list[str])])
 
-    image: str = IMAGE
-    accelerator: str = ""
-    accelerators: int = 1
-    cpu: str = ""
-    memory: str = ""
-    retries: int = 3
+    @dsl.pipeline(name="search-round", description="Score a round of candidates in shards, and plan the next round.")
+    def score_and_close(
+        store: str,
+        tracking_uri: str,
+        asked: int,
+        most_shards: int,
+        shards: list[str],
+        run: dsl.Input[dsl.Artifact],
+        dataset: dsl.Input[dsl.Dataset],
+        state: dsl.Input[dsl.Artifact],
+        records: dsl.Input[dsl.Dataset],
+    ) -> round_:
+        so_far: dict[str, Any] = {
+            "store": store,
+            "tracking_uri": tracking_uri,
+            "run": run,
+            "state": state,
+            "earlier": records,
+        }
+        names: Any = shards
+        with dsl.ParallelFor(names, name="shards", parallelism=parallelism) as shard:
+            scored = place(score_shard(**so_far, dataset=dataset, shard=shard))
+        scores = dsl.Collected(scored.outputs["scores"])
+        closed = place(close_round(**so_far, scores=scores, shards=asked, most_shards=most_shards))
+        return round_(closed.outputs["following"], closed.outputs["records"], closed.outputs["Output"])
 
-    def __post_init__(self) -> None:
-        """Refuse what is no name, quantity or number of the kind."""
-        admit_image(self.image)
-        if self.accelerator:
-            admit_accelerator(self.accelerator)
-        for name, value, least, most in (
-            ("accelerators", self.accelerators, 1, 64),
-            ("retries", self.retries, 0, MOST_RETRIES),
-        ):
-            if not least <= value <= most:
-                raise InputError(f"Expected {name} from {least} to {most}, got {value}; give another number.")
-        cpu_request(self.cpu)
-        memory_request(self.memory)
+    return score_and_close
 
 
 def add_search(
-    config: RunConfig, placed: Callable[..., dsl.PipelineTask], ports: dict[str, Any], dataset: Any
+    config: RunConfig,
+    place: Place,
+    one_round: Any,
+    ports: dict[str, Any],
+    dataset: Any,
+    *,
+    shards: Any = 0,
+    most_shards: Any = MOST_SHARDS,
 ) -> tuple[Any, Any]:
     """Add the steps of a search to the pipeline that is being built; return its leaderboard and its history.
 
     Args:
-        config: Says how many rounds and shards there are.
-        placed: Gives a task its place on the cluster.
+        config: Says how many rounds there are, and whether there are shards.
+        place: Gives each task its place.
+        one_round: What ``search_round`` made; outside, for one pipeline can't be begun within another.
         ports: The run and addresses, which every step takes.
         dataset: The prepared images.
+        shards: Shards of a round, a number or a parameter of the pipeline; 0 for as many as the run says.
+        most_shards: Most shards of a round, whatever is asked for.
     """
-    shards = config.search.shards
-    if shards == 1:
-        found = placed(search(**ports, dataset=dataset), computes=True)
+    if config.search.shards == 1:
+        found = place(search(**ports, dataset=dataset))
         return found.outputs["leaderboard"], found.outputs["history"]
     # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
-    timed = config.search.constraints.max_latency is not None  # where networks run, or it would be another machine's
-    started = placed(start_search(**ports), computes=timed)
-    state, records = started.outputs["state"], started.outputs["records"]
-    for number in range(1, workflow.num_rounds(config) + 1):
-        so_far = {**ports, "state": state, "earlier": records}
-        # The number of rounds is known beforehand; those after the end of a search have nothing to score.
-        with dsl.ParallelFor(list(range(shards)), name=f"round-{number}") as shard:
-            scored = placed(score_shard(**so_far, dataset=dataset, shard=shard, shards=shards), computes=True)
-        closed = placed(close_round(**so_far, scores=dsl.Collected(scored.outputs["scores"])))
-        state, records = closed.outputs["following"], closed.outputs["records"]
-    ranked = placed(rank_candidates(**ports, state=state, records=records))
+    started = place(start_search(**ports, shards=shards, most_shards=most_shards))
+    state, records, names = started.outputs["state"], started.outputs["records"], started.outputs["Output"]
+    # The number of rounds is known beforehand; those after the end of a search have nothing to score.
+    for _ in range(workflow.num_rounds(config)):
+        so_far = {"shards": names, "state": state, "records": records}
+        closed = one_round(**ports, asked=shards, most_shards=most_shards, dataset=dataset, **so_far)
+        state, records, names = closed.outputs["state"], closed.outputs["records"], closed.outputs["shards"]
+    ranked = place(rank_candidates(**ports, state=state, records=records))
     return ranked.outputs["leaderboard"], ranked.outputs["history"]
 
 
 def build(
     config: RunConfig,
-    resources: Resources | None = None,
+    profile: Profile | None = None,
     *,
     store: str = "",
     tracking_uri: str = "",
     kubeflow: str = "",
+    caching: bool = True,
 ) -> Any:
     """Return the pipeline of a run.
 
     The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
-    can't: the candidates that are meta-trained, the number of rounds and of shards, and whether latency is limited, for
-    it is measured where the computing steps are placed.
+    can't: the candidates that are meta-trained, the number of rounds, whether there are shards, and whether latency is
+    limited, for it is measured where the computing steps are placed. The number of shards can: by the configuration,
+    or by the parameter ``shards``, up to ``most_shards``, which a compiled pipeline has as it fits a cluster.
 
     Args:
         config: The run.
-        resources: What the steps ask of the cluster.
-        store: Default address of the artifact store.
-        tracking_uri: Default address of MLflow.
-        kubeflow: Default address of Kubeflow's pages, which the run in MLflow links to.
+        profile: What the steps ask of the cluster, and addresses.
+        store: Default address of the artifact store, in the place of the profile's.
+        tracking_uri: Default address of MLflow, in the place of the profile's.
+        kubeflow: Default address of Kubeflow's pages, which the run in MLflow links to, in the place of the profile's.
+        caching: Whether Kubeflow may skip the steps for which ``pipelines.caching`` says so.
     """
-    resources = resources or Resources()
+    profile = profile or Profile()
+    place = Placer(profile, latency=config.search.constraints.max_latency is not None, caching=caching)
+    one_round = search_round(place, profile.parallelism)
     roles: list[Any] = list(config.trained_roles)
     config_given = config  # the pipeline has a parameter of that name
-
-    def placed(task: dsl.PipelineTask, *, computes: bool = False) -> dsl.PipelineTask:
-        task.set_container_image(resources.image)
-        if resources.retries:
-            task.set_retry(resources.retries, backoff_duration="10s", backoff_factor=2.0)
-        if computes and resources.cpu:
-            task.set_cpu_request(cpu_request(resources.cpu))
-        if computes and resources.memory:
-            task.set_memory_request(memory_request(resources.memory))
-        if computes and resources.accelerator:
-            task.set_accelerator_type(resources.accelerator).set_accelerator_limit(resources.accelerators)
-        return task
 
     @dsl.pipeline(
         name=PIPELINE_NAME, description="Rank candidates at initialisation, meta-train, evaluate and register."
     )
     def search_and_meta_train(
-        config: str = config.to_json(), store: str = store, tracking_uri: str = tracking_uri, kubeflow: str = kubeflow
+        config: str = config.to_json(),
+        shards: int = 0,
+        most_shards: int = MOST_SHARDS,
+        store: str = store or profile.addresses.store,
+        tracking_uri: str = tracking_uri or profile.addresses.tracking_uri,
+        kubeflow: str = kubeflow or profile.addresses.kubeflow,
     ) -> None:
         addresses: dict[str, Any] = {"store": store, "tracking_uri": tracking_uri}
         begun: dict[str, Any] = {**addresses, "config": config, "pipeline": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
-        with dsl.ExitHandler(placed(close_run(**begun)), name="run"):
-            prepared = placed(prepare_dataset(**begun, kubeflow=kubeflow))
+        with dsl.ExitHandler(place(close_run(**begun)), name="run"):
+            prepared = place(prepare_dataset(**begun, kubeflow=kubeflow))
             dataset = prepared.outputs["dataset"]
             ports: dict[str, Any] = {**addresses, "run": prepared.outputs["run"]}
-            leaderboard, history = add_search(config_given, placed, ports, dataset)
-            with dsl.ParallelFor(roles, name="candidates") as role:
-                trained = placed(
-                    meta_train(**ports, role=role, dataset=dataset, leaderboard=leaderboard),
-                    computes=True,
-                )
-                evaluated = placed(
-                    evaluate(**ports, role=role, dataset=dataset, model=trained.outputs["model"]), computes=True
-                )
+            leaderboard, history = add_search(
+                config_given, place, one_round, ports, dataset, shards=shards, most_shards=most_shards
+            )
+            with dsl.ParallelFor(roles, name="candidates", parallelism=profile.parallelism) as role:
+                trained = place(meta_train(**ports, role=role, dataset=dataset, leaderboard=leaderboard))
+                evaluated = place(evaluate(**ports, role=role, dataset=dataset, model=trained.outputs["model"]))
 
             def results() -> dict[str, Any]:
                 # Built anew for each consumer: the compiler changes a Collected when it meets it.
@@ -172,8 +174,8 @@ def build(
                     "evaluations": dsl.Collected(evaluated.outputs["evaluation"]),
                 }
 
-            reported = placed(write_report(**ports, **results(), leaderboard=leaderboard, history=history))
-            placed(register_model(**ports, **results())).after(reported)
+            reported = place(write_report(**ports, **results(), leaderboard=leaderboard, history=history))
+            place(register_model(**ports, **results())).after(reported)
 
     return search_and_meta_train
 
@@ -181,27 +183,28 @@ def build(
 def write(
     config: RunConfig,
     path: Path,
-    resources: Resources,
+    profile: Profile | None = None,
     *,
     store: str = "",
     tracking_uri: str = "",
     kubeflow: str = "",
-) -> None:
-    """Write the compiled pipeline; equal arguments give equal bytes.
+    caching: bool = True,
+) -> GraphSize:
+    """Write the compiled pipeline, and return how large it is; equal arguments give equal bytes.
+
+    Args:
+        config: The run.
+        path: The file, whose name ends in .yaml.
+        profile: What the steps ask of the cluster, and addresses.
+        store: Address of the artifact store, in the place of the profile's.
+        tracking_uri: Address of MLflow, in the place of the profile's.
+        kubeflow: Address of Kubeflow's pages, in the place of the profile's.
+        caching: Whether Kubeflow may skip the steps for which ``pipelines.caching`` says so.
 
     Raises:
-        InputError: The file can't be written there, its name doesn't end in .yaml, or an address is none for pods.
+        InputError: The file can't be written there, its name doesn't end in .yaml, an address is none for pods, or the
+            pipeline is larger than a cluster takes.
     """
     admit_addresses(store, tracking_uri, kubeflow)
-    if path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"Expected the name of a YAML file for the pipeline, but got {path}; end it in .yaml.")
-    pipeline = build(config, resources, store=store, tracking_uri=tracking_uri, kubeflow=kubeflow)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            compiled = Path(folder) / path.name
-            compiler.Compiler().compile(pipeline, str(compiled))
-            os.replace(compiled, path)
-    except OSError as error:
-        raise InputError(
-            f"Can't write the pipeline to {path}: {error.strerror}; choose a folder that exists and is writable."
-        ) from error
+    pipeline = build(config, profile, store=store, tracking_uri=tracking_uri, kubeflow=kubeflow, caching=caching)
+    return write_package(pipeline, path, shards=config.search.shards)

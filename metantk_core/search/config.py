@@ -13,6 +13,9 @@ from metantk_core.settings_text import HOW
 MOST_GENERATIONS = 100
 """Of an evolution in shards: each has steps of its own in the pipeline, and a cluster keeps that as one object."""
 
+MOST_SHARDS = 256
+"""Of a round: the step that closes it is told of all their records in one argument, of at most 128 KiB on Linux."""
+
 Strategy = Literal["sample", "enumerate", "prune", "evolve", "race"]
 
 
@@ -122,7 +125,7 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     shards: int = Field(
         default=2,
         ge=1,
-        le=1000,
+        le=MOST_SHARDS,
         description="Number of parts that are scored side by side, on a cluster each in a pod; never changes a result.",
         json_schema_extra=HOW,
     )

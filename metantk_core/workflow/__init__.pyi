@@ -11,7 +11,7 @@ from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_m
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .runs import Ports, open_run, versions
-from .scoring import found_a_value, score, score_shard
+from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
 from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
 from .training import evaluate, genotype_of, meta_train, register_model
@@ -59,6 +59,8 @@ __all__ = [
     "score_source",
     "search",
     "send",
+    "shard_names",
+    "shard_number",
     "start_search",
     "training_metrics",
     "unsent_runs",

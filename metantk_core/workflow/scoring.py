@@ -6,8 +6,10 @@ from functools import cache
 from metantk_core.candidates import parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
+from metantk_core.errors import InputError, quoted
 from metantk_core.scores import SCORES, Scorer, ScoreRecord, score_candidate
 from metantk_core.search import Job, SearchState
+from metantk_core.search.config import MOST_SHARDS
 from metantk_core.workflow.data import score_source
 from metantk_core.workflow.limits import num_rounds
 from metantk_core.workflow.records import Records, lacking
@@ -84,6 +86,41 @@ def score_shard(
     if not mine:
         progress(1, 1)
     return tuple(records)
+
+
+def shard_names(config: RunConfig, state: SearchState, shards: int = 0, most: int = MOST_SHARDS) -> list[str]:
+    """Return the names of the shards of the planned round, such as ``1/8``: no more than there is to score.
+
+    After the end of a search there is one still, which has nothing to do: a loop over nothing ends some pipelines.
+
+    Args:
+        config: The run.
+        state: The state that planned the round.
+        shards: How many are asked for; 0 for as many as the configuration says.
+        most: The most, whatever is asked for.
+
+    Raises:
+        InputError: A number is no number of shards.
+    """
+    if not 0 <= shards <= MOST_SHARDS or not 1 <= most <= MOST_SHARDS:
+        raise InputError(
+            f"Expected shards from 1 to {MOST_SHARDS}, or 0 for as many as search.shards says, and most_shards from 1 "
+            f"to {MOST_SHARDS}, got {shards} and {most}; give other ones."
+        )
+    total = max(1, min(shards or config.search.shards, most, len(state.plan)))
+    return [f"{number}/{total}" for number in range(1, total + 1)]
+
+
+def shard_number(name: str) -> tuple[int, int]:
+    """Return the number of a shard, from 1, and how many there are.
+
+    Raises:
+        InputError: It is no name of a shard.
+    """
+    number, slash, total = name.partition("/")
+    if not slash or not number.isdecimal() or not total.isdecimal() or not 1 <= int(number) <= int(total):
+        raise InputError(f"Expected a shard such as 1/8, the first of eight, got {quoted(name)}.")
+    return int(number), int(total)
 
 
 def _scorer(config: RunConfig, dataset: ImageDataset, device: str) -> Scorer:

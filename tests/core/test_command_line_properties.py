@@ -344,7 +344,7 @@ def test_what_is_no_file_of_settings_is_refused_at_once(kind, tmp_path, monkeypa
         (["compile", "smoke", "--accelerators", "4"], ["--accelerator"]),
         (["recipes", "--explain"], ["--show"]),
         (["run", "smoke", "--set", "name=" + "x" * 300], ["name"]),
-        (["run", "smoke", "--set", "search.shards=1000000000"], ["search.shards", "1000"]),
+        (["run", "smoke", "--set", "search.shards=1000000000"], ["search.shards", "256"]),
         (["run", "smoke", "--set", "scoring.tasks=1000", "--set", "scoring.episode.ways=1000"], ["10,000"]),
         *((["run", "smoke", "--set", f"{path}=true"], [path]) for path in ("search.num_candidates", "data.channels", "scoring.ridge", "seed")),
         (["run", "smoke", "--set", "data.seed=1:30"], ["data.seed", "'1:30'"]),

@@ -20,7 +20,8 @@ from metantk_core.config import load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
 from pipelines.cluster_values import admit_accelerator, admit_addresses, admit_image, cpu_request, memory_request
-from pipelines.search_and_meta_train import Resources, write
+from pipelines.profile import Placement, Profile, Retries
+from pipelines.search_and_meta_train import write
 
 UNITS = {
     "": Fraction(1),
@@ -47,7 +48,7 @@ def value(quantity: str) -> Fraction:
 def test_cpu_is_a_quantity_of_kubernetes(text, request_):
     if request_ is None:
         with pytest.raises(InputError, match=r"such as 4, 0\.5 or 500m"):
-            Resources(cpu=text)
+            cpu_request(text)
     else:
         assert cpu_request(text) == request_
 
@@ -60,7 +61,7 @@ def test_cpu_is_a_quantity_of_kubernetes(text, request_):
 def test_memory_is_a_quantity_of_kubernetes(text, request_):
     if request_ is None:
         with pytest.raises(InputError, match=r"such as 16G, 1\.5Gi or 512Mi"):
-            Resources(memory=text)
+            memory_request(text)
     else:
         assert memory_request(text) == request_
 
@@ -137,23 +138,20 @@ def test_pods_need_a_store_that_all_of_them_reach(store):
     admit_addresses("s3://bucket/a/prefix", "")
 
 
-@pytest.mark.parametrize(("accelerators", "retries"), [(0, 3), (65, 3), (1, -1), (1, 21), (1, 10**12)])
-def test_counts_have_limits(accelerators, retries):
-    with pytest.raises(InputError, match=r"Expected (accelerators|retries) from"):
-        Resources(accelerator="nvidia.com/gpu", accelerators=accelerators, retries=retries)
-
-
 @pytest.mark.parametrize(
-    "resources",
+    "profile",
     [
-        Resources(cpu="0.5", memory="1.5Gi", retries=20),
-        Resources(cpu="1k", memory="1e9", accelerator="nvidia.com/mig-1g.5gb", accelerators=64, retries=0),
-        Resources(image=f"localhost:5000/a-python:1@sha256:{'a' * 64}", cpu="1m", memory="1k"),
+        Profile(defaults=Placement(cpu="0.5", memory="1.5Gi", retries=Retries(count=20))),
+        Profile(
+            defaults=Placement(cpu="1k", memory="1e9", retries=None),
+            computes=Placement(gpu_type="nvidia.com/mig-1g.5gb", gpus=64),
+        ),
+        Profile(defaults=Placement(image=f"localhost:5000/a-python:1@sha256:{'a' * 64}", cpu="1m", memory="1k")),
     ],
 )
-def test_what_is_admitted_compiles_to_a_valid_pipeline(resources, tmp_path):
+def test_what_is_admitted_compiles_to_a_valid_pipeline(profile, tmp_path):
     path = tmp_path / "pipeline.yaml"
-    write(RECIPES["smoke"], path, resources, store="/mnt/store", tracking_uri="https://mlflow.example:5000/mlflow")
+    write(RECIPES["smoke"], path, profile, store="/mnt/store", tracking_uri="https://mlflow.example:5000/mlflow")
     (document,) = yaml.safe_load_all(path.read_text())
     json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,8 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
-from pipelines.search_and_meta_train import Resources, write
+from pipelines.profile import Placement, Profile
+from pipelines.search_and_meta_train import write
 
 SMOKE = RECIPES["smoke"]
 # The smallest recipe with fewer images, drawn in a fifth of the time.
@@ -26,13 +28,10 @@ RUN = ("smoke", "--set", "data.images_per_class=8", "--json")
 COMPUTING = {"exec-score-shard", "exec-meta-train", "exec-evaluate"}
 
 
-def compiled(
-    tmp_path: Path, resources: Resources, name: str = "pipeline.yaml", config: RunConfig = SMOKE, **addresses: str
-) -> dict:
-    path = tmp_path / name
-    write(config, path, resources, **addresses)
-    (document,) = yaml.safe_load_all(path.read_text())
-    return document
+def compiled(tmp_path: Path, profile: Profile | None = None, config: RunConfig = SMOKE, **addresses: Any) -> dict:
+    path = tmp_path / "pipeline.yaml"
+    write(config, path, profile, **addresses)
+    return next(yaml.safe_load_all(path.read_text()))
 
 
 def within(document: dict) -> dict:
@@ -42,19 +41,19 @@ def within(document: dict) -> dict:
 
 
 def test_compiling_twice_gives_the_same_bytes(tmp_path):
-    write(SMOKE, tmp_path / "a.yaml", Resources())
-    write(SMOKE, tmp_path / "b.yaml", Resources())
+    write(SMOKE, tmp_path / "a.yaml")
+    write(SMOKE, tmp_path / "b.yaml")
     assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
 
 
 def test_compiled_pipeline_is_a_valid_pipeline_spec(tmp_path):
-    document = compiled(tmp_path, Resources(accelerator="nvidia.com/gpu"))
+    document = compiled(tmp_path, Profile(computes=Placement(gpus=1)))
     json_format.ParseDict(document, pipeline_spec_pb2.PipelineSpec())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_only_the_computing_steps_ask_for_the_accelerator(tmp_path):
-    resources = Resources(accelerator="nvidia.com/gpu", accelerators=2, cpu="4", memory="16G")
-    executors = compiled(tmp_path, resources)["deploymentSpec"]["executors"]
+    profile = Profile(computes=Placement(gpus=2, cpu="4", memory="16G"))
+    executors = compiled(tmp_path, profile)["deploymentSpec"]["executors"]
     asking = {name: executor["container"].get("resources") for name, executor in executors.items()}
     assert {name for name, resources in asking.items() if resources} == COMPUTING
     for name in COMPUTING:
@@ -69,50 +68,51 @@ def test_only_the_computing_steps_ask_for_the_accelerator(tmp_path):
 
 def test_latency_is_measured_where_the_computing_steps_are(tmp_path):
     limited = load_config("smoke", RECIPES, ["search.constraints.max_latency=1"])
-    executors = compiled(tmp_path, Resources(accelerator="nvidia.com/gpu"), config=limited)["deploymentSpec"][
-        "executors"
-    ]
+    gpu = Profile(computes=Placement(gpus=1))
+    executors = compiled(tmp_path, gpu, config=limited)["deploymentSpec"]["executors"]
     asking = {name for name, executor in executors.items() if "resources" in executor["container"]}
     assert asking == COMPUTING | {"exec-start-search"}
 
 
 def test_every_step_runs_in_the_image_that_was_asked_for(tmp_path):
-    executors = compiled(tmp_path, Resources(image="registry.example/metantk-python:abc"))["deploymentSpec"][
-        "executors"
-    ]
+    profile = Profile(defaults=Placement(image="registry.example/metantk-python:abc"))
+    executors = compiled(tmp_path, profile)["deploymentSpec"]["executors"]
     assert {executor["container"]["image"] for executor in executors.values()} == {
         "registry.example/metantk-python:abc"
     }
 
 
 def test_configuration_travels_as_the_default_of_a_parameter(tmp_path):
-    parameters = compiled(tmp_path, Resources(), store="/mnt/store")["root"]["inputDefinitions"]["parameters"]
+    parameters = compiled(tmp_path, store="/mnt/store")["root"]["inputDefinitions"]["parameters"]
     assert json.loads(parameters["config"]["defaultValue"]) == json.loads(SMOKE.to_json())
     assert parameters["store"]["defaultValue"] == "/mnt/store"
 
 
 def test_every_round_is_fanned_out_over_shards_collected_and_closed_before_the_next(tmp_path):
     overrides = ["search.strategy=prune", "search.shards=3"]
-    root = within(compiled(tmp_path, Resources(), config=load_config("smoke", RECIPES, overrides)))
-    loops = {name: task for name, task in root.items() if "parameterIterator" in task}
+    document = compiled(tmp_path, config=load_config("smoke", RECIPES, overrides))
     # NAS-Bench-201 loses one of its 5 operations an edge in each of 4 rounds; then the winner is compared.
-    rounds = {name for name, task in loops.items() if task["parameterIterator"]["items"].get("raw") == "[0, 1, 2]"}
+    rounds = [task for name, task in within(document).items() if name.startswith("search-round")]
     assert len(rounds) == 5
-    closing = [task for name, task in root.items() if name.startswith("close-round")]
-    assert len(closing) == 5
-    collected = {task["inputs"]["artifacts"]["scores"]["taskOutputArtifact"]["producerTask"] for task in closing}
-    assert collected == rounds
+    assert {task["componentRef"]["name"] for task in rounds} == {"comp-search-round"}
+    states = [task["inputs"]["artifacts"]["state"]["taskOutputArtifact"]["producerTask"] for task in rounds]
+    assert sorted(states) == ["search-round", "search-round-2", "search-round-3", "search-round-4", "start-search"]
+    parts = document["components"]["comp-search-round"]["dag"]["tasks"]
+    (loop,) = [name for name, task in parts.items() if "parameterIterator" in task]
+    # The shards are what the step before said at run time.
+    assert parts[loop]["parameterIterator"]["items"] == {"inputParameter": "pipelinechannel--shards"}
+    assert parts["close-round"]["inputs"]["artifacts"]["scores"]["taskOutputArtifact"]["producerTask"] == loop
 
 
 def test_search_in_one_shard_is_one_step(tmp_path):
     config = load_config("smoke", RECIPES, ["search.strategy=prune", "search.shards=1"])
-    root = within(compiled(tmp_path, Resources(), config=config))
+    root = within(compiled(tmp_path, config=config))
     assert "search" in root
     assert not any(name.startswith(("score-shard", "close-round", "start-search")) for name in root)
 
 
 def test_the_last_step_runs_however_the_others_end(tmp_path):
-    document = compiled(tmp_path, Resources())
+    document = compiled(tmp_path)
     tasks = document["root"]["dag"]["tasks"]
     assert {name for name, task in tasks.items() if "triggerPolicy" in task} == {"close-run"}
     assert tasks["close-run"]["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
@@ -122,7 +122,7 @@ def test_the_last_step_runs_however_the_others_end(tmp_path):
 
 def test_pipeline_is_not_written_to_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(InputError, match="folder that exists"):
-        write(SMOKE, tmp_path / "nowhere" / "p.yaml", Resources())
+        write(SMOKE, tmp_path / "nowhere" / "p.yaml")
 
 
 @pytest.mark.parametrize("option", ["--tracking-uri", "--store", "--kubeflow"])

@@ -102,15 +102,17 @@ class Graph:
             return second
 
         dataset, run = self.prepared()
-        state, records = step(start_search, {"run": run}, "state", "records")
+        state, records = step(start_search, {"run": run, "shards": 0, "most_shards": 256}, "state", "records")
         shards = self._config.search.shards
         for _ in range(limits.num_rounds(self._config)):
             so_far = {"run": run, "state": state, "earlier": records}
             parts = [
-                step(score_shard, {**so_far, "dataset": dataset, "shard": index, "shards": shards}, "scores")[0]
-                for index in range(shards)
+                step(score_shard, {**so_far, "dataset": dataset, "shard": f"{number}/{shards}"}, "scores")[0]
+                for number in range(1, shards + 1)
             ]
-            state, records = step(close_round, {**so_far, "scores": parts}, "following", "records")
+            state, records = step(
+                close_round, {**so_far, "scores": parts, "shards": 0, "most_shards": 256}, "following", "records"
+            )
         board, *_ = step(
             rank_candidates, {"run": run, "state": state, "records": records}, "leaderboard", "history", "table"
         )
@@ -201,8 +203,8 @@ def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
 
     def begin_in_the_pipeline() -> None:
         dataset, run = graph.prepared()
-        state, records = graph.step(start_search, {"run": run}, "state", "records")
-        inputs = {"run": run, "state": state, "earlier": records, "dataset": dataset, "shard": 0, "shards": 2}
+        state, records = graph.step(start_search, {"run": run, "shards": 0, "most_shards": 256}, "state", "records")
+        inputs = {"run": run, "state": state, "earlier": records, "dataset": dataset, "shard": "1/2"}
         graph.step(score_shard, inputs, "scores")
 
     def finish_on_the_laptop() -> Leaderboard:
@@ -226,17 +228,19 @@ from pathlib import Path
 from kfp import dsl, local
 from components.prepare_dataset import prepare_dataset
 from metantk_core.config import RunConfig
-from pipelines.search_and_meta_train import add_search
+from pipelines.search_and_meta_train import add_search, search_round
 
 config, tracking, root = RunConfig.from_json(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+place = lambda task: task
+one_round = search_round(place)
 
 @dsl.pipeline
 def searched(config_text: str, store: str = "", tracking_uri: str = ""):
     addresses = {"store": store, "tracking_uri": tracking_uri}
     prepared = prepare_dataset(**addresses, config=config_text, pipeline="", kubeflow="")
     ports = {**addresses, "run": prepared.outputs["run"]}
-    add_search(config, lambda task, **_: task, ports, prepared.outputs["dataset"])
+    add_search(config, place, one_round, ports, prepared.outputs["dataset"], shards=3)
 
 searched(config_text=config.to_json(), tracking_uri=tracking)
 """
