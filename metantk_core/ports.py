@@ -27,6 +27,8 @@ RUN_KEY = "metantk.key"
 """Tag that holds the key of a run."""
 PIPELINE = "metantk.pipeline"
 """Tag that holds Kubeflow's identifier of the pipeline run that opened a run last."""
+POD = "metantk.pod"
+"""Tag of a run with the name of the pod that opened it, on a cluster."""
 FAILED_STEP = "metantk.failed_step"
 """Tag that names the step that failed last; beside it, with ``.reason`` behind, is why."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from metantk_core import stopping, tracking, wiring, workflow
-from metantk_core.adapters.addresses import shown
+from metantk_core.adapters.addresses import may_hold_secret, shown
 from metantk_core.adapters.progress import WATCHED, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.errors import KEPT, InputError, StepError, full_disk, without_addresses
@@ -71,7 +71,8 @@ def open_pipeline(
             run_config = run_config.model_copy(update={"dataset_digest": found.digest})
         page = f"{kubeflow.rstrip('/')}/#/runs/details/{pipeline}" if kubeflow else ""
         with _opened("prepare dataset", run_config, store, address, kept=kept, first=True) as step:
-            yield run_config, step.ports(workflow.open_run(run_config, step.way.tracker, pipeline=pipeline, page=page))
+            run = workflow.open_run(run_config, step.way.tracker, pipeline=pipeline, page=page, pod=_pod())
+            yield run_config, step.ports(run)
 
 
 @contextmanager
@@ -165,6 +166,7 @@ class _Step:
             progress_for=progress_for,
             device=wiring.device(),
             images=wiring.images,
+            pod=_pod(),
         )
 
     def note_failure(self, error: BaseException) -> None:
@@ -178,6 +180,8 @@ class _Step:
             ours = isinstance(error, InputError)
             said = redacted(str(error)) if ours else without_addresses(redacted(f"{type(error).__name__}: {error}"))
         tags = {FAILED_STEP: self.name, f"{FAILED_STEP}.reason": said[:_LONGEST_REASON]}
+        if _pod():
+            tags[f"{FAILED_STEP}.pod"] = _pod()  # whose log says more
         try:
             with stopping.shielded():
                 self.way.tracker.tag_run(self.run, tags)
@@ -222,6 +226,18 @@ def _address(tracking_uri: str) -> str:
     return address
 
 
+def run_page(name: str, link: str | None) -> str:
+    """Return what Kubeflow shows of a run in MLflow, as Markdown: where it is.
+
+    Args:
+        name: Name of the run.
+        link: Address of its page; none where there is no server.
+    """
+    if link is None or may_hold_secret(link.partition("#")[0]):
+        return f"# {name}\n\nThe run is in MLflow's database, by this name: `metantk ui` or `mlflow ui` shows it.\n"
+    return f"# {name}\n\n[The run in MLflow]({link})\n"
+
+
 def raise_step_failure(progress: Path, log: Path) -> NoReturn:
     """Raise what ended a local pipeline run.
 
@@ -248,6 +264,11 @@ def dataset_cache() -> Path | None:
     """Return the folder in which a local run keeps prepared datasets, if there is one."""
     folder = os.environ.get(DATASET_CACHE)
     return Path(folder) if folder else None
+
+
+def _pod() -> str:
+    """Return the name of the pod that this is; Kubeflow says so in its pods."""
+    return os.environ.get("KFP_POD_NAME", "")
 
 
 def _failure_file(folder: Path) -> Path:

@@ -25,6 +25,8 @@ CACHING: Mapping[StepName, Caching] = MappingProxyType(
         "start_search": Caching(False, "opens the search's run in MLflow, and may measure latency"),
         "score_shard": Caching(True, "reads its inputs alone and leaves nothing but its output"),
         "close_round": Caching(False, "logs the round in MLflow"),
+        "search_shard": Caching(False, "meets the other shards in the store"),
+        "join_shards": Caching(False, "logs the rounds in MLflow"),
         "rank_candidates": Caching(False, "logs the ranking and the leaderboard in MLflow"),
         "search": Caching(False, "logs rounds and ranking in MLflow"),
         "meta_train": Caching(False, "logs the training in MLflow"),

@@ -22,7 +22,7 @@ LARGEST_WORKFLOW = 2**20
 
 _TEMPLATES_OF_KUBEFLOW = 14_000  # bytes: those of drivers and of containers, in every workflow
 _TASK = 900  # bytes around a task's specification
-_SAMPLES = (1, 4)  # shards for which nodes are made up; from there it is a straight line
+_MOST_MADE_UP = 2_000  # nodes; for more shards it is a straight line
 _FILLED = 7 / 8  # of the largest workflow; the rest is for what is repeated
 
 
@@ -72,9 +72,11 @@ class Growth:
 
     def __init__(self, documents: list[dict[str, Any]]) -> None:
         self._documents = documents
-        one, some = (_Run(documents, number) for number in _SAMPLES)
-        self._more = (some.status_bytes() - one.status_bytes()) / (_SAMPLES[1] - _SAMPLES[0])
-        self._least = one.graph_bytes() + one.status_bytes() - self._more
+        many = max(4, *(n for n in (4, 16, 64) if _Run(documents, n).counts().nodes <= _MOST_MADE_UP), 0)
+        few = many // 4
+        status = {number: _Run(documents, number).status_bytes() for number in (few, many)}
+        self._more = (status[many] - status[few]) / (many - few)
+        self._least = _Run(documents, 1).graph_bytes() + status[few] - few * self._more
 
     def size(self, shards: int) -> GraphSize:
         """Return how large the pipeline becomes with a number of shards a round: items of a list that a step gives."""

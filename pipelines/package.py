@@ -11,10 +11,11 @@ import yaml
 from kfp import compiler
 
 from metantk_core.errors import InputError
+from metantk_core.search.config import MOST_SHARDS
 from pipelines.graph_size import GraphSize, Growth
 
 
-def write_package(pipeline: Any, path: Path, *, shards: int) -> GraphSize:
+def write_package(pipeline: Any, path: Path, *, shards: int, most_shards: int = MOST_SHARDS) -> GraphSize:
     """Write a pipeline as YAML, and return how large it is; equal pipelines give equal bytes.
 
     If it has a parameter ``most_shards``, that becomes what a cluster can run, whatever number is asked for then.
@@ -23,6 +24,7 @@ def write_package(pipeline: Any, path: Path, *, shards: int) -> GraphSize:
         pipeline: What ``dsl.pipeline`` made.
         path: The file, whose name ends in .yaml.
         shards: Number of shards a round that it is likely to run with.
+        most_shards: The most for which there is a place.
 
     Raises:
         InputError: The file can't be written there, its name doesn't end in .yaml, or the pipeline is larger than a
@@ -39,8 +41,9 @@ def write_package(pipeline: Any, path: Path, *, shards: int) -> GraphSize:
             heading = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
             growth = Growth(documents)
             parameters = documents[0]["root"].get("inputDefinitions", {}).get("parameters", {})
+            most = min(growth.most_shards(), most_shards)
             if "most_shards" in parameters:
-                parameters["most_shards"]["defaultValue"] = growth.most_shards()
+                parameters["most_shards"]["defaultValue"] = most
             packed = heading + yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True)
             compiled.write_text(packed, encoding="utf-8")
             os.replace(compiled, path)
@@ -48,7 +51,7 @@ def write_package(pipeline: Any, path: Path, *, shards: int) -> GraphSize:
         raise InputError(
             f"Can't write the pipeline to {path}: {error.strerror}; choose a folder that exists and is writable."
         ) from error
-    return growth.size(min(shards, growth.most_shards()))._replace(package_bytes=len(packed.encode()))
+    return growth.size(min(shards, most))._replace(package_bytes=len(packed.encode()))
 
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

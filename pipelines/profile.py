@@ -25,6 +25,8 @@ StepName = Literal[
     "start_search",
     "score_shard",
     "close_round",
+    "search_shard",
+    "join_shards",
     "rank_candidates",
     "search",
     "meta_train",
@@ -33,7 +35,7 @@ StepName = Literal[
     "register_model",
     "close_run",
 ]
-COMPUTING: frozenset[StepName] = frozenset({"search", "score_shard", "meta_train", "evaluate"})
+COMPUTING: frozenset[StepName] = frozenset({"search", "search_shard", "score_shard", "meta_train", "evaluate"})
 """Steps that run networks; so does ``start_search`` where latency is limited, which it measures."""
 
 # What a generated key looks like, and the name of one doesn't.
@@ -227,8 +229,8 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
     defaults: Placement = Field(default=Placement(), description="What every step asks for")
     computes: Placement = Field(
         default=Placement(),
-        description="What steps ask for that run networks: search, score_shard, meta_train, evaluate, and start_search "
-        "if latency is limited",
+        description="What steps ask for that run networks: search, search_shard, score_shard, meta_train, evaluate, "
+        "and start_search if latency is limited",
     )
     light: Placement = Field(default=Placement(), description="What all other steps ask for")
     steps: dict[StepName, Placement] = Field(default={}, description="What single steps ask for, by name")
@@ -337,6 +339,10 @@ def _model(kind: Any) -> type[BaseModel] | None:
 
 def _profile(values: object, origin: str) -> Profile:
     _refuse_secrets(values, origin, ())
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"Can't use {origin}: expected keys and values, such as defaults: {{cpu: 4}}; see `metantk profiles`."
+        )
     try:
         return Profile.model_validate(values)
     except ValidationError as error:

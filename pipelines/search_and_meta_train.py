@@ -12,12 +12,14 @@ from kfp import dsl
 from components.close_round import close_round
 from components.close_run import close_run
 from components.evaluate import evaluate
+from components.join_shards import join_shards
 from components.meta_train import meta_train
 from components.prepare_dataset import prepare_dataset
 from components.rank_candidates import rank_candidates
 from components.register_model import register_model
 from components.score_shard import score_shard
 from components.search import search
+from components.search_shard import search_shard
 from components.start_search import start_search
 from components.write_report import write_report
 from metantk_core import workflow
@@ -84,6 +86,8 @@ def add_search(
     *,
     shards: Any = 0,
     most_shards: Any = MOST_SHARDS,
+    together: bool = False,
+    parallelism: int | None = None,
 ) -> tuple[Any, Any]:
     """Add the steps of a search to the pipeline that is being built; return its leaderboard and its history.
 
@@ -95,13 +99,25 @@ def add_search(
         dataset: The prepared images.
         shards: Shards of a round, a number or a parameter of the pipeline; 0 for as many as the run says.
         most_shards: Most shards of a round, whatever is asked for.
+        together: Whether the shards meet in the store, and search from the first round to the last by themselves.
+        parallelism: Most shards at a time, if they do; none for all.
     """
     if config.search.shards == 1:
         found = place(search(**ports, dataset=dataset))
         return found.outputs["leaderboard"], found.outputs["history"]
-    # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
     started = place(start_search(**ports, shards=shards, most_shards=most_shards))
     state, records, names = started.outputs["state"], started.outputs["records"], started.outputs["Output"]
+    if together:
+        # Shards meet in the store: steps and pods for the whole search, not for each of its rounds.
+        with dsl.ParallelFor(names, name="shards", parallelism=parallelism) as shard:
+            ended = place(search_shard(**ports, shard=shard, dataset=dataset, state=state))
+        outputs = {
+            name: dsl.Collected(ended.outputs[output]) for name, output in (("ended", "ended"), ("found", "records"))
+        }
+        joined = place(join_shards(**ports, **outputs))
+        ranked = place(rank_candidates(**ports, state=joined.outputs["state"], records=joined.outputs["records"]))
+        return ranked.outputs["leaderboard"], ranked.outputs["history"]
+    # The state and the records of all rounds so far go from round to round; no step looks for them anywhere else.
     # The number of rounds is known beforehand; those after the end of a search have nothing to score.
     for _ in range(workflow.num_rounds(config)):
         so_far = {"shards": names, "state": state, "records": records}
@@ -138,6 +154,7 @@ def build(
     profile = profile or Profile()
     place = Placer(profile, latency=config.search.constraints.max_latency is not None, caching=caching)
     one_round = search_round(place, profile.parallelism)
+    together = shards_meet(config, store or profile.addresses.store)
     roles: list[Any] = list(config.trained_roles)
     config_given = config  # the pipeline has a parameter of that name
 
@@ -159,7 +176,15 @@ def build(
             dataset = prepared.outputs["dataset"]
             ports: dict[str, Any] = {**addresses, "run": prepared.outputs["run"]}
             leaderboard, history = add_search(
-                config_given, place, one_round, ports, dataset, shards=shards, most_shards=most_shards
+                config_given,
+                place,
+                one_round,
+                ports,
+                dataset,
+                shards=shards,
+                most_shards=most_shards,
+                together=together,
+                parallelism=profile.parallelism,
             )
             with dsl.ParallelFor(roles, name="candidates", parallelism=profile.parallelism) as role:
                 trained = place(meta_train(**ports, role=role, dataset=dataset, leaderboard=leaderboard))
@@ -207,4 +232,16 @@ def write(
     """
     admit_addresses(store, tracking_uri, kubeflow)
     pipeline = build(config, profile, store=store, tracking_uri=tracking_uri, kubeflow=kubeflow, caching=caching)
-    return write_package(pipeline, path, shards=config.search.shards)
+    # A shard that waits for a place would have its parts scored by the others meanwhile.
+    profile = profile or Profile()
+    alone = not shards_meet(config, store or profile.addresses.store)
+    most = MOST_SHARDS if alone or profile.parallelism is None else profile.parallelism
+    return write_package(pipeline, path, shards=config.search.shards, most_shards=min(most, MOST_SHARDS))
+
+
+def shards_meet(config: RunConfig, store: str) -> bool:
+    """Return whether the shards of a search meet in the store, instead of in a step after each round.
+
+    Then a search of many rounds is no larger on a cluster than one of few. It takes a store.
+    """
+    return bool(store) and config.search.shards > 1 and workflow.num_rounds(config) > 1

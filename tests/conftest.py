@@ -24,6 +24,13 @@ import sqlalchemy
 hypothesis.settings.register_profile("metantk", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("metantk")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write the compiled pipelines of tests/pipelines/golden"
+    )
+
+
 _jaxtyped: Any = jaxtyping.jaxtyped
 
 

@@ -13,6 +13,7 @@ from .reporting import RunResult, read_result, report
 from .runs import Ports, open_run, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
+from .together import join_shards, search_together
 from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
 from .training import evaluate, genotype_of, meta_train, register_model
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
@@ -37,6 +38,7 @@ __all__ = [
     "finish_search",
     "found_a_value",
     "genotype_of",
+    "join_shards",
     "leaderboard_columns",
     "load_records",
     "meta_train",
@@ -58,6 +60,7 @@ __all__ = [
     "score_shard",
     "score_source",
     "search",
+    "search_together",
     "send",
     "shard_names",
     "shard_number",

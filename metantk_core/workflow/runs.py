@@ -10,7 +10,7 @@ from importlib import metadata
 from metantk_core import __version__
 from metantk_core.config import RunConfig
 from metantk_core.files import Place
-from metantk_core.ports import PIPELINE, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
+from metantk_core.ports import PIPELINE, POD, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.progress import Progress, silent
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
@@ -28,6 +28,7 @@ class Ports:
         progress_for: Gives what hears how far a step, named by its argument, is.
         device: Where networks run, such as ``"cpu"`` or ``"cuda"``.
         images: Gives the place of a person's images from ``data.path``, unless that is a folder on this machine.
+        pod: Name of the pod that this is, on a cluster; empty elsewhere.
     """
 
     store: ArtifactStore
@@ -37,6 +38,7 @@ class Ports:
     progress_for: Callable[[str], Progress] = lambda step: silent
     device: str = "cpu"
     images: Callable[[str | None], Place | None] = lambda path: None
+    pod: str = ""
 
     @property
     def device_kind(self) -> str:
@@ -44,7 +46,7 @@ class Ports:
         return device_kind(self.device)
 
 
-def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: str = "") -> str:
+def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: str = "", pod: str = "") -> str:
     """Return the tracker's identifier of this configuration's run, opened if it is not there yet.
 
     Args:
@@ -52,6 +54,7 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
         tracker: Where it is shown.
         pipeline: Kubeflow's identifier of the pipeline run that asks; empty for none.
         page: Address of that pipeline run's page; empty for none.
+        pod: Name of the pod that asks; empty for none.
     """
     run = tracker.open_run(
         config.run_id,
@@ -67,7 +70,7 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
             "metantk.space": config.search.space,
             "metantk.strategy": config.search.strategy,
             "metantk.dataset": config.data.source,
-            **({PIPELINE: pipeline} if pipeline else {}),
+            **{tag: value for tag, value in ((PIPELINE, pipeline), (f"{PIPELINE}.page", page), (POD, pod)) if value},
         },
         files={"Report": "report.html", "Leaderboard": "leaderboard.json", "Images": "dataset/contact-sheet.png"},
     )
@@ -90,7 +93,7 @@ def step_run(
         name,
         parent=ports.run,
         description=description,
-        tags={"metantk.step": name, "metantk.device": kind},
+        tags={"metantk.step": name, "metantk.device": kind, **({POD: ports.pod} if ports.pod else {})},
     )
     ports.tracker.log_parameters(run, parameters)
     with run_scope(ports.tracker, run), ports.tracker.watched(run):

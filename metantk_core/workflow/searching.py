@@ -69,14 +69,29 @@ def close_round(config: RunConfig, state: SearchState, records: Records, ports: 
         InputError: Records of some candidates are missing or from another kind of device, or nothing that the search
             could go on with was scored.
     """
+    following = after_round(config, state, records)
+    if not state.finished:
+        track_round(config, ports, following.rounds[-1])
+    return following
+
+
+def after_round(config: RunConfig, state: SearchState, records: Records) -> SearchState:
+    """Return the state after the planned round, as ``close_round`` does, and tell nobody.
+
+    Args:
+        config: The run.
+        state: The state that planned the round.
+        records: Those of the round and of all earlier ones.
+
+    Raises:
+        InputError: As for ``close_round``.
+    """
     if state.finished:
         return state
     found = _found(config, records)
     if not config.search.mix_devices:
         check_devices(record for job in (*state.board, *state.plan) for record in found(job))
-    following = advance(limited_setting(config, state.latency), state, found)
-    track_round(config, ports, following.rounds[-1])
-    return following
+    return advance(limited_setting(config, state.latency), state, found)
 
 
 def finish_search(config: RunConfig, state: SearchState, records: Records, ports: Ports) -> SearchResult:

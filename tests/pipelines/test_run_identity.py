@@ -77,7 +77,10 @@ def test_the_step_that_prepares_images_opens_the_run_of_these_images(place: Work
         images(tmp_path / "images", seed)
         dataset, run = Output(tmp_path / f"dataset {seed}"), Output(tmp_path / f"run {seed}")
         asked = of_folder(tmp_path / "images").to_json()
-        prepare_dataset.python_func(asked, "", place.tracking_uri, "", "", dataset=dataset, run=run)
+        page = Output(tmp_path / f"page {seed}")
+        prepare_dataset.python_func(asked, "", place.tracking_uri, "", "", dataset=dataset, run=run, page=page)
+        assert Path(run.path).read_text()
+        assert "metantk ui" in Path(page.path).read_text()  # there is no server that could show it
         return RunConfig.from_json(Path(run.path).read_text()).run_id
 
     assert runs_of(2) != runs_of(3)

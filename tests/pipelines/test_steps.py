@@ -15,7 +15,8 @@ from metantk_core.adapters.progress import WATCHED
 from metantk_core.errors import InputError
 from metantk_core.ports import MetricPoint
 from metantk_core.recipes import RECIPES
-from metantk_core.steps import open_pipeline, open_step, raise_step_failure
+from metantk_core.steps import open_pipeline, open_step, raise_step_failure, run_page
+from metantk_core.workflow.runs import step_run
 
 
 class Pipeline:
@@ -176,3 +177,48 @@ def test_the_run_links_to_its_page_in_kubeflow(pipeline: Pipeline):
     run = pipeline.begin(kubeflow="https://kubeflow.example/pipeline/")
     note = pipeline.seen(run).data.tags["mlflow.note.content"]
     assert f"(https://kubeflow.example/pipeline/#/runs/details/{pipeline.number})" in note
+    assert pipeline.seen(run).data.tags["metantk.pipeline.page"].endswith(f"/#/runs/details/{pipeline.number}")
+
+
+def test_runs_name_the_pods_that_opened_them_and_the_one_that_failed(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("KFP_POD_NAME", "first-pod")
+    run = pipeline.begin()
+    monkeypatch.setenv("KFP_POD_NAME", "second-pod")
+    opened: list[str] = []
+
+    def work(ports: Any) -> None:
+        with step_run(ports, "meta-train best", "", {}) as below:
+            opened.append(below)
+        raise RuntimeError("the disk went away")
+
+    with pytest.raises(SystemExit):
+        pipeline.step("meta-train best", work)
+    tags = pipeline.seen(run).data.tags
+    assert (tags["metantk.pod"], tags["metantk.failed_step.pod"]) == ("first-pod", "second-pod")
+    assert pipeline.seen(opened[0]).data.tags["metantk.pod"] == "second-pod"
+
+
+def test_without_kubeflow_no_run_names_a_pod(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KFP_POD_NAME", raising=False)
+    run = pipeline.begin()
+    assert not [tag for tag in pipeline.seen(run).data.tags if "pod" in tag or tag.endswith(".page")]
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        (
+            "http://mlflow:5000/#/experiments/1/runs/2?workflowType=machine_learning",
+            "[The run in MLflow](http://mlflow",
+        ),
+        ("http://me:hunter2@mlflow:5000/#/experiments/1/runs/2", "`metantk ui`"),
+        (None, "`metantk ui`"),
+    ],
+)
+def test_kubeflow_is_shown_a_link_to_the_run_in_mlflow(link: str | None, shown: str):
+    page = run_page("smoke-1234", link)
+    assert page.startswith("# smoke-1234\n")
+    assert shown in page
+    assert "hunter2" not in page

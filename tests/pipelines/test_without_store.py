@@ -82,7 +82,7 @@ class Graph:
 
     def prepared(self) -> list[Any]:
         asked = {"config": self._config.to_json(), "pipeline": "", "kubeflow": ""}
-        return self.step(prepare_dataset, asked, "dataset", "run")
+        return self.step(prepare_dataset, asked, "dataset", "run", "page")[:2]
 
     @staticmethod
     def _summary(component: Any) -> dict[str, Any]:
@@ -230,9 +230,9 @@ from components.prepare_dataset import prepare_dataset
 from metantk_core.config import RunConfig
 from pipelines.search_and_meta_train import add_search, search_round
 
-config, tracking, root = RunConfig.from_json(Path(sys.argv[1]).read_text()), *sys.argv[2:]
+config, tracking, root, store = RunConfig.from_json(Path(sys.argv[1]).read_text()), *sys.argv[2:]
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
-place = lambda task: task
+place, meet = (lambda task: task), bool(store)
 one_round = search_round(place)
 
 @dsl.pipeline
@@ -240,15 +240,18 @@ def searched(config_text: str, store: str = "", tracking_uri: str = ""):
     addresses = {"store": store, "tracking_uri": tracking_uri}
     prepared = prepare_dataset(**addresses, config=config_text, pipeline="", kubeflow="")
     ports = {**addresses, "run": prepared.outputs["run"]}
-    add_search(config, place, one_round, ports, prepared.outputs["dataset"], shards=3)
+    add_search(config, place, one_round, ports, prepared.outputs["dataset"], shards=2, together=meet)  # as many as run at a time
 
-searched(config_text=config.to_json(), tracking_uri=tracking)
+searched(config_text=config.to_json(), tracking_uri=tracking, store=store)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.minutes
-def test_local_runner_reaches_the_same_leaderboard_without_a_store(images, tracking, tmp_path):
+@pytest.mark.parametrize("store", ["", "store"])
+def test_local_runner_reaches_the_same_leaderboard_round_by_round_and_with_shards_that_meet_in_a_store(
+    store, images, tracking, tmp_path
+):
     config = configured(images, "search.strategy=race", "search.constraints.max_latency=9")
     (tmp_path / "config.json").write_text(config.to_json())
     (tmp_path / "graph.py").write_text(PIPELINE)
@@ -260,9 +263,10 @@ def test_local_runner_reaches_the_same_leaderboard_without_a_store(images, track
         str(tmp_path / "config.json"),
         tracking,
         str(tmp_path / "kfp"),
+        str(tmp_path / store) if store else "",
     ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = tmp_path.glob("kfp/**/rank-candidates/leaderboard")
-    graph = Graph(config, tmp_path, str(tmp_path / "store"), tracking)
+    graph = Graph(config, tmp_path, str(tmp_path / "another store"), tracking)
     assert json.loads(found.read_text()) == json.loads(graph.leaderboard().to_json())

@@ -2,10 +2,8 @@
 
 from kfp import dsl
 
-from components.step import step
 
-
-@step
+@dsl.component(base_image="metantk-python:0.1.0", install_kfp_package=False, packages_to_install=[])
 def prepare_dataset(
     config: str,
     store: str,
@@ -14,6 +12,7 @@ def prepare_dataset(
     kubeflow: str,
     dataset: dsl.Output[dsl.Dataset],
     run: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.Markdown],
 ) -> None:
     """Open the run in MLflow, then build or convert the labelled images and check that they are enough.
 
@@ -27,6 +26,7 @@ def prepare_dataset(
         run: The run: its ``RunConfig`` as JSON, with the digest of the images, by which later steps find it in MLflow.
             A file, not a parameter: Kubeflow's local runner puts the loop's item in the place of parameters that come
             from other steps.
+        page: A link to the run in MLflow.
     """
     from pathlib import Path
 
@@ -40,3 +40,5 @@ def prepare_dataset(
         dataset.metadata["name"] = prepared.name
         dataset.metadata["digest"] = prepared.digest
         Path(run.path).write_text(run_config.to_json(), encoding="utf-8")
+        shown = steps.run_page(run_config.run_id, ports.tracker.link(ports.run))
+        Path(page.path).write_text(shown, encoding="utf-8")

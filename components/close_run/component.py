@@ -2,10 +2,8 @@
 
 from kfp import dsl
 
-from components.step import step
 
-
-@step
+@dsl.component(base_image="metantk-python:0.1.0", install_kfp_package=False, packages_to_install=[])
 def close_run(config: str, store: str, tracking_uri: str, pipeline: str, status: dsl.PipelineTaskFinalStatus) -> str:
     """Leave no run in MLflow looking as if it went on.
 
