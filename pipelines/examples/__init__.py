@@ -1,0 +1,1 @@
+"""Pipelines of other people, with steps of this project in them."""
