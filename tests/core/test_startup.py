@@ -68,6 +68,8 @@ def test_what_cannot_be_used_is_refused_before_anything_is_imported_or_built(tmp
         ["score", "paper-mini-9-a", "glyphs-darts"],
         ["score", "Genotype(normal=[])", "glyphs-darts"],
         ["compile", "glyphs", "--accelerators", "2"],
+        ["compile", "glyphs", "--profile", "broken.yaml"],
+        ["compile", "glyphs", "--profile", "gke-spto"],
     ]
     for call in probe(calls, tmp_path):
         assert call["code"] == 2, call

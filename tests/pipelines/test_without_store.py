@@ -240,7 +240,8 @@ def searched(config_text: str, store: str = "", tracking_uri: str = ""):
     addresses = {"store": store, "tracking_uri": tracking_uri}
     prepared = prepare_dataset(**addresses, config=config_text, pipeline="", kubeflow="")
     ports = {**addresses, "run": prepared.outputs["run"]}
-    add_search(config, place, one_round, ports, prepared.outputs["dataset"], shards=2, together=meet)  # as many as run at a time
+    # Two shards: as many as the local runner has run at a time.
+    add_search(config, place, one_round, ports, prepared.outputs["dataset"], shards=2, together=meet)
 
 searched(config_text=config.to_json(), tracking_uri=tracking, store=store)
 """
