@@ -54,6 +54,14 @@ def _admitted(check: Any) -> AfterValidator:
     return AfterValidator(admit)
 
 
+def _forget(settings: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Remove settings that others will replace; of one that is joined with another, its keys."""
+    for name, value in others.items():
+        old = settings.pop(name, None)
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            settings[name] = {key: kept for key, kept in old.items() if key not in value}
+
+
 def _refuse_twice(place: str, what: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -270,13 +278,11 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         steps = values.get("steps", {})
         classes = {name: values.get(name, {}) for name in ("defaults", "computes", "light")}
         for placement in (*classes.values(), *steps.values()):
-            for name in everywhere:
-                placement.pop(name, None)
-        for name, placement in steps.items():
-            for setting in computing if name in COMPUTING else ():
-                placement.pop(setting, None)
-        classes["defaults"] = {**classes["defaults"], **everywhere}
-        classes["computes"] = {**classes["computes"], **computing}
+            _forget(placement, everywhere)
+        for name in COMPUTING & steps.keys():
+            _forget(steps[name], computing)
+        classes["defaults"] = _joined(classes["defaults"], everywhere)
+        classes["computes"] = _joined(classes["computes"], computing)
         return _profile({**values, **classes, "steps": steps}, "the options")
 
 

@@ -102,6 +102,10 @@ def compile_pipeline(
             "or submit it with kfp.Client().create_run_from_pipeline_package."
         )
         typer.echo(size.sentence())
+        if size.shards < config.search.shards:
+            typer.echo(
+                f"It has {size.shards} shards, not {config.search.shards}: as many as there are places or room for."
+            )
 
 
 def cluster_profile(

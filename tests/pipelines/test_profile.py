@@ -152,6 +152,10 @@ def test_options_go_before_everything_that_the_profile_says():
         "2Gi",
     ]
     assert changed.placement("score_shard").cpu == "3"
+    spot = load_profile("gke-spot").changed(everywhere={"retries": {"count": 1}}, computing={})
+    retries = spot.placement("meta_train").retries
+    assert retries is not None
+    assert (retries.count, retries.wait) == (1, "30s")
 
 
 def test_sharded_scoring_asks_for_gpus_in_the_profiles_that_come_along_and_ranking_does_not():
