@@ -24,6 +24,8 @@ _TEMPLATES_OF_KUBEFLOW = 14_000  # bytes: those of drivers and of containers, in
 _TASK = 900  # bytes around a task's specification
 _MOST_MADE_UP = 2_000  # nodes; for more shards it is a straight line
 _FILLED = 7 / 8  # of the largest workflow; the rest is for what is repeated
+_ROUND = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, MOST_SHARDS)
+"""Numbers of shards that a pipeline may have at most: few, so that another zlib comes to the same one."""
 
 
 class GraphSize(NamedTuple):
@@ -90,7 +92,7 @@ class Growth:
         )
 
     def most_shards(self) -> int:
-        """Return the most shards a round with which a cluster can run the pipeline.
+        """Return the most shards a round, as a round number, with which a cluster can run the pipeline.
 
         Raises:
             InputError: It is too large with any number.
@@ -99,11 +101,11 @@ class Growth:
             raise InputError(
                 f"Expected a pipeline of which Argo keeps at most {LARGEST_WORKFLOW:,} bytes, an eighth of them for "
                 f"what is repeated, but the rounds of this one take about {int(self._least + self._more):,} even "
-                "without shards; lower their number (of an evolution: raise search.evolve.children), or set "
-                "search.shards to 1, which makes the search one step."
+                "without shards; give a store, where shards meet instead of in steps, lower the number of rounds (of "
+                "an evolution: raise search.evolve.children), or set search.shards to 1, which makes the search one "
+                "step."
             )
-        free = _FILLED * LARGEST_WORKFLOW - self._least
-        return min(MOST_SHARDS, int(free / self._more) if self._more > 0 else MOST_SHARDS)
+        return max(n for n in _ROUND if self._least + n * self._more <= _FILLED * LARGEST_WORKFLOW)
 
 
 class _Run:
