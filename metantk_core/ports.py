@@ -1,12 +1,14 @@
 """Ports to what remembers: values of a run enter, identifiers leave; adapters speak to files, databases and servers.
 
-Every call of every port is idempotent, so that a step that crashed may simply run again: the same key is the same run,
-a metric point is logged once, a file is replaced, the same network is the same model version.
+Every call of every port that steps use is idempotent, so that a step that crashed may simply run again: the same key is
+the same run, a metric point is logged once, a file is replaced, the same network is the same model version. ``Cluster``
+is the port to what runs the steps.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -91,6 +93,130 @@ class RegisteredModel:
     name: str
     version: str
     uri: str
+
+
+@dataclass(frozen=True)
+class PipelineVersion:
+    """A version of a pipeline that a cluster keeps.
+
+    Attributes:
+        pipeline: Name of the pipeline.
+        name: Name of the version.
+        pipeline_id: The cluster's identifier of the pipeline.
+        version_id: The cluster's identifier of the version.
+        new: Whether it was not there before.
+        link: Address of its page.
+    """
+
+    pipeline: str
+    name: str
+    pipeline_id: str
+    version_id: str
+    new: bool = False
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class StepState:
+    """A step of a run on a cluster.
+
+    Attributes:
+        name: Its name; steps of a loop share one.
+        state: Such as ``RUNNING``.
+        started: When its pod was made; none before.
+        ended: When it ended; none before.
+        why: What the cluster says of its failure.
+    """
+
+    name: str
+    state: str
+    started: datetime | None = None
+    ended: datetime | None = None
+    why: str = ""
+
+
+ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+"""States of runs and steps on a cluster that are left no more; others are ``PENDING``, ``RUNNING``, ``CANCELING``, …"""
+
+
+@dataclass(frozen=True)
+class ClusterRun:
+    """A run of a pipeline on a cluster.
+
+    Attributes:
+        run: The cluster's identifier.
+        name: Name for people.
+        state: Such as ``RUNNING``.
+        created: When it was submitted.
+        ended: When it ended; none before.
+        schedule: Identifier of the schedule that made it; empty for none.
+        why: What the cluster says of its failure.
+        steps: Its steps in the order in which they began; a list of runs may be without them.
+        link: Address of its page.
+    """
+
+    run: str
+    name: str
+    state: str
+    created: datetime | None = None
+    ended: datetime | None = None
+    schedule: str = ""
+    why: str = ""
+    steps: tuple[StepState, ...] = ()
+    link: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, however."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """What a schedule does; two with equal settings do the same.
+
+    Attributes:
+        name: Name, by which a person speaks of it.
+        cron: When, as the cluster writes it.
+        pipeline_id: Which pipeline.
+        version_id: Which version of it, for as long as the schedule lives.
+        experiment_id: What its runs are shown under.
+        parameters: Values of the pipeline's parameters; others have their defaults.
+        concurrency: Runs at most at a time, 1 to 10.
+        catch_up: Whether firings that were missed are made up for, one by one.
+        service_account: As whom its pods run; empty for the cluster's choice.
+    """
+
+    name: str
+    cron: str
+    pipeline_id: str
+    version_id: str
+    experiment_id: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    concurrency: int = 1
+    catch_up: bool = False
+    service_account: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that a cluster keeps.
+
+    Attributes:
+        schedule: The cluster's identifier.
+        settings: What it does.
+        enabled: Whether it fires.
+        created: When it was made.
+        why: What the cluster says if it can't fire it.
+        link: Address of its page.
+    """
+
+    schedule: str
+    settings: ScheduleSettings
+    enabled: bool
+    created: datetime | None = None
+    why: str = ""
+    link: str = ""
 
 
 def admit_key(key: str) -> str:
@@ -335,6 +461,93 @@ class ModelRegistry(Protocol):
         Raises:
             InputError: The name can't be used.
         """
+        ...
+
+
+@runtime_checkable
+class Cluster(Protocol):
+    """What runs pipelines, keeps their versions, and fires schedules.
+
+    Unlike those of other ports, calls that create a run or a schedule make one more each time: only ``register`` and
+    ``experiment`` may be repeated without a look at what is there.
+    """
+
+    def experiment(self, name: str) -> str:
+        """Return the identifier of the experiment of a name, created if it is not there."""
+        ...
+
+    def register(self, pipeline: str, version: str, package: Path) -> PipelineVersion:
+        """Return the version of this name, which holds a package, uploaded unless it is there.
+
+        Args:
+            pipeline: Name of the pipeline, created if it is not there.
+            version: Name of the version, another one for each content.
+            package: The compiled pipeline.
+        """
+        ...
+
+    def version_name(self, pipeline_id: str, version_id: str) -> str:
+        """Return the name of a version; empty if it is gone."""
+        ...
+
+    def start(
+        self,
+        name: str,
+        work: "Path | ScheduleSettings",
+        *,
+        experiment_id: str,
+        parameters: Mapping[str, object] = {},
+        service_account: str = "",
+    ) -> ClusterRun:
+        """Start a run of a package, or of the version of a schedule, and return it.
+
+        Args:
+            name: Name of the run for people.
+            work: A compiled pipeline, or a schedule's settings, of which pipeline and version are taken.
+            experiment_id: What it is shown under.
+            parameters: Values of the pipeline's parameters; others have their defaults.
+            service_account: As whom its pods run; empty for the cluster's choice.
+        """
+        ...
+
+    def run(self, run: str) -> ClusterRun:
+        """Return a run with its steps.
+
+        Raises:
+            InputError: There is none.
+        """
+        ...
+
+    def runs(self, most: int, experiment: str = "") -> list[ClusterRun]:
+        """Return the latest runs, the last one first.
+
+        Args:
+            most: How many at most.
+            experiment: Name of the experiment that they belong to; empty for all.
+
+        Raises:
+            InputError: There is no such experiment.
+        """
+        ...
+
+    def stop(self, run: str) -> None:
+        """Ask for the end of a run."""
+        ...
+
+    def schedules(self, name: str = "") -> list[Schedule]:
+        """Return the schedules of a name, or all of them, the oldest first."""
+        ...
+
+    def create_schedule(self, settings: ScheduleSettings, *, enabled: bool) -> Schedule:
+        """Make one more schedule and return it."""
+        ...
+
+    def enable_schedule(self, schedule: str, *, enabled: bool) -> bool:
+        """Let a schedule fire, or not, and return whether it is there."""
+        ...
+
+    def delete_schedule(self, schedule: str) -> None:
+        """Remove a schedule; one that is gone already is no error. Runs that it has started go on."""
         ...
 
 

@@ -9,10 +9,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote
 
-_NAME = re.compile(r"(PASSW|SECRET|TOKEN|API_?KEY|CREDENTIAL)(?!.*_(FILE|PATH)$)", re.IGNORECASE)
+_NAME = re.compile(r"(PASSW|SECRET|TOKEN|API_?KEY|CREDENTIAL|COOKIE)(?!.*_(FILE|PATH)$)", re.IGNORECASE)
+_COOKIE = re.compile(r"[^\s=;]+=([^\s;]+)")
 _ADDRESS = re.compile(r"://([^\s'\"<>@]*:[^\s'\"<>]*)@")
 _USER_AND_PASSWORD = re.compile(r"(?<=://)[^\s'\"<>]*@")
 _QUERY = re.compile(
@@ -32,13 +33,17 @@ _SHORTEST = 4
 _INSTEAD = "…"
 
 
-def redacted(text: str) -> str:
+def redacted(text: str, also: Iterable[str] = ()) -> str:
     """Return a text without the secrets that this process knows, and without what addresses and headers hold of them.
 
     Known are the values of environment variables that are named like secrets, and the passwords in addresses among
     variables and arguments, in all the forms in which they travel.
+
+    Args:
+        text: What some library or server wrote.
+        also: More secrets, such as the content of a file.
     """
-    for secret in sorted(_known(), key=len, reverse=True):
+    for secret in sorted(_known(also), key=len, reverse=True):
         text = text.replace(secret, _INSTEAD)
     text = _USER_AND_PASSWORD.sub(f"{_INSTEAD}@", text)
     text = _QUERY.sub(rf"\1{_INSTEAD}", text)
@@ -53,11 +58,13 @@ def may_be_secret(name: str, value: str) -> bool:
     return named or known or any(form.search(value) for form in forms)
 
 
-def _known() -> set[str]:
-    found: set[str] = set()
+def _known(also: Iterable[str] = ()) -> set[str]:
+    found = set(also)
     for name, value in os.environ.items():
         if _NAME.search(name):
             found.add(value)
+            if "COOKIE" in name.upper():
+                found |= set(_COOKIE.findall(value))
     for word in (*os.environ.values(), *sys.argv):
         for login in _ADDRESS.findall(word):
             found |= {login.partition(":")[2], unquote(login.partition(":")[2])}

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metantk_core import stopping
 from metantk_core.adapters.addresses import admit_bucket, scheme, shown
@@ -15,7 +16,20 @@ from metantk_core.errors import InputError
 from metantk_core.files import Place
 from metantk_core.ports import ArtifactStore, ModelRegistry, Tracker
 
-__all__ = ["DEVICE", "EXPERIMENT", "artifact_store", "device", "images", "model_registry", "opened_store", "tracker"]
+if TYPE_CHECKING:
+    from metantk_core.adapters.kubeflow.client import KubeflowCluster
+
+__all__ = [
+    "DEVICE",
+    "EXPERIMENT",
+    "artifact_store",
+    "cluster",
+    "device",
+    "images",
+    "model_registry",
+    "opened_store",
+    "tracker",
+]
 
 _RECORDS = "scores/"
 """Beginning of the keys of score records: small, thousands of them, and computed again if they are lost."""
@@ -131,6 +145,35 @@ def model_registry(uri: str, *, patient: bool = False) -> ModelRegistry:
     from metantk_core.adapters.mlflow_store import connect
 
     return MlflowModels(connect(uri, patient=patient))
+
+
+def cluster(
+    host: str, namespace: str = "", token_file: Path | None = None, authority: Path | None = None
+) -> "KubeflowCluster":
+    """Return the Kubeflow at an address, after making sure that it answers.
+
+    Args:
+        host: Address of Kubeflow Pipelines.
+        namespace: Namespace of a Kubeflow that several teams share.
+        token_file: File with a token; without one, see ``adapters.kubeflow.access``.
+        authority: File with the certificates that vouch for the server.
+
+    Raises:
+        AwayError: Nobody answers.
+        InputError: An option can't be used, or Kubeflow refuses.
+    """
+    from metantk_core.adapters.kubeflow.access import access
+
+    known = access(host, namespace, token_file, authority)
+    try:
+        from metantk_core.adapters.kubeflow.client import connect
+    except ModuleNotFoundError as error:
+        if error.name not in ("kfp", "kfp_server_api"):
+            raise
+        raise InputError(
+            "A Kubeflow cluster needs kfp, which is not installed; pip install 'metantk[pipelines]'."
+        ) from error
+    return connect(known)
 
 
 def device(wanted: str = "", *, probe: bool = True) -> str:

@@ -106,3 +106,24 @@ def postgres() -> Iterator[PostgreSQL]:
     server = PostgreSQL(postgresql_programs())
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile a pipeline that is quick to read: a step, a loop, a parameter with a default and one without."""
+    from kfp import compiler, dsl
+
+    @dsl.component(base_image="hello-python", install_kfp_package=False)
+    def greet(name: str) -> str:
+        return f"Hello {name}"
+
+    @dsl.pipeline(name="hello")
+    def hello(times: int, name: str = "World") -> None:
+        del times
+        greet(name=name)
+        with dsl.ParallelFor(["a", "b"]) as item:
+            greet(name=item)
+
+    path = tmp_path_factory.mktemp("package") / "hello.yaml"
+    compiler.Compiler().compile(hello, str(path))
+    return path

@@ -50,9 +50,23 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
     done = metantk(command, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0
     assert f"metantk {command}" in done.stdout.split("Examples:")[1]
-    if command not in ("ui", "recipes", "sync", "store", "profiles"):
+    if command not in ("ui", "recipes", "sync", "store", "profiles", "runs", "schedule"):
         assert "--seed" in done.stdout
         assert "--set" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("group", "command"),
+    [
+        *(("runs", command) for command in ("list", "show", "stop")),
+        *(("schedule", command) for command in ("create", "list", "show", "pause", "resume", "run-now", "delete")),
+    ],
+)
+def test_every_command_of_a_cluster_explains_itself_with_an_example(group, command):
+    said = CliRunner().invoke(app, [group, command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert f"metantk {group} {command}" in said.split("Examples:")[1]
+    for option in ("--host", "--namespace", "--token-file", "--ca", "--json"):
+        assert option in said
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "prune"])

@@ -70,6 +70,11 @@ def test_what_cannot_be_used_is_refused_before_anything_is_imported_or_built(tmp
         ["compile", "glyphs", "--accelerators", "2"],
         ["compile", "glyphs", "--profile", "broken.yaml"],
         ["compile", "glyphs", "--profile", "gke-spto"],
+        ["submit", "smoke"],
+        ["submit", "no-such-recipe", "--host", "http://127.0.0.1:9"],
+        ["submit", "smoke", "--host", "http://me:password@host"],
+        ["schedule", "create", "smoke", "--cron", "0 5 * * *"],
+        ["runs", "list", "--host", "http://127.0.0.1:9", "--token-file", "absent"],
     ]
     for call in probe(calls, tmp_path):
         assert call["code"] == 2, call
