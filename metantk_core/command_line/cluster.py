@@ -97,10 +97,7 @@ def compile_pipeline(
     if as_json:
         print_json({"pipeline": str(output), **size._asdict()})
     else:
-        typer.echo(
-            f"Wrote {output}: upload it in the Kubeflow UI, "
-            "or submit it with kfp.Client().create_run_from_pipeline_package."
-        )
+        typer.echo(f"Wrote {output}: upload it in the Kubeflow UI, or start it with 'metantk submit {output}'.")
         typer.echo(size.sentence())
         if size.shards < config.search.shards:
             typer.echo(

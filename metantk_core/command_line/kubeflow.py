@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from metantk_core.command_line.cluster import cluster_profile
 from metantk_core.command_line.options import configuration
 from metantk_core.errors import InputError
 
@@ -52,7 +53,8 @@ ServiceAccount = Annotated[
     str, typer.Option(help="Kubernetes service account of the pods; default: the namespace's own.")
 ]
 Image = Annotated[
-    str | None, typer.Option(help="Of a recipe: image that holds metantk_core; default: the one of this release.")
+    str | None,
+    typer.Option(help="Of a recipe: image that holds metantk_core; default: the profile's, or the release's."),
 ]
 PodsStore = Annotated[
     str, typer.Option("--store", help="Of a recipe: what keeps finished work, as pods see it; see `metantk compile`.")
@@ -90,7 +92,8 @@ class Work:
         name: A recipe, a configuration file, or a compiled pipeline.
         overrides: Settings of a recipe.
         seed: Seed of a recipe.
-        image: Image of a recipe's pods; none for this release's.
+        profile: What the cluster of a recipe is; none for one of which nothing is asked.
+        image: Image of a recipe's pods; none for the profile's, or this release's.
         store: What keeps finished work of a recipe, as pods see it.
         tracking_uri: MLflow for a recipe, as pods see it.
     """
@@ -98,6 +101,7 @@ class Work:
     name: str
     overrides: list[str] | None
     seed: int | None
+    profile: str | None
     image: str | None
     store: str
     tracking_uri: str
@@ -116,6 +120,7 @@ class Work:
         given = {
             "--set": self.overrides,
             "--seed": self.seed is not None,
+            "--profile": self.profile,
             "--image": self.image,
             "--store": self.store,
             "--tracking-uri": self.tracking_uri,
@@ -136,13 +141,14 @@ class Work:
 
         if is_package(Path(self.name)):
             return read_package(Path(self.name))
+        config = configuration(self.name, self.overrides, self.seed)
+        profile = cluster_profile(self.profile, everywhere={"image": self.image})
+
         from pipelines import search_and_meta_train
 
-        config = configuration(self.name, self.overrides, self.seed)
-        resources = search_and_meta_train.Resources(image=self.image or search_and_meta_train.IMAGE)
         with tempfile.TemporaryDirectory() as folder:
             compiled = Path(folder) / "pipeline.yaml"
-            search_and_meta_train.write(config, compiled, resources, store=self.store, tracking_uri=self.tracking_uri)
+            search_and_meta_train.write(config, compiled, profile, store=self.store, tracking_uri=self.tracking_uri)
             return read_package(compiled)
 
     @property

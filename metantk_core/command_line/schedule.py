@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metantk_core.command_line.cluster import ClusterProfile
 from metantk_core.command_line.kubeflow import (
     Authority,
     Experiment,
@@ -65,6 +66,7 @@ def create(
     parameters: Parameters = None,
     concurrency: Annotated[int, typer.Option(min=1, max=10, help="Runs at most at a time.")] = 1,
     service_account: ServiceAccount = "",
+    profile: ClusterProfile = None,
     image: Image = None,
     store: PodsStore = "",
     tracking_uri: PodsTracking = "",
@@ -81,7 +83,7 @@ def create(
 
     now = datetime.now(_zone(timezone))
     when = admit(cron, now)
-    work = Work(what, overrides, seed, image, store, tracking_uri)
+    work = Work(what, overrides, seed, profile, image, store, tracking_uri)
     work.admit()
     found = cluster(host, namespace, token_file, authority)
 

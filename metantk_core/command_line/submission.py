@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metantk_core.command_line.cluster import ClusterProfile
 from metantk_core.command_line.kubeflow import (
     Authority,
     Experiment,
@@ -46,6 +47,7 @@ def submit(
     name: Annotated[str, typer.Option(help="Name of the run; default: the recipe and the time.")] = "",
     parameters: Parameters = None,
     service_account: ServiceAccount = "",
+    profile: ClusterProfile = None,
     image: Image = None,
     store: PodsStore = "",
     tracking_uri: PodsTracking = "",
@@ -60,7 +62,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline on a Kubeflow cluster. Interrupting --wait leaves the run running."""
-    work = Work(what, overrides, seed, image, store, tracking_uri)
+    work = Work(what, overrides, seed, profile, image, store, tracking_uri)
     work.admit()
     found = cluster(host, namespace, token_file, authority)
 
@@ -105,6 +107,7 @@ def register(
     token_file: TokenFile = None,
     authority: Authority = None,
     pipeline: Annotated[str, typer.Option(help="Name of the pipeline in Kubeflow; default: its own.")] = "",
+    profile: ClusterProfile = None,
     image: Image = None,
     store: PodsStore = "",
     tracking_uri: PodsTracking = "",
@@ -113,7 +116,7 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Keep a pipeline in Kubeflow as a version named by release and content; done twice, it changes nothing more."""
-    work = Work(what, overrides, seed, image, store, tracking_uri)
+    work = Work(what, overrides, seed, profile, image, store, tracking_uri)
     work.admit()
     found = cluster(host, namespace, token_file, authority)
 

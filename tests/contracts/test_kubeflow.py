@@ -142,6 +142,7 @@ def test_a_run_gets_the_package_its_parameters_of_their_types_and_an_account(ser
         ("times=true", "NUMBER_INTEGER"),
         ("times=1.5", "NUMBER_INTEGER"),
         (f"name=https://me:{SECRET}@host/x", "everybody who sees the run could read"),
+        (f"name=ghp_{SECRET.replace('-', '')}0123456789", "looks like a secret"),
     ],
 )
 def test_parameters_that_the_pipeline_does_not_take_are_refused_and_nothing_is_started(
@@ -172,7 +173,23 @@ def test_a_recipe_is_compiled_with_its_settings_and_without_cache_where_that_is_
     assert "enableCache" not in json.dumps(run.pipeline_spec)
 
 
-@pytest.mark.parametrize("option", [("--set", "seed=1"), ("--seed", "1"), ("--image", "a/b:c"), ("--store", "/mnt")])
+def test_a_recipe_is_compiled_for_a_profile(server: KubeflowServer):
+    arguments = ("submit", "smoke", "--profile", "gke-spot", "--image", "registry.example/mine-python:1")
+    run = server.runs[metantk(server, *arguments, "--json").values["run"]]
+    assert "gke-accelerator" in json.dumps(run.pipeline_spec["platform_spec"])
+    images = {
+        one["container"]["image"] for one in run.pipeline_spec["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    }
+    assert images == {"registry.example/mine-python:1"}
+    unknown = metantk(server, "submit", "smoke", "--profile", "no-such")
+    assert unknown.code == 2
+    assert "gke-spot" in unknown.err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--set", "seed=1"), ("--seed", "1"), ("--profile", "bare"), ("--image", "a/b:c"), ("--store", "/mnt")],
+)
 def test_what_is_settled_when_a_pipeline_is_compiled_is_refused_for_a_compiled_one(
     server: KubeflowServer, package: Path, option: tuple[str, str]
 ):

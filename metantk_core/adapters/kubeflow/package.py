@@ -12,6 +12,7 @@ import yaml
 from metantk_core.adapters.addresses import may_hold_secret, scheme, shown
 from metantk_core.errors import InputError, quoted
 from metantk_core.files import open_regular, reason
+from metantk_core.secrecy import may_be_secret
 
 _MOST_BYTES = 32 * 2**20  # KFP's own limit of an upload
 _DIGITS = 12
@@ -77,6 +78,11 @@ class Package:
             raise InputError(
                 f"The address {shown(text)} of the parameter {name} was given with a user, password, query or "
                 "fragment, which everybody who sees the run could read; give it without, and the secret to the pods."
+            )
+        if may_be_secret(name, text):
+            raise InputError(
+                f"The value of the parameter {name} (not shown) looks like a secret, which everybody who sees the run "
+                "could read; give secrets to the pods."
             )
         if kind == "STRING":
             return text
