@@ -24,6 +24,40 @@ from metantk_core.settings_text import HOW, parse_json, parse_yaml, read_setting
 _COMPLAINTS = 10  # in one message
 
 
+class BenchmarkTolerances(BaseModel, frozen=True, extra="forbid", strict=True):
+    """How far a benchmark rerun may fall behind the accepted one; how each is tested stands in docs/benchmarks.md."""
+
+    confidence: float = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="Confidence of intervals and tests: what changed by chance alone leaves its tolerance in at most "
+        "half of the remaining cases",
+    )
+    accuracy_drop: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="How far the winner's accuracy may fall, as a share: what training moves it by between equals",
+    )
+    processor_slowdown: float = Field(
+        default=1.25, ge=1, le=100, description="How many times as much processor time a candidate may take"
+    )
+    slowdown: float = Field(
+        default=1.5,
+        ge=1,
+        le=100,
+        description="How many times as long a candidate may take by the clock, which other programs disturb",
+    )
+    elsewhere: float = Field(
+        default=2.0,
+        ge=1,
+        le=100,
+        description="What both are multiplied by on another kind of machine, where the unit of time is less alike",
+    )
+    memory_growth: float = Field(default=1.1, ge=1, le=100, description="How many times as much memory the peak may be")
+
+
 class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Everything that decides a run's numbers, and nothing that doesn't (no addresses, no credentials, no folders)."""
 
@@ -56,6 +90,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default="metantk-few-shot",
         max_length=256,
         description="Name in the model registry, by MLflow's rules: without / and :, as long as its database keeps",
+        json_schema_extra=HOW,
+    )
+    benchmark: BenchmarkTolerances = Field(
+        default_factory=BenchmarkTolerances,
+        description="What `metantk benchmark` tolerates when it runs this again",
         json_schema_extra=HOW,
     )
     dataset_digest: str | None = Field(

@@ -26,6 +26,10 @@ class InputError(ValueError):
     """
 
 
+class UnscoredError(InputError):
+    """Too few candidates have a score for a search, or a training, to go on."""
+
+
 def first_complaint(error: "pydantic.ValidationError") -> str:
     """Return the first thing that pydantic found wrong with a value, after its place in the value if it has one."""
     first = error.errors()[0]

@@ -60,6 +60,29 @@ class MetricPoint:
 
 
 @dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker remembers of a run.
+
+    Attributes:
+        identifier: Its identifier.
+        name: Its name for people.
+        status: How it ended; ``running`` if it has not, as far as is known.
+        started: When it began, in milliseconds since 1970.
+        tags: Words to find it by.
+        metrics: The last value of each of its curves.
+        deleted: Whether somebody deleted it, so that it is not shown any more.
+    """
+
+    identifier: str
+    name: str
+    status: RunStatus | Literal["running"]
+    started: int
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    deleted: bool = False
+
+
+@dataclass(frozen=True)
 class DatasetSummary:
     """What a tracker shows of a dataset that a run read.
 
@@ -402,6 +425,30 @@ class Tracker(Protocol):
             tag: Another tag that holds it, such as ``PIPELINE``.
             hurry: Whether a tracker that does not answer is waited for some seconds at most.
         """
+        ...
+
+    def find_runs(self, tags: Mapping[str, str], *, deleted: bool = False) -> tuple[TrackedRun, ...]:
+        """Return the runs without a parent that have all these tags, the oldest first.
+
+        Args:
+            tags: Tags and their values; without quotes.
+            deleted: Whether those that were deleted are wanted instead of those that were not.
+
+        Raises:
+            AwayError: The tracker is away: what it would say can't be made up for later.
+        """
+        ...
+
+    def read_run(self, run: str) -> TrackedRun | None:
+        """Return what is known of a run by its identifier, or none; it raises as ``find_runs`` does."""
+        ...
+
+    def read_file(self, run: str, file: str) -> bytes | None:
+        """Return a file that is attached to a run, or none; it raises as ``find_runs`` does."""
+        ...
+
+    def untag_run(self, run: str, tags: Iterable[str]) -> None:
+        """Take words away; those that a run does not have are passed over."""
         ...
 
     def tag_run(self, run: str, tags: Mapping[str, str]) -> None:

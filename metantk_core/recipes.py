@@ -1,5 +1,6 @@
 """Named complete runs: nothing enters, configurations that work as they are leave."""
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -158,3 +159,28 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
         **{f"{kind}-{setting}": _published(kind, setting) for kind in ("paper", "reference") for setting in _PUBLISHED},
     }
 )
+
+#: What a quick benchmark has at most.
+_QUICK: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "search": {"num_candidates": 12},
+        "scoring": {"num_inits": 4},
+        "training": {"iterations": 40, "validate_every": 20, "validation_episodes": 20},
+        "evaluation": {"episodes": 100},
+    }
+)
+
+
+def quickened(config: RunConfig) -> RunConfig:
+    """Return a configuration that takes minutes where the given one takes longer: another experiment, of another name.
+
+    Raises:
+        InputError: It can't be made smaller.
+    """
+    values = json.loads(config.to_json())
+    for part, limits in _QUICK.items():
+        for name, most in limits.items():
+            values[part][name] = min(values[part][name], most)
+    if config.search.strategy == "evolve":
+        values["search"]["evolve"]["population"] = min(config.search.evolve.population, 6)
+    return RunConfig.from_values({**values, "name": f"{config.name[:44]}-quick"}, f"the quick form of {config.name}")

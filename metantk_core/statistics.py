@@ -6,6 +6,8 @@ import ``scipy.stats`` takes over a second, in every step and command, and ``sci
 Axes: n values that are ranked; ``...`` any leading axes.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -56,6 +58,90 @@ def normal_quantile(probability: float) -> float:
     from scipy import special
 
     return float(special.ndtri(probability))
+
+
+def log_mean_square_variance(freedom: int | float) -> float:
+    r"""Return the variance of the logarithm of a mean square of normal variables, :math:`\psi_1(\nu / 2)`.
+
+    Args:
+        freedom: Its degrees of freedom, above 0.
+    """
+    from scipy import special
+
+    return float(special.polygamma(1, freedom / 2))
+
+
+def paired_difference(
+    first: Float64[np.ndarray, " n"], second: Float64[np.ndarray, " n"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the mean difference of two measurements of the same things, and the half width of its interval.
+
+    Student's t over the differences.
+
+    Args:
+        first: At least two numbers.
+        second: As many, in the same order.
+        confidence: Probability that the interval covers the expected difference.
+    """
+    differences = first - second
+    count = len(differences)
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    return float(differences.mean()), student_quantile((1 + confidence) / 2, count - 1) * error
+
+
+def welch_difference(
+    first: Float64[np.ndarray, " n"], second: Float64[np.ndarray, " m"], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the difference of the means of two independent samples, and the half width of its interval.
+
+    Source: Welch, "The generalization of 'Student's' problem when several different population variances are
+    involved", Biometrika 34, 1947.
+
+    Args:
+        first: At least two numbers.
+        second: At least two numbers.
+        confidence: Probability that the interval covers the difference of the expected values.
+    """
+    parts = [float(sample.var(ddof=1)) / len(sample) for sample in (first, second)]
+    variance = sum(parts)
+    difference = float(first.mean() - second.mean())
+    if variance == 0:
+        return difference, 0.0
+    freedom = variance**2 / sum(
+        part**2 / (len(sample) - 1) for part, sample in zip(parts, (first, second), strict=True)
+    )
+    return difference, student_quantile((1 + confidence) / 2, freedom) * math.sqrt(variance)
+
+
+def rank_correlation(first: Float64[np.ndarray, " n"], second: Float64[np.ndarray, " n"]) -> float | None:
+    """Return Spearman's rank correlation; none if one of both does not vary.
+
+    Args:
+        first: Numbers of some things.
+        second: Others of the same things, in the same order.
+    """
+    if len(first) < 2:
+        return None
+    a, b = (ranks(values) - (len(values) + 1) / 2 for values in (first, second))
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return max(-1.0, min(1.0, float(a @ b) / norm)) if norm else None
+
+
+def rank_correlation_interval(rho: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Fisher's interval of a rank correlation, with the variance of Bonett and Wright.
+
+    Source: Bonett & Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations",
+    Psychometrika 65, 2000.
+
+    Args:
+        rho: The rank correlation; the interval of 1 and -1 is that number alone.
+        count: How many things were ranked, at least 4.
+        confidence: Probability that the interval covers the true one.
+    """
+    if abs(rho) >= 1 - 1e-12:
+        return rho, rho
+    spread = normal_quantile((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
+    return math.tanh(math.atanh(rho) - spread), math.tanh(math.atanh(rho) + spread)
 
 
 def ranks(values: Float[np.ndarray, "... n"]) -> Float64[np.ndarray, "... n"]:

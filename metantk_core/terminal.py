@@ -17,10 +17,12 @@ from rich.text import Text
 from metantk_core import meta_training, upkeep, workflow
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
+from metantk_core.benchmarking import Outcome
 from metantk_core.config import RunConfig
 from metantk_core.errors import STOPPED
 from metantk_core.files import amount
 from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.reruns import FIGURES, Estimate, Past
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
 from metantk_core.workspace import Workspace
@@ -38,6 +40,8 @@ _CALLS = {
     "log_table": "tables",
     "open_run": "runs opened",
     "register": "models",
+    "tag_run": "sets of tags",
+    "untag_run": "sets of tags taken away",
 }
 _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal to redraw
 
@@ -504,3 +508,63 @@ def _shown_path(place: str) -> str:
     """Return a path as short as it leads there from here; an address stays as it is."""
     path = Path(place).absolute()
     return str(path.relative_to(Path.cwd())) if "://" not in place and path.is_relative_to(Path.cwd()) else place
+
+
+def print_rerun(outcome: Outcome, place: Workspace, console: Console | None = None) -> None:
+    """Print what became of the figures of a benchmark rerun, a sentence that says it all, and what to do next."""
+    console = console or Console()
+    comparison = outcome.comparison
+    table = Table(box=None, pad_edge=False)
+    table.add_column("figure")
+    for heading in ("this rerun", "baseline"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for verdict in comparison.verdicts:
+        shown = [
+            FIGURES[verdict.figure].shown(measured.value) if isinstance(measured, Estimate) else (measured or "-")[:8]
+            for measured in (verdict.now, verdict.before)
+        ]
+        style = {"worse": "bold red", "better": "green"}.get(str(verdict.status), "")
+        table.add_row(verdict.figure, *shown, Text(str(verdict.status), style=style))
+    console.print(table)
+    if comparison.before is not None:
+        changes = comparison.now.changes_since(comparison.before)
+        said = (
+            f"other than at the baseline: {'; '.join(changes)}"
+            if changes
+            else "versions and machine as at the baseline"
+        )
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
+    console.print(Text(comparison.sentence, style="bold red" if comparison.is_regression else "bold"), soft_wrap=True)
+    if outcome.baseline.why:
+        console.print(outcome.baseline.why, soft_wrap=True, highlight=False, markup=False)
+    if comparison.before is None or comparison.is_regression:
+        command = ["metantk", "benchmark", "accept", outcome.run]
+        if not place.tracking and place.root != Path("runs"):
+            command += ["--workspace", str(place.root)]
+        told = "if it is as it should be" if comparison.before is None else "if that is meant to be so"
+        console.print(f"{told}: {shlex.join(command)}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"page: {outcome.page}", soft_wrap=True, highlight=False, markup=False)
+    if outcome.link:
+        console.print(f"MLflow: {outcome.link}", soft_wrap=True, highlight=False, markup=False)
+
+
+def print_reruns(reruns: Sequence[Past], console: Console | None = None) -> None:
+    """Print benchmark reruns, a line each."""
+    console = console or Console()
+    if not reruns:
+        console.print("No benchmark has been run yet; begin with: metantk benchmark run --quick", highlight=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "date (UTC)", "recipe"):
+        table.add_column(heading, no_wrap=True)  # to be copied
+    table.add_column("verdict", overflow="fold")
+    for past in reruns:
+        baseline = workflow.latest_accepted(one for one in reruns if one.experiment == past.experiment)
+        said = past.verdict or past.status
+        if past.worse:
+            said += f": {', '.join(past.worse)}"
+        if baseline is not None and baseline.run == past.run:
+            said += " (the baseline)"
+        table.add_row(past.run, past.date[:16].replace("T", " "), past.recipe, said)
+    console.print(table)

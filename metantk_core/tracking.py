@@ -32,7 +32,9 @@ class Tracking:
     unsent: Unsent | None = None
 
 
-def open_tracking(address: str, store: ArtifactStore | None, run: str, *, at_start: bool) -> Tracking:
+def open_tracking(
+    address: str, store: ArtifactStore | None, run: str, *, at_start: bool, experiment: str = wiring.EXPERIMENT
+) -> Tracking:
     """Return the way to MLflow, after what could not be logged before was sent.
 
     Args:
@@ -41,17 +43,18 @@ def open_tracking(address: str, store: ArtifactStore | None, run: str, *, at_sta
         run: Name of the run.
         at_start: Whether nothing has been computed yet, so that it is an error if the server is away. Later on it is
             waited for, unless others of the run did so already.
+        experiment: Name of the MLflow experiment for new runs.
 
     Raises:
         AwayError: At the start, or without a store, the server does not answer.
     """
     if store is None or not is_server(address):
-        return Tracking(wiring.tracker(address, patient=not at_start), lambda: registry(address))
+        return Tracking(wiring.tracker(address, experiment, patient=not at_start), lambda: registry(address))
     unsent = Unsent(store, run, shown(address), notice)
     left = bool(unsent.left())
     tracker = None
     try:
-        found = wiring.tracker(address, patient=not at_start and not left)
+        found = wiring.tracker(address, experiment, patient=not at_start and not left)
         tracker = found if not left or _sent(unsent, found, address, at_start=at_start) else None
     except AwayError:
         if at_start:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metantk_core.adapters.kubeflow.client import KubeflowCluster
 
 __all__ = [
+    "BENCHMARKS",
     "DEVICE",
     "EXPERIMENT",
     "artifact_store",
@@ -38,6 +39,8 @@ DEVICE = "METANTK_DEVICE"
 """Environment variable that says where networks run, to every command and step that is not told otherwise."""
 EXPERIMENT = "metantk"
 """Name of the MLflow experiment that runs are shown under."""
+BENCHMARKS = "metantk-benchmarks"
+"""Name of the MLflow experiment that benchmark reruns are shown under, apart from all other runs."""
 
 
 def artifact_store(uri: str) -> ArtifactStore:

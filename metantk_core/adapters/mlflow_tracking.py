@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -14,8 +15,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
@@ -26,7 +28,7 @@ from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
 from metantk_core.adapters.mlflow_store import LONGEST_DIGEST, Connection
 from metantk_core.errors import InputError
-from metantk_core.ports import FAILED_STEP, RUN_KEY, DatasetSummary, MetricPoint
+from metantk_core.ports import FAILED_STEP, RUN_KEY, DatasetSummary, MetricPoint, TrackedRun
 
 NON_FINITE = "metantk.non_finite."
 """Beginning of the tags that note the first non-finite value of a curve, such as ``nan at step 12``."""
@@ -37,8 +39,10 @@ _CONTEXT = "mlflow.data.context"
 _PARENT = "mlflow.parentRunId"
 _NOTE = "mlflow.note.content"
 _TABLES = "mlflow.loggedArtifacts"
-_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_STATUS: Mapping[ports.RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_ENDINGS: Mapping[str, ports.RunStatus] = {theirs: ours for ours, theirs in _STATUS.items()}
 # Limits of MLflow's REST interface.
+_RUNS_PER_CALL = 1000
 _METRICS_PER_CALL = 1000
 _PARAMETERS_PER_CALL = 100
 _LONGEST_PARAMETER = 6000
@@ -250,6 +254,65 @@ class MlflowTracker:
             run = self._found(experiment.experiment_id, key, None, tag) if experiment else None
         return run.info.run_id if run else None
 
+    def find_runs(self, tags: Mapping[str, str], *, deleted: bool = False) -> tuple[TrackedRun, ...]:
+        """Return the runs of this experiment without a parent that have all these tags, the oldest first.
+
+        Args:
+            tags: Tags and their values; without quotes.
+            deleted: Whether those that were deleted are wanted instead of those that were not.
+        """
+        if any("'" in text or "`" in text for tag in tags.items() for text in tag):
+            raise ValueError(f"Tags to look for can't hold quotes: {dict(tags)!r}.")
+        experiment = self._client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            return ()
+        wanted = " and ".join(f"tags.`{tag}` = '{text}'" for tag, text in tags.items())
+        kind = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+        found: list[TrackedRun] = []
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment.experiment_id],
+                wanted,
+                kind,
+                max_results=_RUNS_PER_CALL,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += [_tracked(run) for run in page if _PARENT not in run.data.tags]
+            token = page.token
+            if not token:
+                return tuple(sorted(found, key=lambda run: (run.started, run.identifier)))
+
+    def read_run(self, run: str) -> TrackedRun | None:
+        """Return what is known of a run by its identifier, in whatever experiment it is, or none."""
+        try:
+            return _tracked(self._client.get_run(run))
+        except MlflowError as error:
+            if error.code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        except MlflowException as error:  # it is no identifier at all
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+        return None
+
+    def read_file(self, run: str, file: str) -> bytes | None:
+        """Return a file that is attached to a run, or none."""
+        folder = os.path.dirname(file)
+        if file not in {there.path for there in self._client.list_artifacts(run, folder or None)}:
+            return None
+        with tempfile.TemporaryDirectory() as scratch:
+            return Path(self._client.download_artifacts(run, file, scratch)).read_bytes()
+
+    def untag_run(self, run: str, tags: Iterable[str]) -> None:
+        """Take words away; those that a run does not have are passed over."""
+        for tag in tags:
+            try:
+                self._client.delete_tag(run, tag)
+            except MlflowError as error:
+                if error.code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+
     def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
         """Add words to find a run by, in some seconds at most: that is how a process that is about to end says why."""
         with self._in_a_hurry():
@@ -342,6 +405,18 @@ class MlflowTracker:
                 history = self._client.get_metric_history(run, name) if name in begun else ()
                 steps[name] = {metric.step for metric in history}
         return steps
+
+
+def _tracked(run: Run) -> TrackedRun:
+    return TrackedRun(
+        run.info.run_id,
+        run.info.run_name or "",
+        _ENDINGS.get(run.info.status, "running"),
+        run.info.start_time,
+        dict(run.data.tags),
+        dict(run.data.metrics),
+        run.info.lifecycle_stage != LifecycleStage.ACTIVE,
+    )
 
 
 def _page(run: Run, file: str = "") -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.report.formatting import fixed, points
-from metantk_core.statistics import normal_quantile, student_p_value, student_quantile
+from metantk_core.statistics import rank_correlation_interval, student_p_value, student_quantile
 
 _COUNTED = {"params": "the number of parameters", "flops": "the number of multiply-accumulates (MACs)"}
 
@@ -49,7 +49,7 @@ def paired_difference(first: Evaluation, second: Evaluation) -> Difference | Non
     Equal protocols and an equal seed mean equal episodes, one by one. The interval covers the choice of episodes, not
     of the training's seed.
     """
-    if _episodes(first) != _episodes(second) or len(first.per_episode) < 2:
+    if not same_episodes(first, second) or len(first.per_episode) < 2:
         return None
     differences = np.array(first.per_episode, dtype=np.float64) - np.array(second.per_episode, dtype=np.float64)
     count, mean = len(differences), float(differences.mean())
@@ -58,6 +58,11 @@ def paired_difference(first: Evaluation, second: Evaluation) -> Difference | Non
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0)
     half_width = student_quantile(0.975, count - 1) * error
     return Difference(mean, half_width, student_p_value(mean / error, count - 1))
+
+
+def same_episodes(first: Evaluation, second: Evaluation) -> bool:
+    """Return whether two networks were evaluated on the same episodes, if the images were the same."""
+    return _episodes(first) == _episodes(second)
 
 
 def rank_association(leaderboard: Leaderboard, count: str) -> Association | None:
@@ -73,10 +78,7 @@ def rank_association(leaderboard: Leaderboard, count: str) -> Association | None
     number = sum(dict(standing.others).get(count) is not None for standing in scored(leaderboard))
     if rho is None or number < 4:
         return None
-    if abs(rho) >= 1 - 1e-12:
-        return Association(rho, rho, rho)
-    spread = normal_quantile(0.975) * math.sqrt((1 + rho**2 / 2) / (number - 3))
-    return Association(rho, math.tanh(math.atanh(rho) - spread), math.tanh(math.atanh(rho) + spread))
+    return Association(rho, *rank_correlation_interval(rho, number))
 
 
 def scored(leaderboard: Leaderboard) -> tuple[Standing, ...]:

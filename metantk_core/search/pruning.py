@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from metantk_core.candidates import Edge, Genotype, parse_genotype
 from metantk_core.candidates.darts_family import DEGREE
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, UnscoredError
 from metantk_core.ranking import Criterion, Reliability, halves, reliability, resamples
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search.history import Choice, Removal, SearchHistory, SearchRound, tied
@@ -177,7 +177,7 @@ def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal],
         before = {job.genotype: found(job) for job in supernets}
         problem = next(filter(None, (_reason(records, setting.criterion) for records in before.values())), "")
         if problem and not own:
-            raise InputError(
+            raise UnscoredError(
                 f"The supernet itself can't be scored ({problem}); pruning compares with it: change the scores, the "
                 "width or the data."
             )
@@ -189,7 +189,7 @@ def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal],
                 base = before[_compared(state, name)]
                 values[row, number] = _change(setting, name, _draws(base, name, draws), _draws(after, name, draws))
     if all(reasons):
-        raise InputError(
+        raise UnscoredError(
             f"No removal of this round could be scored (for example: {reasons[0]}); change the scores, the width or "
             "the data."
         )

@@ -10,15 +10,35 @@ from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
+from .rerunning import (
+    PAGE,
+    RERUN_FILE,
+    Baseline,
+    accept,
+    all_reruns,
+    close_reruns,
+    earlier_reruns,
+    find_baseline,
+    finished_rerun,
+    latest_accepted,
+    log_rerun,
+    open_rerun,
+    rerun,
+    rerun_key,
+)
 from .runs import Ports, open_run, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
 from .together import join_shards, search_together
+from .surroundings import surroundings
 from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
 from .training import evaluate, genotype_of, meta_train, register_model
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
 
 __all__ = [
+    "PAGE",
+    "RERUN_FILE",
+    "Baseline",
     "KeepingRegistry",
     "KeepingTracker",
     "OwnRanking",
@@ -29,20 +49,29 @@ __all__ = [
     "SearchResult",
     "Sent",
     "Unsent",
+    "accept",
     "admit_dataset",
+    "all_reruns",
     "check_limits",
+    "close_reruns",
     "close_round",
     "dataset_folder",
+    "earlier_reruns",
     "episode_source",
     "evaluate",
+    "find_baseline",
     "finish_search",
+    "finished_rerun",
     "found_a_value",
     "genotype_of",
     "join_shards",
+    "latest_accepted",
     "leaderboard_columns",
     "load_records",
+    "log_rerun",
     "meta_train",
     "num_rounds",
+    "open_rerun",
     "open_run",
     "own_model",
     "own_models",
@@ -54,6 +83,8 @@ __all__ = [
     "read_result",
     "register_model",
     "report",
+    "rerun",
+    "rerun_key",
     "round_columns",
     "score",
     "score_own_model",
@@ -65,6 +96,7 @@ __all__ = [
     "shard_names",
     "shard_number",
     "start_search",
+    "surroundings",
     "training_metrics",
     "unsent_runs",
     "versions",

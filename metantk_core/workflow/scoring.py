@@ -1,6 +1,6 @@
 """Steps that score: candidates and images enter, score records leave."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from metantk_core.candidates import parse_genotype, shard, space_named
@@ -15,6 +15,13 @@ from metantk_core.workflow.limits import num_rounds
 from metantk_core.workflow.records import Records, lacking
 from metantk_core.workflow.runs import Ports
 from metantk_core.workflow.score_store import ScoreStore
+
+Scored = Callable[[Job, Sequence[ScoreRecord]], object]
+"""Takes what was computed of a candidate: the job, and the records of the draws that were missing."""
+
+
+def untimed(job: Job, records: Sequence[ScoreRecord]) -> None:
+    """Take no note."""
 
 
 def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: str = "cpu") -> tuple[ScoreRecord, ...]:
@@ -53,6 +60,7 @@ def score_shard(
     dataset: ImageDataset,
     earlier: Records,
     ports: Ports,
+    on_scored: Scored = untimed,
 ) -> tuple[ScoreRecord, ...]:
     """Score every job of one part of the planned round and return the records, candidate by candidate.
 
@@ -67,6 +75,7 @@ def score_shard(
         dataset: The images.
         earlier: The records of earlier rounds.
         ports: Ports of the step.
+        on_scored: Told what was computed of each candidate, after it was stored; not what was found.
     """
     kind, space = ports.device_kind, config.search.space
     memory = ScoreStore(config, dataset, ports.store, kind)
@@ -77,10 +86,14 @@ def score_shard(
     progress(0, max(1, len(mine)))
     for done, job in enumerate(mine, start=1):
         found = memory.completed(job, _usable(earlier, job, kind))
+        fresh: list[ScoreRecord] = []
         for draws, names in _missing(config, job, found):
             more = scorer().score(parse_genotype(space, job.genotype), draws, job.stream, job.weights, names)
             memory.write(job, draws, more)
+            fresh += more
             found |= {new.score: found[new.score].followed_by(new) if new.score in found else new for new in more}
+        if fresh:
+            on_scored(job, fresh)
         records += [found[name].first(job.draws) for name in config.scoring.scores]
         progress(done, len(mine))
     if not mine:

@@ -12,7 +12,7 @@ from metantk_core.search import Found, SearchHistory, SearchState, advance, star
 from metantk_core.workflow.limits import latency_table, limited_setting
 from metantk_core.workflow.records import Records
 from metantk_core.workflow.runs import Ports
-from metantk_core.workflow.scoring import score_shard
+from metantk_core.workflow.scoring import Scored, score_shard, untimed
 from metantk_core.workflow.tracked import track_ranking, track_round, track_search
 
 
@@ -35,11 +35,18 @@ class SearchResult:
         table.write_text(render_markdown(self.leaderboard), encoding="utf-8")
 
 
-def search(config: RunConfig, dataset: ImageDataset, ports: Ports) -> SearchResult:
-    """Search from start to end in this process."""
+def search(config: RunConfig, dataset: ImageDataset, ports: Ports, on_scored: Scored = untimed) -> SearchResult:
+    """Search from start to end in this process.
+
+    Args:
+        config: The run.
+        dataset: Its images.
+        ports: Ports of the step.
+        on_scored: See ``score_shard``.
+    """
     state, records = start_search(config, ports), Records()
     while not state.finished:
-        records = records.joined(score_shard(config, state, 0, 1, dataset, records, ports))
+        records = records.joined(score_shard(config, state, 0, 1, dataset, records, ports, on_scored))
         state = close_round(config, state, records, ports)
     return finish_search(config, state, records, ports)
 

@@ -9,7 +9,7 @@ from metantk_core import meta_training
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, UnscoredError
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ports import RegisteredModel
 from metantk_core.ranking import ROLES, Leaderboard
@@ -32,7 +32,7 @@ def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
         raise InputError(f"Expected one of the roles {', '.join(ROLES)}, but got {role!r}; correct trained_roles.")
     scored = [standing for standing in leaderboard.standings if standing.mean is not None]
     if len(scored) < 3:
-        raise InputError(
+        raise UnscoredError(
             "Expected at least 3 candidates with a score, to train the best, the worst and a random one, but got "
             f"{len(scored)} of {len(leaderboard.standings)}; raise search.num_candidates, or see why they failed."
         )

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from metantk_core.ports import (
     ModelRegistry,
     RegisteredModel,
     RunStatus,
+    TrackedRun,
     Tracker,
 )
 from metantk_core.seeding import digest
@@ -272,6 +273,25 @@ class KeepingTracker:
 
         return self._asked(lambda tracker: tracker.find_run(key, tag=tag, hurry=hurry), keep)
 
+    def find_runs(self, tags: Mapping[str, str], *, deleted: bool = False) -> tuple[TrackedRun, ...]:
+        """Return the runs without a parent that have all these tags; see ``Tracker``."""
+        return self._asked(lambda tracker: tracker.find_runs(tags, deleted=deleted), self._unknown)
+
+    def read_run(self, run: str) -> TrackedRun | None:
+        """Return what is known of a run; see ``Tracker``."""
+        return self._asked(lambda tracker: tracker.read_run(run), self._unknown)
+
+    def read_file(self, run: str, file: str) -> bytes | None:
+        """Return a file that is attached to a run; see ``Tracker``."""
+        return self._asked(lambda tracker: tracker.read_file(run, file), self._unknown)
+
+    def untag_run(self, run: str, tags: Iterable[str]) -> None:
+        """Take words away; see ``Tracker``."""
+        named = list(tags)
+        self._asked(
+            lambda tracker: tracker.untag_run(run, named), lambda: self._unsent.keep("untag_run", run=run, tags=named)
+        )
+
     def tag_run(self, run: str, tags: Mapping[str, str]) -> None:
         """Add words to find a run by; see ``Tracker``."""
         self._asked(
@@ -289,6 +309,12 @@ class KeepingTracker:
     def link(self, run: str) -> str | None:
         """Return the address of a run's page, or none while there is nobody who could show it."""
         return self._asked(lambda tracker: tracker.link(run), lambda: None)
+
+    def _unknown(self) -> NoReturn:
+        raise AwayError(
+            f"{self._unsent.address} does not answer, and what it remembers is needed; run the same command again when "
+            "it does."
+        )
 
     def _asked(self, ask: Callable[[Tracker], T], keep: Callable[[], T]) -> T:
         if self._behind is not None and not self._unsent.away:
@@ -430,6 +456,7 @@ class _Sender:
             "log_table": self._tracker.log_table,
             "log_dataset": self._log_dataset,
             "tag_run": self._tracker.tag_run,
+            "untag_run": self._tracker.untag_run,
             "close_run": self._tracker.close_run,
             "register": self._register,
         }

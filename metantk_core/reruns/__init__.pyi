@@ -1,0 +1,22 @@
+from .comparison import Comparison, Verdict, compare
+from .figures import FIGURES, Estimate, Figure, Status
+from .history import Past
+from .page import HistoryData, render_history, write_history
+from .rerun import Rerun, Surroundings, Timing
+
+__all__ = [
+    "FIGURES",
+    "Comparison",
+    "Estimate",
+    "Figure",
+    "HistoryData",
+    "Past",
+    "Rerun",
+    "Status",
+    "Surroundings",
+    "Timing",
+    "Verdict",
+    "compare",
+    "render_history",
+    "write_history",
+]
