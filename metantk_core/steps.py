@@ -54,9 +54,9 @@ def open_pipeline(
         pipeline: Kubeflow's identifier of the pipeline run.
         kubeflow: Address of Kubeflow's pages, for a link to that of the pipeline run; empty for none.
     """
-    with _reporting():
+    with reporting():
         run_config = RunConfig.from_json(config)
-        address = _address(tracking_uri)
+        address = tracking_address(tracking_uri)
         wiring.tracker(address)  # says so at once if nobody answers
         kept = wiring.artifact_store(store) if store else None
         if run_config.data.path is not None and run_config.dataset_digest is None:
@@ -89,8 +89,8 @@ def open_step(name: str, run: str | Path, *, store: str, tracking_uri: str) -> I
         store: Address of the artifact store; empty keeps finished work only as long as the pod lives.
         tracking_uri: Address of MLflow; empty for ``MLFLOW_TRACKING_URI``. A server that is away is waited for.
     """
-    with _reporting():
-        config, address = RunConfig.from_json(Path(run).read_text(encoding="utf-8")), _address(tracking_uri)
+    with reporting():
+        config, address = RunConfig.from_json(Path(run).read_text(encoding="utf-8")), tracking_address(tracking_uri)
         with _opened(name, config, store, address) as step:
             yield config, step.ports(_found(config, step.way.tracker, address))
 
@@ -106,9 +106,9 @@ def close_pipeline(pipeline: str, state: str, reason: str, *, config: str, store
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
     """
-    with _reporting():
+    with reporting():
         status = _STATUS.get(state, "failed")
-        with _opened("close run", RunConfig.from_json(config), store, _address(tracking_uri)) as step:
+        with _opened("close run", RunConfig.from_json(config), store, tracking_address(tracking_uri)) as step:
             tracker = step.way.tracker
             run = tracker.find_run(pipeline, tag=PIPELINE)
             if run is not None:  # else the first step did not come so far
@@ -119,7 +119,7 @@ def close_pipeline(pipeline: str, state: str, reason: str, *, config: str, store
 
 
 @contextmanager
-def _reporting() -> Iterator[None]:
+def reporting() -> Iterator[None]:
     """Let signals raise, and a person's bad input end the process with one sentence and exit code 2.
 
     An error of ours ends it with its traceback, without secrets, and exit code 1.
@@ -217,7 +217,12 @@ def _found(config: RunConfig, tracker: Tracker, address: str) -> str:
     return run
 
 
-def _address(tracking_uri: str) -> str:
+def tracking_address(tracking_uri: str) -> str:
+    """Return the address of MLflow that a step was given, or that stands in ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        InputError: There is none.
+    """
     address = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not address:
         raise InputError(

@@ -34,5 +34,8 @@ CACHING: Mapping[StepName, Caching] = MappingProxyType(
         "write_report": Caching(False, "attaches the report to the run in MLflow"),
         "register_model": Caching(False, "registers the model and ends the run in MLflow"),
         "close_run": Caching(False, "says how the pipeline ended"),
+        "rerun_benchmark": Caching(False, "measures anew what an earlier run measured"),
+        "judge_benchmark": Caching(False, "says what the rerun found"),
+        "close_benchmarks": Caching(False, "says how the pipeline ended"),
     }
 )

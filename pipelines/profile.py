@@ -34,8 +34,11 @@ StepName = Literal[
     "write_report",
     "register_model",
     "close_run",
+    "rerun_benchmark",
+    "judge_benchmark",
+    "close_benchmarks",
 ]
-COMPUTING: frozenset[StepName] = frozenset({"search", "search_shard", "score_shard", "meta_train", "evaluate"})
+COMPUTING: frozenset[StepName] = frozenset({"search", "search_shard", "score_shard", "meta_train", "evaluate", "rerun_benchmark"})
 """Steps that run networks; so does ``start_search`` where latency is limited, which it measures."""
 
 # What a generated key looks like, and the name of one doesn't.
@@ -238,7 +241,7 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
     computes: Placement = Field(
         default=Placement(),
         description="What steps ask for that run networks: search, search_shard, score_shard, meta_train, evaluate, "
-        "and start_search if latency is limited",
+        "rerun_benchmark, and start_search if latency is limited",
     )
     light: Placement = Field(default=Placement(), description="What all other steps ask for")
     steps: dict[StepName, Placement] = Field(default={}, description="What single steps ask for, by name")

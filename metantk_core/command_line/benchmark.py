@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from metantk_core.command_line.cluster import ClusterProfile, cluster_profile
 from metantk_core.command_line.options import (
     AsJson,
     Commands,
@@ -143,6 +144,50 @@ def list_reruns(
         )
     else:
         terminal.print_reruns(found)
+
+
+@benchmark.command(
+    name="compile",
+    epilog="Examples: metantk benchmark compile glyphs glyphs-darts -o benchmark.yaml  ·  "
+    "metantk benchmark compile glyphs --quick --profile gke-spot --tracking-uri http://mlflow.mlflow:5000",
+)
+def compile_benchmark(
+    recipes: Recipes = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The pipeline package.")] = Path("benchmark.yaml"),
+    quick: Quick = False,
+    profile: ClusterProfile = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="Image that holds metantk_core; default: the profile's, or the one of this release."),
+    ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            help="What keeps finished work between attempts: a folder that all pods mount, or s3://bucket/prefix."
+        ),
+    ] = "",
+    tracking_uri: Annotated[
+        str,
+        typer.Option(
+            "--tracking-uri", help="MLflow as the cluster sees it: http(s):// or postgresql://, without password."
+        ),
+    ] = "",
+    overrides: Overrides = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the pipeline that a schedule runs: a step a recipe, none of it cached; what got worse fails its step."""
+    configs = _configurations(recipes, overrides, seed, quick=quick)
+    placed = cluster_profile(profile, everywhere={"image": image})
+
+    from pipelines import benchmark
+
+    size = benchmark.write(configs, output, placed, store=store, tracking_uri=tracking_uri)
+    if as_json:
+        print_json({"pipeline": str(output), **size._asdict()})
+    else:
+        typer.echo(f"Wrote {output}: each run of it is a rerun of {', '.join(config.name for config in configs)}.")
+        typer.echo(size.sentence())
 
 
 def _configurations(

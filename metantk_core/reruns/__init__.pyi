@@ -1,6 +1,6 @@
 from .comparison import Comparison, Verdict, compare
 from .figures import FIGURES, Estimate, Figure, Status
-from .history import Past
+from .history import Past, markdown_of, numbers_of
 from .page import HistoryData, render_history, write_history
 from .rerun import Rerun, Surroundings, Timing
 
@@ -17,6 +17,8 @@ __all__ = [
     "Timing",
     "Verdict",
     "compare",
+    "markdown_of",
+    "numbers_of",
     "render_history",
     "write_history",
 ]

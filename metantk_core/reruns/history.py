@@ -90,7 +90,7 @@ class Past:
     @classmethod
     def now(cls, run: str, comparison: Comparison) -> "Past":
         """Return how a rerun that has just been compared will be remembered."""
-        return cls.of(TrackedRun(run, "", "finished", 0, tags_of(comparison, ""), _metrics_by_name(comparison)))
+        return cls.of(TrackedRun(run, "", "finished", 0, tags_of(comparison, ""), numbers_of(comparison)))
 
 
 def tags_of(comparison: Comparison, baseline: str) -> dict[str, str]:
@@ -132,10 +132,11 @@ def begun_tags(recipe: str, experiment: str, date: str, surroundings: Surroundin
 
 def metrics_of(comparison: Comparison) -> list[MetricPoint]:
     """Return the figures of a rerun as metrics, with the ends of their intervals, and what they are made of."""
-    return [MetricPoint(name, value) for name, value in _metrics_by_name(comparison).items()]
+    return [MetricPoint(name, value) for name, value in numbers_of(comparison).items()]
 
 
-def _metrics_by_name(comparison: Comparison) -> dict[str, float]:
+def numbers_of(comparison: Comparison) -> dict[str, float]:
+    """Return the numbers of a rerun by the names of their metrics; those that are missing are left out."""
     now = comparison.now
     values: dict[str, float | None] = {}
     for verdict in comparison.verdicts:
@@ -165,3 +166,11 @@ def columns_of(comparison: Comparison) -> dict[str, Sequence[object]]:
         "status": [str(verdict.status) for verdict in verdicts],
         "what happened": [verdict.words for verdict in verdicts],
     }
+
+
+def markdown_of(comparison: Comparison) -> str:
+    """Return the verdict as Markdown: the sentence, and the figures in a table."""
+    columns = columns_of(comparison)
+    rows = [" | ".join(str(value).replace("|", "\\|") for value in row) for row in zip(*columns.values(), strict=True)]
+    heading = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    return f"**{comparison.sentence}**\n\n" + "".join(f"| {row} |\n" for row in (*heading, *rows))
