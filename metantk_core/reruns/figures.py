@@ -195,7 +195,7 @@ def _common_ranks(
 
 
 def _scored(rerun: Rerun, baseline: Rerun | None) -> Measured:
-    return Estimate(len(findings.scored(rerun.leaderboard))) if rerun.leaderboard else None
+    return Estimate(float(len(findings.scored(rerun.leaderboard)))) if rerun.leaderboard else None
 
 
 def _scored_change(now: Rerun, before: Rerun, tolerances: BenchmarkTolerances) -> Change:

@@ -294,3 +294,63 @@ with run_scope(tracker, parent):
     process.terminate()
     assert process.wait(timeout=30) == 143
     assert [client.get_run(run).info.status for run in runs] == ["FAILED", "FAILED"]
+
+
+def test_runs_are_found_by_all_their_tags_the_oldest_first_and_nobody_elses(
+    tracker: Tracker, client: MlflowClient, uri: str, key: str
+):
+    mine = []
+    for number in range(3):
+        mine.append(tracker.open_run(f"{key}-{number}", f"run {number}", tags={"team": key, "kind": "rerun"}))
+        tracker.log_metrics(mine[-1], [MetricPoint("figure", float(number))])
+    tracker.open_run(f"{key}-other", "other", tags={"team": key, "kind": "search"})
+    tracker.open_run(f"{key}-child", "child", parent=mine[0], tags={"team": key, "kind": "rerun"})
+    wiring.tracker(uri, f"suite of others {key}").open_run(key, "elsewhere", tags={"team": key, "kind": "rerun"})
+    tracker.close_run(mine[0], "finished")
+    tracker.close_run(mine[1], "failed")
+    found = wiring.tracker(uri, "suite").find_runs({"team": key, "kind": "rerun"})
+    assert [run.identifier for run in found] == mine
+    assert [run.status for run in found] == ["finished", "failed", "running"]
+    assert [run.metrics["figure"] for run in found] == [0.0, 1.0, 2.0]
+    assert found[1].name == "run 1"
+    assert found[1].tags["kind"] == "rerun"
+    client.delete_run(mine[1])
+    assert [run.identifier for run in tracker.find_runs({"team": key, "kind": "rerun"})] == [mine[0], mine[2]]
+    (gone,) = tracker.find_runs({"team": key, "kind": "rerun"}, deleted=True)
+    assert (gone.identifier, gone.deleted) == (mine[1], True)
+    assert wiring.tracker(uri, f"never-{key}").find_runs({}) == ()
+    with pytest.raises(ValueError, match="quotes"):
+        tracker.find_runs({"team": "o'clock"})
+
+
+def test_more_runs_are_found_than_fit_into_one_answer(tracker: Tracker, key: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("metantk_core.adapters.mlflow_tracking._RUNS_PER_CALL", 2)
+    mine = [tracker.open_run(f"{key}-{number}", "run", tags={"team": key}) for number in range(5)]
+    assert [run.identifier for run in tracker.find_runs({"team": key})] == mine
+
+
+def test_a_run_is_read_by_its_identifier_and_its_files_by_their_names(tracker: Tracker, key: str, tmp_path: Path):
+    run = tracker.open_run(key, "run", tags={"a": "b"})
+    file = tmp_path / "rerun.json"
+    file.write_text('{"x": 1}')
+    tracker.log_file(run, file)
+    tracker.log_file(run, file, "below")
+    known = tracker.read_run(run)
+    assert known is not None
+    assert known.tags["a"] == "b"
+    assert tracker.read_file(run, "rerun.json") == b'{"x": 1}'
+    assert tracker.read_file(run, "below/rerun.json") == b'{"x": 1}'
+    assert tracker.read_file(run, "other.json") is None
+    assert tracker.read_file(run, "nowhere/rerun.json") is None
+    assert tracker.read_run("0" * 32) is None
+    assert tracker.read_run("no identifier / at all") is None
+
+
+def test_words_are_taken_away_from_a_run_and_those_that_it_lacks_passed_over(tracker: Tracker, key: str):
+    run = tracker.open_run(key, "run", tags={"a": "b", "c": "d"})
+    for _ in range(2):
+        tracker.untag_run(run, ["a", "never"])
+    known = tracker.read_run(run)
+    assert known is not None
+    assert "a" not in known.tags
+    assert known.tags["c"] == "d"

@@ -1,0 +1,224 @@
+"""Benchmarks run again for real: the same is fine, what was planted is noticed, and a killed one goes on."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from forked_commands import begun, ended, metantk
+
+from metantk_core import benchmarking, wiring, workflow
+from metantk_core.config import load_config
+from metantk_core.recipes import RECIPES
+from metantk_core.reruns import Rerun
+from metantk_core.scores import Outcome, Score, Scorer, ScoreRecord
+from metantk_core.workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "data.images_per_class=6",
+    "scoring.scores=[metantk_cond, params]",
+    "training.iterations=2",
+    "training.validate_every=2",
+    "evaluation.episodes=8",
+)
+CONFIG = load_config("smoke", RECIPES, SMALL)
+COMMAND = ("benchmark", "run", "smoke", *(part for setting in SMALL for part in ("--set", setting)))
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A workspace with a baseline, in which the same was searched by `metantk search` before."""
+
+    place: Workspace
+    baseline: benchmarking.Outcome
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Accepted:
+    place = Workspace(tmp_path_factory.mktemp("benchmark"), device="cpu")
+    first = benchmarking.run(CONFIG, place)
+    benchmarking.accept(first.run, place)
+    return Accepted(place, first)
+
+
+Change = Callable[[ScoreRecord], ScoreRecord]
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, change: Change, *, seconds: float = 0.0) -> None:
+    """Let the scorer give other records from now on, or compute for longer."""
+    score = Scorer.score
+
+    def planted(self: Scorer, *args: object, **kwargs: object) -> Sequence[ScoreRecord]:
+        records = score(self, *args, **kwargs)  # type: ignore[arg-type]
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+        return tuple(replace(change(record), seconds=record.seconds + seconds / len(records)) for record in records)
+
+    monkeypatch.setattr(Scorer, "score", planted)
+
+
+def worse(outcome: benchmarking.Outcome) -> set[str]:
+    return {verdict.figure for verdict in outcome.comparison.verdicts if verdict.status == "worse"}
+
+
+def test_the_first_rerun_says_that_there_is_no_baseline_and_leaves_its_figures_alone(workspace: Accepted):
+    first = workspace.baseline
+    assert first.comparison.verdict == "no baseline"
+    assert "There is no accepted baseline of smoke yet" in first.baseline.why
+    assert f"metantk benchmark accept {first.run}" in first.page.read_text()
+    folder = first.page.parent
+    assert sorted(path.name for path in folder.iterdir()) == ["begun.json", "benchmark.html", "rerun.json"]
+    assert not (workspace.place.root / "scores").exists()
+    now = first.comparison.now
+    assert now.evaluation is not None
+    assert len(now.timings) == 6
+    assert (now.peak_memory or 0) > 10**8
+    assert now.leaderboard is not None
+    assert now.leaderboard.winner
+
+
+def test_a_rerun_computes_anew_and_is_fine_if_nothing_changed(workspace: Accepted, monkeypatch: pytest.MonkeyPatch):
+    computed: list[str] = []
+    plant(monkeypatch, lambda record: computed.append(record.genotype) or record)
+    again = benchmarking.run(CONFIG, workspace.place)
+    assert again.run != workspace.baseline.run
+    assert len(set(computed)) == 6
+    assert worse(again) <= {"time by the clock"}  # the machine of the tests may be busy
+    statuses = {verdict.figure: str(verdict.status) for verdict in again.comparison.verdicts}
+    assert statuses["leaderboard"] == statuses["accuracy of the winner"] == "within tolerance"
+    tracker = wiring.tracker(workspace.place.tracking_uri, wiring.BENCHMARKS)
+    known = tracker.read_run(again.run)
+    assert known is not None
+    assert known.status == "finished"
+    assert known.tags["metantk.benchmark.verdict"] in ("fine", "better", "regression")
+    assert known.tags["metantk.benchmark.baseline"] == workspace.baseline.run
+    assert known.metrics["benchmark/reliability"] == again.comparison.now.leaderboard.reliability.icc  # type: ignore[union-attr]
+    assert {"benchmark.html", "figures.json", "rerun.json", "leaderboard.json"} <= {
+        file for file in ("benchmark.html", "figures.json", "rerun.json", "leaderboard.json")
+        if tracker.read_file(again.run, file)
+    }  # fmt: skip
+    assert workspace.baseline.run in again.page.read_text()
+
+
+def test_another_score_and_more_work_are_noticed_although_all_was_scored_before(
+    workspace: Accepted, monkeypatch: pytest.MonkeyPatch
+):
+    def nudged(record: ScoreRecord) -> ScoreRecord:
+        if record.score != "metantk_cond":
+            return record
+        return replace(record, draws=tuple(replace(draw, value=draw.value * (1 + 1e-12)) for draw in record.draws))  # type: ignore[operator]
+
+    plant(monkeypatch, nudged, seconds=0.5)
+    outcome = benchmarking.run(CONFIG, workspace.place)
+    assert {"leaderboard", "processor time"} <= worse(outcome)
+    assert "candidates have another score" in outcome.comparison.sentence
+    assert "times as much processor time" in outcome.comparison.sentence
+    assert "smoke got worse" in outcome.page.read_text()
+    known = wiring.tracker(workspace.place.tracking_uri, wiring.BENCHMARKS).read_run(outcome.run)
+    assert known is not None
+    assert known.tags["metantk.benchmark.verdict"] == "regression"
+    assert known.tags["metantk.benchmark.sentence"] == outcome.comparison.sentence
+
+
+def test_a_search_that_comes_to_nothing_is_a_regression_and_no_bad_input(
+    workspace: Accepted, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(
+        self: Scorer, genotype: object, draws: range, stream: str, weights: str, names: Sequence[str]
+    ) -> tuple[ScoreRecord, ...]:
+        failed = tuple(Score(None, Outcome.NON_FINITE, "planted") for _ in draws) or (Score(1.0),)
+        return tuple(
+            ScoreRecord("nasbench201", str(genotype), name, failed, 0, 0.1, device="cpu" if draws else "")
+            for name in names
+        )
+
+    monkeypatch.setattr(Scorer, "score", broken)
+    outcome = benchmarking.run(CONFIG, workspace.place)
+    assert {"candidates scored", "accuracy of the winner"} <= worse(outcome)
+    assert "Expected at least 3 candidates with a score" in outcome.comparison.sentence
+    tracker = wiring.tracker(workspace.place.tracking_uri, wiring.BENCHMARKS)
+    known = tracker.read_run(outcome.run)
+    assert known is not None
+    assert (known.status, known.tags["metantk.benchmark.verdict"]) == ("finished", "regression")
+
+
+def test_a_named_rerun_that_ended_is_not_computed_again(workspace: Accepted, monkeypatch: pytest.MonkeyPatch):
+    done = workspace.baseline.comparison.now
+
+    def never(*args: object, **kwargs: object) -> Rerun:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(workflow, "rerun", never)
+    again = benchmarking.run(CONFIG, workspace.place, name=done.name)
+    assert again.run == workspace.baseline.run
+    assert again.comparison.now == done
+    assert again.comparison.verdict == "fine"
+
+
+@pytest.mark.minutes
+def test_a_killed_rerun_goes_on_to_the_same_numbers_and_is_one_run(workspace: Accepted, tmp_path: Path):
+    root = str(workspace.place.root)
+    before = benchmarking.reruns(workspace.place)
+    killed = 0
+    for seconds in (1.0, 2.5, 4.0):
+        with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("a") as err:
+            process = begun(
+                *COMMAND,
+                "--workspace",
+                root,
+                cwd=tmp_path,
+                stdout=out.fileno(),
+                stderr=err.fileno(),
+                METANTK_DEVICE="cpu",
+            )
+            time.sleep(seconds)
+            os.kill(process, signal.SIGKILL)
+            killed += ended(process) == -signal.SIGKILL
+    assert killed >= 2
+    done = metantk(*COMMAND, "--workspace", root, cwd=tmp_path, METANTK_DEVICE="cpu")
+    assert done.returncode in (0, 3), done.stderr
+    assert "within tolerance" in re.search(r"leaderboard .*", done.stdout)[0]  # type: ignore[index]
+    after = benchmarking.reruns(workspace.place)
+    assert len(after) <= len(before) + 2  # one may have ended before it was killed
+    assert all(past.verdict for past in after)
+
+
+def test_the_commands_say_what_became_of_a_rerun_and_end_with_its_exit_code(workspace: Accepted, tmp_path: Path):
+    root = str(workspace.place.root)
+    name = workspace.baseline.comparison.now.name
+    done = metantk(*COMMAND, "--rerun", name, "--workspace", root, cwd=tmp_path, METANTK_DEVICE="cpu")
+    assert done.returncode == 0, done.stderr
+    assert "smoke is as good as its baseline" in done.stdout
+    better = replace(workspace.baseline.comparison.now, peak_memory=10**8)
+    (tmp_path / workflow.RERUN_FILE).write_text(better.to_json())
+    tracker = wiring.tracker(workspace.place.tracking_uri, wiring.BENCHMARKS)
+    tracker.log_file(workspace.baseline.run, tmp_path / workflow.RERUN_FILE)  # what the baseline will have measured
+    done = metantk(*COMMAND, "--rerun", name, "--workspace", root, cwd=tmp_path, METANTK_DEVICE="cpu")
+    assert done.returncode == 3, done.stderr
+    assert "smoke got worse: the peak memory is" in " ".join(done.stdout.split())
+    assert f"if that is meant to be so: metantk benchmark accept {workspace.baseline.run}" in done.stdout
+    listed = metantk("benchmark", "list", "--workspace", root, cwd=tmp_path)
+    assert "regression: peak memory (the baseline)" in " ".join(listed.stdout.split())
+
+
+def test_bad_input_is_one_sentence_and_changes_nothing(tmp_path: Path):
+    for arguments, words in (
+        (("run", "no-such-recipe"), "recipes are"),
+        (("run", "smoke", "smoke"), "two of them are the same experiment"),
+        (("run", "smoke", "--rerun", "../up"), "as the name of a rerun"),
+        (("run", "smoke", "--set", "benchmark.slowdown=0"), "benchmark.slowdown"),
+        (("compile", "smoke", "-o", "b.txt"), ".yaml"),
+        (("compile", "smoke", "--tracking-uri", "sqlite:///x.db"), "as pods see it"),
+    ):
+        done = metantk("benchmark", *arguments, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
