@@ -50,7 +50,7 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
     done = metantk(command, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0
     assert f"metantk {command}" in done.stdout.split("Examples:")[1]
-    if command not in ("ui", "recipes", "sync", "store", "profiles", "runs", "schedule"):
+    if command not in ("ui", "recipes", "sync", "store", "profiles", "runs", "schedule", "benchmark"):
         assert "--seed" in done.stdout
         assert "--set" in done.stdout
 
@@ -74,6 +74,13 @@ def test_every_command_of_a_store_explains_itself_with_an_example(command):
     said = CliRunner().invoke(app, ["store", command, "--help"], env={"COLUMNS": "200"}).stdout
     assert f"metantk store {command}" in said.split("Examples:")[1]
     assert "--store" in said
+
+
+@pytest.mark.parametrize("command", ["run", "accept", "list", "compile"])
+def test_every_command_of_benchmarks_explains_itself_with_an_example(command):
+    said = CliRunner().invoke(app, ["benchmark", command, "--help"], env={"COLUMNS": "200"}).stdout
+    assert f"metantk benchmark {command}" in said.split("Examples:")[1]
+    assert ("--set" in said) == (command in ("run", "compile"))
 
 
 def test_examples_of_the_help_keep_their_brackets():
