@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console, Group
@@ -17,15 +18,17 @@ from rich.text import Text
 from metantk_core import meta_training, upkeep, workflow
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
-from metantk_core.benchmarking import Outcome
 from metantk_core.config import RunConfig
 from metantk_core.errors import STOPPED
 from metantk_core.files import amount
 from metantk_core.ranking import Leaderboard, Standing
-from metantk_core.reruns import FIGURES, Estimate, Past
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
 from metantk_core.workspace import Workspace
+
+if TYPE_CHECKING:
+    from metantk_core.benchmarking import Outcome
+    from metantk_core.reruns import Past
 
 _SHOWN = 10
 _FIRST_ROUNDS, _LAST_ROUNDS = 3, 12  # of a long search
@@ -510,8 +513,10 @@ def _shown_path(place: str) -> str:
     return str(path.relative_to(Path.cwd())) if "://" not in place and path.is_relative_to(Path.cwd()) else place
 
 
-def print_rerun(outcome: Outcome, place: Workspace, console: Console | None = None) -> None:
+def print_rerun(outcome: "Outcome", place: Workspace, console: Console | None = None) -> None:
     """Print what became of the figures of a benchmark rerun, a sentence that says it all, and what to do next."""
+    from metantk_core.reruns import FIGURES, Estimate
+
     console = console or Console()
     comparison = outcome.comparison
     table = Table(box=None, pad_edge=False)
@@ -549,7 +554,7 @@ def print_rerun(outcome: Outcome, place: Workspace, console: Console | None = No
         console.print(f"MLflow: {outcome.link}", soft_wrap=True, highlight=False, markup=False)
 
 
-def print_reruns(reruns: Sequence[Past], console: Console | None = None) -> None:
+def print_reruns(reruns: "Sequence[Past]", console: Console | None = None) -> None:
     """Print benchmark reruns, a line each."""
     console = console or Console()
     if not reruns:

@@ -1,3 +1,13 @@
+from .baselines import (
+    RERUN_FILE,
+    Baseline,
+    accept,
+    all_reruns,
+    close_reruns,
+    earlier_reruns,
+    find_baseline,
+    latest_accepted,
+)
 from .data import (
     admit_dataset,
     dataset_folder,
@@ -10,22 +20,7 @@ from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
-from .rerunning import (
-    PAGE,
-    RERUN_FILE,
-    Baseline,
-    accept,
-    all_reruns,
-    close_reruns,
-    earlier_reruns,
-    find_baseline,
-    finished_rerun,
-    latest_accepted,
-    log_rerun,
-    open_rerun,
-    rerun,
-    rerun_key,
-)
+from .rerunning import PAGE, finished_rerun, log_rerun, open_rerun, rerun, rerun_key
 from .runs import Ports, open_run, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
