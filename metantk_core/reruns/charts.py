@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from metantk_core.report.charts import LIGHT, add_legend, new_axes, new_figure, to_svg
@@ -93,9 +94,9 @@ def figure_history(
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xticklabels([labels[tick] for tick in ticks])
     axes.set_xlim(-0.6, len(labels) - 0.4)
-    _set_limits(axes, known, baseline, scale)
+    whole = all(estimate.value == int(estimate.value) and estimate.low is None for estimate in known)
+    _set_limits(axes, known, baseline, scale, least=2.0 if whole else 0.0)
     if scale != "log":
-        whole = all(estimate.value == int(estimate.value) and estimate.low is None for estimate in known)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=whole))
     else:
         low, high = axes.get_ylim()
@@ -112,15 +113,15 @@ def _end(end: float | None, value: float) -> float:
     return value if end is None else end
 
 
-def _set_limits(axes: object, known: Sequence[Estimate], baseline: float | None, scale: str) -> None:
-    """Give the axis room around all values and intervals, and more if they hardly differ."""
+def _set_limits(axes: Axes, known: Sequence[Estimate], baseline: float | None, scale: str, least: float) -> None:
+    """Give the axis room around all values and intervals, and more, ``least`` at least, if they hardly differ."""
     ends = [end for estimate in known for end in (estimate.low, estimate.value, estimate.high) if end is not None]
     ends += [baseline] if baseline is not None else []
     low, high = min(ends), max(ends)
-    least = _LEAST_SPAN * max(abs(low), abs(high), 1e-12)
-    margin = max(0.1 * (high - low), (least - (high - low)) / 2)
     if scale == "log":
         factor = max((high / low) ** 0.1, (1 + _LEAST_SPAN) ** 2)
-        axes.set_ylim(low / factor, high * factor)  # type: ignore[attr-defined]
-    else:
-        axes.set_ylim(low - margin, high + margin)  # type: ignore[attr-defined]
+        axes.set_ylim(low / factor, high * factor)
+        return
+    span = max(least, _LEAST_SPAN * max(abs(low), abs(high), 1e-12))
+    margin = max(0.1 * (high - low), (span - (high - low)) / 2)
+    axes.set_ylim(low - margin, high + margin)
