@@ -38,7 +38,9 @@ StepName = Literal[
     "judge_benchmark",
     "close_benchmarks",
 ]
-COMPUTING: frozenset[StepName] = frozenset({"search", "search_shard", "score_shard", "meta_train", "evaluate", "rerun_benchmark"})
+COMPUTING: frozenset[StepName] = frozenset(
+    {"search", "search_shard", "score_shard", "meta_train", "evaluate", "rerun_benchmark"}
+)
 """Steps that run networks; so does ``start_search`` where latency is limited, which it measures."""
 
 # What a generated key looks like, and the name of one doesn't.

@@ -24,8 +24,8 @@ from .rerunning import PAGE, finished_rerun, log_rerun, open_rerun, rerun, rerun
 from .runs import Ports, open_run, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
-from .together import join_shards, search_together
 from .surroundings import surroundings
+from .together import join_shards, search_together
 from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
 from .training import evaluate, genotype_of, meta_train, register_model
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs

@@ -2,10 +2,8 @@
 
 from kfp import dsl
 
-from components.step import step
 
-
-@step
+@dsl.component(base_image="metantk-python:0.1.0", install_kfp_package=False, packages_to_install=[])
 def close_benchmarks(tracking_uri: str, pipeline: str, status: dsl.PipelineTaskFinalStatus) -> int:
     """Leave no rerun in MLflow looking as if it went on.
 

@@ -1,9 +1,9 @@
 """Step: what got worse in a benchmark in; a step that fails if anything did out."""
 
-from components.step import step
+from kfp import dsl
 
 
-@step
+@dsl.component(base_image="metantk-python:0.1.0", install_kfp_package=False, packages_to_install=[])
 def judge_benchmark(regression: str) -> None:
     """Fail with a sentence, and exit code 3, if a benchmark got worse; its page and tags are where they belong by now.
 
