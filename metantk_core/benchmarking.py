@@ -22,7 +22,7 @@ from metantk_core.adapters.addresses import scheme
 from metantk_core.adapters.progress import notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.errors import STOPPED
+from metantk_core.errors import STOPPED, InputError
 from metantk_core.files import write_atomically
 from metantk_core.ports import Tracker, run_scope
 from metantk_core.reruns import Comparison, Past, Rerun, Surroundings, compare
@@ -270,6 +270,11 @@ def _clear(begun: _Begun) -> None:
         shutil.rmtree(begun.work, ignore_errors=True)
 
 
+def _has_runs(place: Workspace) -> bool:
+    """Return whether there is something to ask; who only looks makes no database."""
+    return bool(place.tracking) or (place.root / "mlflow.db").exists()
+
+
 def _calm_mlflow() -> None:
     """Let MLflow draw no bars, and take a rerun for a run of its own, among its like, also in an MLflow project."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -282,6 +287,11 @@ def accept(run: str, place: Workspace) -> tuple[Past, Past | None]:
     Raises:
         InputError: It is none, or lacks what reruns are compared by.
     """
+    if not _has_runs(place):
+        raise InputError(
+            f"Expected reruns in the workspace {place.root}, but it has no mlflow.db; name one with --workspace, "
+            "or MLflow's address with --tracking-uri."
+        )
     _calm_mlflow()
     return workflow.accept(run, wiring.tracker(place.tracking_uri, wiring.BENCHMARKS))
 
@@ -293,6 +303,8 @@ def reruns(place: Workspace, recipe: str = "") -> tuple[Past, ...]:
         place: Where MLflow is.
         recipe: Name of a recipe; empty for all.
     """
+    if not _has_runs(place):
+        return ()
     return workflow.all_reruns(wiring.tracker(place.tracking_uri, wiring.BENCHMARKS), recipe)
 
 

@@ -525,12 +525,12 @@ def print_rerun(outcome: "Outcome", place: Workspace, console: Console | None = 
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for verdict in comparison.verdicts:
-        shown = [
+        cells = [
             FIGURES[verdict.figure].shown(measured.value) if isinstance(measured, Estimate) else (measured or "-")[:8]
             for measured in (verdict.now, verdict.before)
         ]
         style = {"worse": "bold red", "better": "green"}.get(str(verdict.status), "")
-        table.add_row(verdict.figure, *shown, Text(str(verdict.status), style=style))
+        table.add_row(verdict.figure, *cells, Text(str(verdict.status), style=style))
     console.print(table)
     if comparison.before is not None:
         changes = comparison.now.changes_since(comparison.before)
@@ -545,7 +545,9 @@ def print_rerun(outcome: "Outcome", place: Workspace, console: Console | None = 
         console.print(outcome.baseline.why, soft_wrap=True, highlight=False, markup=False)
     if comparison.before is None or comparison.is_regression:
         command = ["metantk", "benchmark", "accept", outcome.run]
-        if not place.tracking and place.root != Path("runs"):
+        if place.tracking and shown(place.tracking) == place.tracking:  # else it comes from the environment again
+            command += ["--tracking-uri", place.tracking]
+        elif not place.tracking and place.root != Path("runs"):
             command += ["--workspace", str(place.root)]
         told = "if it is as it should be" if comparison.before is None else "if that is meant to be so"
         console.print(f"{told}: {shlex.join(command)}", soft_wrap=True, highlight=False, markup=False)

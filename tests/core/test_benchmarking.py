@@ -214,6 +214,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(tmp_path: Path):
         (("run", "smoke", "smoke"), "two of them are the same experiment"),
         (("run", "smoke", "--rerun", "../up"), "as the name of a rerun"),
         (("run", "smoke", "--set", "benchmark.slowdown=0"), "benchmark.slowdown"),
+        (("accept", "0" * 32), "it has no mlflow.db"),
         (("compile", "smoke", "-o", "b.txt"), ".yaml"),
         (("compile", "smoke", "--tracking-uri", "sqlite:///x.db"), "as pods see it"),
     ):
