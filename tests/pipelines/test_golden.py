@@ -217,7 +217,8 @@ def test_kubeflow_skips_what_the_table_says_and_nothing_without_caching(compiled
     found: dict[str, bool] = {}
     for path in compiled.values():
         found |= {name: task["cachingOptions"].get("enableCache", False) for name, task in tasks(path).items()}
-    assert found == {name: cached.on for name, cached in CACHING.items()}
+    of_benchmarks = {"rerun_benchmark", "judge_benchmark", "close_benchmarks"}  # see test_benchmark_pipeline.py
+    assert found == {name: cached.on for name, cached in CACHING.items() if name not in of_benchmarks}
     write(RECIPES["smoke"], tmp_path / "measured.yaml", caching=False)
     assert not any(task["cachingOptions"].get("enableCache") for task in tasks(tmp_path / "measured.yaml").values())
 
