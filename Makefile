@@ -14,7 +14,7 @@ ARGS ?=
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup run test long-test quick-test check audit format ui docs clean
+.PHONY: help setup run test long-test quick-test check audit format ui docs wheel clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,5 +70,8 @@ ui: setup ## Open the MLflow UI on the runs of this folder
 docs: setup ## Build the documents as a site (site/index.html)
 	@$(BIN)/zensical build --strict --clean
 
+wheel: setup ## Build the package, dist/metantk-VERSION-py3-none-any.whl
+	@rm -rf build dist && $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist . && ls dist/metantk-*.whl
+
 clean: ## Remove the virtual environment (results in runs/ stay)
-	rm -rf $(VENV) $(VENV)-audit build site *.egg-info
+	rm -rf $(VENV) $(VENV)-audit build dist site *.egg-info

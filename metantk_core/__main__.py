@@ -15,6 +15,7 @@ def main() -> None:
     stopping.end_at_once()
     from metantk_core.command_line import app
     from metantk_core.errors import InputError, full_disk
+    from metantk_core.extras import missing_extra
 
     code: object = 0
     signals: list[int] = []
@@ -30,10 +31,10 @@ def main() -> None:
     except SystemExit as ending:
         code = ending.code
     except Exception as error:
-        full = full_disk(error)
-        code = 2 if full else 1
+        known = full_disk(error) or missing_extra(error)
+        code = 2 if known else 1
         if not signals:
-            _say(f"metantk: {full}" if full else _reported(error))
+            _say(f"metantk: {known}" if known else _reported(error))
     sys.exit(stopping.exit_code(signals[0]) if signals else code)
 
 

@@ -23,6 +23,7 @@ from metantk_core.adapters.addresses import may_hold_secret, shown
 from metantk_core.adapters.progress import WATCHED, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.errors import KEPT, InputError, StepError, full_disk, without_addresses
+from metantk_core.extras import missing_extra
 from metantk_core.ports import FAILED_STEP, PIPELINE, ArtifactStore, RunStatus, Tracker
 from metantk_core.secrecy import redacted
 from metantk_core.tracking import Tracking
@@ -134,7 +135,7 @@ def reporting() -> Iterator[None]:
         with stopping.raising():  # a pod that is told to go tidies up, whatever it is at
             yield
     except Exception as error:
-        known = error if isinstance(error, InputError) else full_disk(error)
+        known = error if isinstance(error, InputError) else full_disk(error) or missing_extra(error)
         if known is None:
             # As Python would, but without what some library wrote of secrets into its error.
             print(redacted(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - a pod's log is its terminal

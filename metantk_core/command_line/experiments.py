@@ -22,6 +22,7 @@ from metantk_core.command_line.options import (
     print_json,
 )
 from metantk_core.errors import InputError
+from metantk_core.extras import META_TRAINING, PIPELINES, TRACKING, admit_installed
 from metantk_core.ranking.roles import Role
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def search(
 ) -> None:
     """Search in this process by the recipe's strategy; what is already scored is not scored again."""
     config = configuration(recipe, overrides, seed)
+    admit_installed("metantk search", *TRACKING)
 
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
@@ -89,6 +91,7 @@ def train(
 ) -> None:
     """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
     config = _trained(configuration(recipe, overrides, seed), role)
+    admit_installed("metantk train", *TRACKING, *META_TRAINING)
 
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
@@ -133,6 +136,7 @@ def evaluate(
     What the accuracy and its interval mean is in docs/protocol.md.
     """
     config = _trained(configuration(recipe, overrides, seed), role)
+    admit_installed("metantk evaluate", *TRACKING, *META_TRAINING)
 
     from metantk_core import terminal, workflow
     from metantk_core import workspace as spaces
@@ -164,6 +168,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
     config = configuration(recipe, overrides, seed)
+    admit_installed("metantk run", *PIPELINES, *TRACKING, *META_TRAINING)
 
     from metantk_core import steps, terminal, wiring, workflow
     from metantk_core import workspace as spaces
@@ -207,6 +212,8 @@ def sync(
     as_json: AsJson = False,
 ) -> None:
     """Send what runs could not log because the MLflow server was away; done twice, it changes nothing more."""
+    admit_installed("metantk sync", *TRACKING)
+
     from metantk_core import terminal
     from metantk_core import workspace as spaces
 
@@ -223,6 +230,8 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open the MLflow UI on the runs of the workspace."""
+    admit_installed("metantk ui", *TRACKING)
+
     from metantk_core import terminal
     from metantk_core import workspace as spaces
 
