@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from metantk_core import stopping, tracking, wiring, workflow
+from metantk_core import __version__, stopping, tracking, wiring, workflow
 from metantk_core.adapters.addresses import may_hold_secret, shown
 from metantk_core.adapters.progress import WATCHED, notice, progress_for
 from metantk_core.config import RunConfig
@@ -37,6 +37,20 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_REASON = 500
 _LEAST_ROOM = 256 * 1024  # bytes without which no step goes on
 _STATUS: Mapping[str, RunStatus] = {"SUCCEEDED": "finished", "CANCELLED": "killed"}
+
+
+def admit_version(compiled: str) -> None:
+    """Do nothing in an image that holds the version of metantk which compiled the pipeline; else end the process.
+
+    Args:
+        compiled: That version; empty for any.
+    """
+    with _reporting():
+        if compiled not in ("", __version__):
+            raise InputError(
+                f"Expected an image with metantk {compiled}, which compiled this pipeline, got one with {__version__}; "
+                f"compile it with metantk {__version__}, or name an image of {compiled} with --image."
+            )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from components.search import search
 from components.search_shard import search_shard
 from components.start_search import start_search
 from components.write_report import write_report
-from metantk_core import workflow
+from metantk_core import __version__, workflow
 from metantk_core.config import RunConfig
 from metantk_core.search.config import MOST_SHARDS
 from pipelines.cluster_values import admit_addresses
@@ -172,7 +172,7 @@ def build(
         addresses: dict[str, Any] = {"store": store, "tracking_uri": tracking_uri}
         begun: dict[str, Any] = {**addresses, "config": config, "pipeline": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
         with dsl.ExitHandler(place(close_run(**begun)), name="run"):
-            prepared = place(prepare_dataset(**begun, kubeflow=kubeflow))
+            prepared = place(prepare_dataset(**begun, kubeflow=kubeflow, version=__version__))
             dataset = prepared.outputs["dataset"]
             ports: dict[str, Any] = {**addresses, "run": prepared.outputs["run"]}
             leaderboard, history = add_search(

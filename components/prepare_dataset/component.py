@@ -13,6 +13,7 @@ def prepare_dataset(
     dataset: dsl.Output[dsl.Dataset],
     run: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.Markdown],
+    version: str = "",
 ) -> None:
     """Open the run in MLflow, then build or convert the labelled images and check that they are enough.
 
@@ -27,11 +28,13 @@ def prepare_dataset(
             A file, not a parameter: Kubeflow's local runner puts the loop's item in the place of parameters that come
             from other steps.
         page: A link to the run in MLflow.
+        version: Version of metantk that compiled the pipeline, which the image must hold, too; empty for any.
     """
     from pathlib import Path
 
     from metantk_core import steps, workflow
 
+    steps.admit_version(version)
     images = Path(dataset.path)
     with steps.open_pipeline(
         config, store=store, tracking_uri=tracking_uri, images=images, pipeline=pipeline, kubeflow=kubeflow

@@ -15,6 +15,7 @@ from forked_commands import metantk
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+import metantk_core
 from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
@@ -86,6 +87,11 @@ def test_configuration_travels_as_the_default_of_a_parameter(tmp_path):
     parameters = compiled(tmp_path, store="/mnt/store")["root"]["inputDefinitions"]["parameters"]
     assert json.loads(parameters["config"]["defaultValue"]) == json.loads(SMOKE.to_json())
     assert parameters["store"]["defaultValue"] == "/mnt/store"
+
+
+def test_a_pipeline_tells_its_first_step_the_version_that_compiled_it(tmp_path):
+    given = within(compiled(tmp_path))["prepare-dataset"]["inputs"]["parameters"]
+    assert given["version"] == {"runtimeValue": {"constant": metantk_core.__version__}}
 
 
 def test_every_round_is_fanned_out_over_shards_collected_and_closed_before_the_next(tmp_path):

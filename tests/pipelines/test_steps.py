@@ -10,7 +10,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+import metantk_core
 from components.close_run import close_run
+from components.prepare_dataset import prepare_dataset
 from metantk_core.adapters.progress import WATCHED
 from metantk_core.errors import InputError
 from metantk_core.ports import MetricPoint
@@ -104,6 +106,25 @@ def test_runs_that_kubeflows_plugin_makes_for_each_step_are_left_alone(
     for other in (*theirs, parent):
         assert not pipeline.seen(other).data.metrics
         assert "metantk.key" not in pipeline.seen(other).data.tags
+
+
+def test_the_first_step_refuses_the_pipeline_of_another_version_before_it_reads_or_opens_anything(
+    pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ours, output = metantk_core.__version__, SimpleNamespace(path=str(tmp_path / "written"), metadata={})
+    asked = '{"setting of a later version": 1}'  # which would be the complaint otherwise
+    with pytest.raises(SystemExit) as ending:
+        prepare_dataset.python_func(
+            asked, **pipeline.places, pipeline="", kubeflow="", dataset=output, run=output, version="9.9.9"
+        )
+    assert ending.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"metantk: Expected an image with metantk 9.9.9, which compiled this pipeline, got one with {ours};"
+    )
+    assert said.count("\n") == 1
+    assert not Path(output.path).exists()
+    assert not Path(pipeline.places["store"]).exists()
 
 
 @pytest.mark.parametrize(
