@@ -8,13 +8,23 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RECIPE ?= glyphs
 ARGS ?=
+# The image: which engine builds it (docker, or podman), with torch for what (cpu, or cuda), what its name begins with
+# (registry.example/team), and more for the engine.
+DOCKER ?= docker
+TARGET ?= cpu
+REGISTRY ?=
+BUILD_ARGS ?=
+IMAGE_NAME = $(if $(REGISTRY),$(REGISTRY)/)$(shell $(PYTHON) docker/image_name.py $(TARGET))
+# The time is that of the commit: what is equal looks equal, whenever it was built.
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(shell test -z "$$(git status --porcelain 2>/dev/null)" || echo -changed)
+COMMIT_TIME = $(shell git log -1 --format=%cI 2>/dev/null)
 # Tests run side by side with a thread each, one process more than there are cores, up to four, for some tests wait for servers;
 # a file's tests stay together, for they share what is slow to make. Compiled modules are kept, also where the environment
 # says otherwise: each of the many processes would compile all of them anew.
 WORKERS = $(shell $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup run test long-test quick-test check audit format ui docs wheel clean
+.PHONY: help setup run test long-test quick-test check audit format ui docs wheel image image-name image-test clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +82,18 @@ docs: setup ## Build the documents as a site (site/index.html)
 
 wheel: setup ## Build the package, dist/metantk-VERSION-py3-none-any.whl
 	@rm -rf build dist && $(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist . && ls dist/metantk-*.whl
+
+image: ## Build the image of the steps, named by what goes into it (TARGET=cpu|cuda, REGISTRY=registry.example/team)
+	@name="$(IMAGE_NAME)" && test -n "$$name" && $(DOCKER) build --file docker/Dockerfile --tag "$$name" \
+		--build-arg TARGET=$(TARGET) --build-arg IMAGE="$$name" \
+		--build-arg VERSION=$$($(PYTHON) docker/image_name.py $(TARGET) --version) \
+		--build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMIT_TIME) $(BUILD_ARGS) . && echo "$$name"
+
+image-name: ## Print the name of that image
+	@name="$(IMAGE_NAME)" && test -n "$$name" && echo "$$name"
+
+image-test: $(VENV)/.ready ## Build the image and run the pipeline in it (asks for a Docker engine, or root to start one)
+	@IMAGE_TEST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m image tests/image -v -rP $(ARGS)
 
 clean: ## Remove the virtual environment (results in runs/ stay)
 	rm -rf $(VENV) $(VENV)-audit build dist site *.egg-info

@@ -1,4 +1,10 @@
 """The image that steps run in unless a profile names another one."""
 
-# The content of the image is the release. Each component.py says it again, for such a file stands alone.
-IMAGE = "metantk-python:0.1.0"
+import os
+
+from metantk_core import __version__
+
+# In an image, its own name. Elsewhere that of the release, for people who push one by this name: `make image` names
+# what it builds by its content, which is what `metantk compile --image` is told. Each component.py says the release's
+# again, for such a file stands alone.
+IMAGE = os.environ.get("METANTK_IMAGE") or f"metantk-python:{__version__}"
