@@ -115,7 +115,7 @@ def test_the_first_step_refuses_the_pipeline_of_another_version_before_it_reads_
     asked = '{"setting of a later version": 1}'  # which would be the complaint otherwise
     with pytest.raises(SystemExit) as ending:
         prepare_dataset.python_func(
-            asked, **pipeline.places, pipeline="", kubeflow="", dataset=output, run=output, version="9.9.9"
+            asked, **pipeline.places, pipeline="", kubeflow="", dataset=output, run=output, page=output, version="9.9.9"
         )
     assert ending.value.code == 2
     said = capsys.readouterr().err
