@@ -31,6 +31,8 @@ PIPELINE = "metantk.pipeline"
 """Tag that holds Kubeflow's identifier of the pipeline run that opened a run last."""
 POD = "metantk.pod"
 """Tag of a run with the name of the pod that opened it, on a cluster."""
+NO_ACCELERATOR = "metantk.no_accelerator"
+"""Tag of a run, with the step's name behind it: it asked for a GPU and got none."""
 FAILED_STEP = "metantk.failed_step"
 """Tag that names the step that failed last; beside it, with ``.reason`` behind, is why."""
 

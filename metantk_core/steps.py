@@ -24,7 +24,7 @@ from metantk_core.adapters.progress import WATCHED, notice, progress_for
 from metantk_core.config import RunConfig
 from metantk_core.errors import KEPT, InputError, StepError, full_disk, without_addresses
 from metantk_core.extras import missing_extra
-from metantk_core.ports import FAILED_STEP, PIPELINE, ArtifactStore, RunStatus, Tracker
+from metantk_core.ports import FAILED_STEP, NO_ACCELERATOR, PIPELINE, ArtifactStore, RunStatus, Tracker
 from metantk_core.secrecy import redacted
 from metantk_core.tracking import Tracking
 from metantk_core.workflow import Ports
@@ -167,22 +167,36 @@ class _Step:
     """A step with its way to MLflow and its store, before and after its run is known."""
 
     name: str
+    config: RunConfig
     way: Tracking
     store: ArtifactStore
     run: str | None = None
 
     def ports(self, run: str) -> Ports:
         self.run = run
+        device = wiring.device()
+        self._say_where(device)
         return Ports(
             store=self.store,
             tracker=self.way.tracker,
             registry=self.way.registry(),
             run=run,
             progress_for=progress_for,
-            device=wiring.device(),
+            device=device,
             images=wiring.images,
             pod=_pod(),
         )
+
+    def _say_where(self, device: str) -> None:
+        """Say in the log, in the tracker and, for the report, in the store if the step has to do without a GPU."""
+        if wiring.ACCELERATOR not in os.environ:
+            return
+        assert self.run is not None
+        lacking = wiring.no_accelerator(device)
+        workflow.remark(self.store, self.config.run_id, self.name, lacking)
+        if lacking:
+            notice(lacking)
+            self.way.tracker.tag_run(self.run, {f"{NO_ACCELERATOR}.{self.name}": lacking})
 
     def note_failure(self, error: BaseException) -> None:
         """Say in the tracker which step failed of what; a retry goes on with the same run and forgets it."""
@@ -212,7 +226,7 @@ def _opened(
         kept = wiring.artifact_store(store)
     way = tracking.open_tracking(address, kept, config.run_id, at_start=first)
     with tempfile.TemporaryDirectory() as scratch, wiring.opened_store(store or scratch, kept) as opened:
-        step = _Step(name, way, opened)
+        step = _Step(name, config, way, opened)
         try:
             yield step
         except BaseException as error:

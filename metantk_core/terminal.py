@@ -272,6 +272,28 @@ def print_device(device: str) -> None:
     Console().print(f"Device     {device}", highlight=False)
 
 
+def print_estimate(told: workflow.Estimate, *, to_errors: bool = False) -> None:
+    """Print what a run will take.
+
+    Args:
+        told: The estimate.
+        to_errors: Whether the result of the command, on standard output, is for programs.
+    """
+    parts = {"scoring": told.search_hours, "training": told.training_hours, "evaluating": told.evaluation_hours}
+    spent = ", ".join(f"{duration(3600 * hours)} {what}" for what, hours in parts.items())
+    memory = f"{amount(told.memory)} a pod" + (
+        f" and {amount(told.device_memory)} of its GPU" if told.device_memory else ""
+    )
+    console = Console(stderr=to_errors)
+    for line in (
+        f"Estimate   {told.candidates:,} candidates, {told.kernels:,} kernels; {spent} on one {told.device}",
+        f"           {duration(3600 * told.hours)} with shards and roles side by side "
+        f"({duration(3600 * told.least)} to {duration(3600 * told.most)}), less what is kept of earlier runs",
+        f"           at least {memory}; about {told.requests:,} requests to the store",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
 def print_next(place: Workspace, config: RunConfig) -> None:
     """Print the one command that shows the tracked run."""
     console = Console()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metantk_core.adapters.kubeflow.client import KubeflowCluster
 
 __all__ = [
+    "ACCELERATOR",
     "BENCHMARKS",
     "DEVICE",
     "EXPERIMENT",
@@ -28,6 +29,7 @@ __all__ = [
     "device",
     "images",
     "model_registry",
+    "no_accelerator",
     "opened_store",
     "tracker",
 ]
@@ -37,6 +39,8 @@ _RECORDS = "scores/"
 
 DEVICE = "METANTK_DEVICE"
 """Environment variable that says where networks run, to every command and step that is not told otherwise."""
+ACCELERATOR = "METANTK_ACCELERATOR"
+"""Environment variable with the kind of accelerator that a step asked the cluster for, such as ``nvidia.com/gpu``."""
 EXPERIMENT = "metantk"
 """Name of the MLflow experiment that runs are shown under."""
 BENCHMARKS = "metantk-benchmarks"
@@ -221,3 +225,18 @@ def device(wanted: str = "", *, probe: bool = True) -> str:
                 f"The device {name} does not work ({reason}); choose another one, or --device cpu."
             ) from error
     return name
+
+
+def no_accelerator(device: str) -> str:
+    """Return a sentence for people if this step asked the cluster for a GPU and computes without; else nothing.
+
+    Args:
+        device: Where networks run, as :func:`device` gives it.
+    """
+    asked = os.environ.get(ACCELERATOR, "")
+    if not asked or device != "cpu" or os.environ.get(DEVICE) == "cpu":
+        return ""
+    return (
+        f"This step asked for {asked} and got none that torch sees, so it computes on the CPU, many times slower; see "
+        "that its node has a GPU with a driver and that the image holds a torch built for it."
+    )

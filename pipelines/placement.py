@@ -5,6 +5,7 @@ from typing import Any, cast
 from kfp import dsl, kubernetes
 
 from components.step import IMAGE
+from metantk_core.wiring import ACCELERATOR
 from pipelines.caching import CACHING
 from pipelines.cluster_values import SHARED_MEMORY_VOLUME, seconds
 from pipelines.profile import Placement, Profile, StepName
@@ -57,6 +58,7 @@ def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
             ask(amount)
     if wanted.gpus:
         task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
+        task.set_env_variable(ACCELERATOR, str(wanted.gpu_type))  # a step that gets none says so
     for name, value in wanted.environment.items():
         task.set_env_variable(name, value)
     _place_on_nodes(task, wanted)

@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from metantk_core import __version__
-from metantk_core.command_line import architectures, benchmark, cluster, experiments, runs, schedule, store, submission
+from metantk_core.command_line import (
+    architectures,
+    benchmark,
+    cluster,
+    doctor,
+    experiments,
+    runs,
+    schedule,
+    store,
+    submission,
+)
 from metantk_core.command_line.options import Commands
 
 app = typer.Typer(
@@ -24,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 # In the order in which help lists them.
-for topic in (architectures, experiments, cluster, submission, runs, schedule, benchmark, store):
+for topic in (architectures, experiments, cluster, submission, runs, schedule, benchmark, doctor, store):
     app.add_typer(topic.commands)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -164,6 +165,10 @@ def run(
     tracking_uri: TrackingUri = "",
     store: Store = "",
     device: Device = "auto",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what the run will take, from some seconds of measuring; start nothing."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole pipeline on this machine through Kubeflow's local runner; interrupted, it resumes when repeated."""
@@ -174,6 +179,10 @@ def run(
     from metantk_core import workspace as spaces
     from pipelines import local
 
+    if dry_run:
+        told = workflow.estimate(config, device=wiring.device(device))
+        print_json(told.as_values()) if as_json else terminal.print_estimate(told)
+        return
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     locally = local.LocalRun(
@@ -184,6 +193,8 @@ def run(
         # Found out once, for all steps alike; steps that run networks try it.
         wiring.device(device, probe=False),
     )
+    if sys.stderr.isatty():  # for people who may want to think again; it takes some seconds
+        terminal.print_estimate(workflow.estimate(config, device=locally.device), to_errors=as_json)
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:

@@ -4,6 +4,7 @@ from .engine import Onlooker, look_on, outputs_with_relus
 from .features import last_layer_kernel
 from .layer_grams import Convolution, weight_gradient
 from .meta import adaptation, adapted_lengths, inner_loop_is_known, meta_ntk
+from .pairs import kernels_by_pairs, outputs_with_relus_by_chunks
 from .parameters import Kernels, parameter_names
 from .regression import centred_targets, held_out_predictions
 from .rounding import (
@@ -39,10 +40,12 @@ __all__ = [
     "even_gradients",
     "held_out_predictions",
     "inner_loop_is_known",
+    "kernels_by_pairs",
     "last_layer_kernel",
     "look_on",
     "meta_ntk",
     "outputs_with_relus",
+    "outputs_with_relus_by_chunks",
     "parameter_names",
     "rounding_floor",
     "split",

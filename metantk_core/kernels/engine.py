@@ -275,7 +275,10 @@ class _TakeOver(TorchFunctionMode):
         made_from_parameters = bias is not None and bias.requires_grad and also is None
         if name is None or made_from_parameters or x.dtype != weight.dtype or len(x) != self.images:
             return None
-        if torch.is_autocast_enabled(x.device.type) or is_functorch_wrapped_tensor(x):
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return None
+        if is_functorch_wrapped_tensor(x):
             return None
         if _top_saved_tensors_default_hooks(False) is not None:
             return None  # checkpointing: in the backward pass the layer is computed again, where nobody takes it over

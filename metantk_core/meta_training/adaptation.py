@@ -5,7 +5,8 @@ Evaluation and serving run this; it equals what learn2learn's MAML does in meta-
 Axes: s support images, q query images, c channels, h height, w width, k ways.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.device_memory import NoRoomError
+from metantk_core.errors import InputError
 from metantk_core.meta_training.config import Algorithm
 from metantk_core.networks import FewShotNetwork, forget_moments
 
@@ -51,13 +54,12 @@ def adapted_logits(
         steps: Number of inner steps, at least 0.
     """
     # Callers may have gradients switched off, or be in inference mode; the inner loop needs them.
-    with torch.inference_mode(False), torch.enable_grad():
-        if algorithm == "anil":
-            logits = _adapt_head(network, support_images, support_labels, query_images, learning_rate, steps)
-        else:
-            logits = _adapt_all(network, support_images, support_labels, query_images, learning_rate, steps)
-    forget_moments(network)
-    return logits
+    adapt = _adapt_head if algorithm == "anil" else _adapt_all
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            return adapt(network, support_images, support_labels, query_images, learning_rate, steps)
+    finally:
+        forget_moments(network)  # with the graph that they hold
 
 
 def gradient_descent(
@@ -92,6 +94,26 @@ def correct_share(logits: Float[Tensor, "q k"], labels: Int64[Tensor, " q"]) -> 
     """Return the share of queries whose largest logit is that of their class; rows that are not finite are wrong."""
     right = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
     return right.double().mean().item()
+
+
+@contextmanager
+def enough_memory(what: str, settings: str) -> Iterator[None]:
+    """Turn a lack of the device's memory, with all done about it, into a sentence for people.
+
+    Args:
+        what: What there was too little memory for.
+        settings: Group of the settings that say how large that is.
+
+    Raises:
+        InputError: There was too little.
+    """
+    try:
+        yield
+    except NoRoomError as error:
+        raise InputError(
+            f"Expected memory for {what}, but {error}; take a device with more, or fewer {settings}.episode.queries, "
+            "training.network.channels or training.network.cells (training.first_order=true needs less, too)."
+        ) from None
 
 
 def _adapt_all(

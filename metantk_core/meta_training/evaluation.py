@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from metantk_core.device_memory import sparingly
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training.accuracy import Evaluation
-from metantk_core.meta_training.adaptation import adapted_logits, correct_share
+from metantk_core.meta_training.adaptation import adapted_logits, correct_share, enough_memory
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
 from metantk_core.meta_training.config import EvaluationConfig
 from metantk_core.meta_training.model import TrainedModel
@@ -46,7 +47,8 @@ def evaluate(
         device: Where the network runs.
 
     Raises:
-        InputError: The episodes don't fit the model or the configuration, or the checkpoint is of other work.
+        InputError: The episodes don't fit the model or the configuration, or the checkpoint is of other work,
+            or the device has too little memory for an episode.
     """
     if test.config != config.episode:
         raise InputError(f"Expected a source of episodes {config.episode!r}, but got one of {test.config!r}.")
@@ -66,15 +68,21 @@ def evaluate(
     progress(len(accuracies), config.episodes, _detail(accuracies))
     while len(accuracies) < config.episodes:
         episode = test.episode(seed, "evaluate", test.images.split, len(accuracies))
-        logits = adapted_logits(
-            network,
-            episode.support_images.to(device),
-            episode.support_labels.to(device),
-            episode.query_images.to(device),
-            algorithm=training.algorithm,
-            learning_rate=training.inner_learning_rate,
-            steps=steps,
+        images, labels, queries = (
+            part.to(device) for part in (episode.support_images, episode.support_labels, episode.query_images)
         )
+        with enough_memory("an episode of evaluation", "evaluation"):
+            logits = sparingly(
+                lambda: adapted_logits(
+                    network,
+                    images,  # noqa: B023 - called at once
+                    labels,  # noqa: B023
+                    queries,  # noqa: B023
+                    algorithm=training.algorithm,
+                    learning_rate=training.inner_learning_rate,
+                    steps=steps,
+                )
+            )
         accuracies.append(correct_share(logits.cpu(), episode.query_labels))
         if checkpoint and (len(accuracies) == config.episodes or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             checkpoint.save(pack(work, {"accuracies": accuracies}, {}))

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype
+from metantk_core.device_memory import sparingly
 from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training.adaptation import adapted_logits, correct_share, remembers_moments
+from metantk_core.meta_training.adaptation import adapted_logits, correct_share, enough_memory, remembers_moments
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
 from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.meta_training.learn2learn_import import load_maml
@@ -79,7 +80,8 @@ def meta_train(
         device: Where the network runs.
 
     Raises:
-        InputError: The sources don't fit the configuration, or the checkpoint is of other work.
+        InputError: The sources don't fit the configuration, the checkpoint is of other work, or the device has too
+            little memory for a step.
     """
     for name, source in (("training", train), ("validation", validation)):
         if source.config.ways != config.episode.ways:
@@ -113,10 +115,11 @@ def meta_train(
     before = state.seconds
 
     def validate() -> None:
-        accuracies = [
-            _validation_accuracy(network, validation.episode(seed, "validation", index), config, device)
-            for index in range(config.validation_episodes)
-        ]
+        with enough_memory("an episode of validation", "training"):
+            accuracies = [
+                _validation_accuracy(network, validation.episode(seed, "validation", index), config, device)
+                for index in range(config.validation_episodes)
+            ]
         accuracy, half_width = mean_and_half_width(accuracies)
         best = max((point.validation_accuracy for point in state.history), default=-1.0)
         if accuracy > best:
@@ -135,7 +138,8 @@ def meta_train(
         episodes = [
             _moved(train.episode(seed, "train", state.iteration, index), device) for index in range(config.meta_batch)
         ]
-        loss, accuracy, state.reason = learner.meta_gradient(episodes)
+        with enough_memory("a step of meta-training", "training"):
+            loss, accuracy, state.reason = sparingly(lambda: learner.meta_gradient(episodes))  # noqa: B023 - at once
         if state.reason:
             state.reason = f"{state.reason} at iteration {state.iteration}"
             break
@@ -192,6 +196,7 @@ class _Learner:
             The mean loss, the mean accuracy, and a reason if one of them or the gradient is not finite, else nothing.
         """
         self.network.zero_grad(set_to_none=True)
+        forget_moments(self.network)  # an attempt that memory was too little for may have left some
         losses, accuracies = [], []
         for episode in episodes:
             logits = self.query_logits(episode)
@@ -230,14 +235,16 @@ def _validation_accuracy(
     network: FewShotNetwork, episode: Episode, config: TrainingConfig, device: torch.device | str
 ) -> float:
     episode = _moved(episode, device)
-    logits = adapted_logits(
-        network,
-        episode.support_images,
-        episode.support_labels,
-        episode.query_images,
-        algorithm=config.algorithm,
-        learning_rate=config.inner_learning_rate,
-        steps=config.inner_steps,
+    logits = sparingly(
+        lambda: adapted_logits(
+            network,
+            episode.support_images,
+            episode.support_labels,
+            episode.query_images,
+            algorithm=config.algorithm,
+            learning_rate=config.inner_learning_rate,
+            steps=config.inner_steps,
+        )
     )
     return correct_share(logits, episode.query_labels)
 

@@ -82,6 +82,7 @@ class ReportData:
         episodes: Some test episodes to show; their images are normalised with ``mean`` and ``std``.
         mean: Mean of each channel, of images between 0 and 1.
         std: Standard deviation of each channel.
+        remarks: What people should know of how the run was computed, such as that a GPU was missing.
     """
 
     name: str
@@ -98,3 +99,11 @@ class ReportData:
     episodes: tuple[Episode, ...] = ()
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[tuple[str, str], ...]:
+        """What was computed on which kinds of device: name and kinds."""
+        evaluated = sorted({found.evaluation.device for found in self.trained if found.evaluation is not None} - {""})
+        rows = ("scored on", " and ".join(self.leaderboard.devices)), ("evaluated on", " and ".join(evaluated))
+        return tuple(row for row in rows if row[1])

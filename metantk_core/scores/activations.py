@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8, UInt64
+from jaxtyping import Float, Float64, Shaped, UInt8, UInt64
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from metantk_core.arithmetic import exact_arithmetic
-from metantk_core.kernels import outputs_with_relus
+from metantk_core.kernels import outputs_with_relus, outputs_with_relus_by_chunks
+from metantk_core.kernels.shortcuts import OnRelu
 from metantk_core.scores.record import Outcome, Score
 
 _COLUMNS = 2**20  # of a code at a time: float32 counts exactly up to 2^24
@@ -62,8 +63,8 @@ class CodeKernel:
         self._sum = torch.zeros(images, images, dtype=torch.float64)
         self._seen: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
 
-    def __call__(self, output: Float[Tensor, "n ..."]) -> None:
-        """Add the agreements of one ReLU's output."""
+    def __call__(self, output: Shaped[Tensor, "n ..."]) -> None:
+        """Add the agreements of one ReLU's output, or of which of its units are on."""
         version, agreements = self._seen.get(output, (-1, self._sum))
         if version != output._version:
             agreements = torch.zeros_like(self._sum, device=output.device)
@@ -81,18 +82,21 @@ class CodeKernel:
         return self._sum.cpu()
 
 
-def code_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Float64[Tensor, "n n"] | None:
+def code_kernel(
+    network: nn.Module, images: Float[Tensor, "n c h w"], at_once: int | None = None
+) -> Float64[Tensor, "n n"] | None:
     """Return the kernel of codes from the forward pass of the kernel engine alone.
 
     Args:
         network: Does not mix images.
         images: Images on the network's device, in its precision.
+        at_once: Images in one pass; all if not given.
 
     Returns:
         Whole numbers; none if the network's outputs are not finite.
     """
     codes = CodeKernel(len(images))
-    outputs = outputs_with_relus(network, images, codes)
+    outputs = _outputs(network, images, at_once, codes)
     return codes.kernel if bool(outputs.isfinite().all()) else None
 
 
@@ -133,8 +137,8 @@ class SamplePatterns:
         self._pending: list[UInt64[np.ndarray, "u _"]] = []
         self._seen: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
-    def __call__(self, output: Float[Tensor, "n ..."]) -> None:
-        """Take up the patterns of one ReLU's units."""
+    def __call__(self, output: Shaped[Tensor, "n ..."]) -> None:
+        """Take up the patterns of one ReLU's units, given its output or which of them are on."""
         if self._seen.get(output) == output._version:
             return
         self._seen[output] = output._version
@@ -161,19 +165,30 @@ class SamplePatterns:
         self._distinct = rows[new]
 
 
-def sample_patterns(network: nn.Module, images: Float[Tensor, "n c h w"]) -> SamplePatterns | None:
+def sample_patterns(
+    network: nn.Module, images: Float[Tensor, "n c h w"], at_once: int | None = None
+) -> SamplePatterns | None:
     """Return the patterns of all units from the forward pass of the kernel engine alone.
 
     Args:
         network: Does not mix images.
         images: Images on the network's device, in its precision.
+        at_once: Images in one pass; all if not given.
 
     Returns:
         None if the network's outputs are not finite.
     """
     patterns = SamplePatterns(len(images))
-    outputs = outputs_with_relus(network, images, patterns)
+    outputs = _outputs(network, images, at_once, patterns)
     return patterns if bool(outputs.isfinite().all()) else None
+
+
+def _outputs(
+    network: nn.Module, images: Float[Tensor, "n c h w"], at_once: int | None, on_relu: OnRelu
+) -> Float[Tensor, "n ..."]:
+    if at_once is None or at_once >= len(images):
+        return outputs_with_relus(network, images, on_relu)
+    return outputs_with_relus_by_chunks(network, images, at_once, on_relu)
 
 
 def swap(patterns: SamplePatterns) -> Score:

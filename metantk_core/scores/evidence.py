@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from metantk_core.device_memory import NoRoomError, in_chunks
 from metantk_core.episodes import Episode
 from metantk_core.kernels import (
     EPSILON,
@@ -30,8 +31,10 @@ from metantk_core.kernels import (
     eigenvalues,
     even_gradients,
     inner_loop_is_known,
+    kernels_by_pairs,
     look_on,
     meta_ntk,
+    outputs_with_relus_by_chunks,
     rounding_floor,
     split,
     tangent_and_last_layer_kernel,
@@ -50,6 +53,7 @@ Source = Literal["kernels", "codes", "patterns", "gradients", "jacobian", "stage
 """What a score is computed from: a property of ``Evidence``; ``"draw"`` for a score with a pass of its own."""
 
 _T = TypeVar("_T")
+_Passed = tuple[Kernels, CodeKernel | None, SamplePatterns | None, EpisodeLosses | None]
 
 
 class NoScore(Exception):  # noqa: N818 - an outcome, not an error
@@ -239,7 +243,7 @@ class Evidence:
         rounded = _given(self._rounded)
         if rounded.precision == "float64" or rounded.knows(loop, smallest=smallest):
             return rounded
-        return self._exact or rounded
+        return _given(self._exact) or rounded
 
     @cached_property
     def unchecked(self) -> KernelEvidence:
@@ -261,9 +265,13 @@ class Evidence:
         """Gradients of the episodes' losses."""
         return _given(self._gradients)
 
-    @cached_property
+    @property
     def exact_gradients(self) -> LossGradients | None:
         """The same in float64; None if a network of a person's own can't do that."""
+        return _given(self._exact_gradients)
+
+    @cached_property
+    def _exact_gradients(self) -> LossGradients | NoScore | None:
         return self._in_double(self._loss_gradients)
 
     @cached_property
@@ -308,16 +316,29 @@ class Evidence:
         )
         return Evidence(draw, kernels=kernels, precision=self._precision)
 
-    @cached_property
-    def _pass(self) -> tuple[Kernels, CodeKernel | None, SamplePatterns | None, EpisodeLosses | None]:
+    @property
+    def _pass(self) -> "_Passed":
         """The one per-image-gradient pass; what is seen of ReLUs and losses comes along if it is asked for too."""
+        return _given(self._passed)
+
+    @cached_property
+    def _passed(self) -> "_Passed | NoScore":
         if self._known is not None:
             return self._known, None, None, None
         images = self.draw.images
-        codes = CodeKernel(len(images)) if "codes" in self._wanted else None
-        patterns = SamplePatterns(len(images)) if "patterns" in self._wanted else None
-        losses = self._losses(self.network, images) if "gradients" in self._wanted else None
-        return _pass(self.draw, images, _both(codes, patterns), losses), codes, patterns, losses
+
+        def run(at_once: int) -> _Passed:
+            codes = CodeKernel(len(images)) if "codes" in self._wanted else None
+            patterns = SamplePatterns(len(images)) if "patterns" in self._wanted else None
+            see = _both(codes, patterns)
+            if at_once < len(images):
+                if see is not None:
+                    outputs_with_relus_by_chunks(self.network, images, at_once, see)
+                return _pass(self.draw, images, at_once), codes, patterns, None
+            losses = self._losses(self.network, images) if "gradients" in self._wanted else None
+            return _pass(self.draw, images, at_once, see, losses), codes, patterns, losses
+
+        return _in_room(run, len(images), smallest=2)
 
     @property
     def _pass_is_wanted(self) -> bool:
@@ -339,10 +360,15 @@ class Evidence:
         return self.unchecked
 
     @cached_property
-    def _exact(self) -> KernelEvidence | None:
+    def _exact(self) -> KernelEvidence | NoScore | None:
         """The same with the same weights and images in float64; None if a network of a person's own can't do that."""
-        kernels = self._in_double(lambda network, images: _pass(replace(self.draw, network=network), images))
-        return None if kernels is None else _in_blocks(kernels, self.draw, "float64")
+
+        def compute(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Kernels | NoScore:
+            draw = replace(self.draw, network=network)
+            return _in_room(lambda at_once: _pass(draw, images, at_once), len(images), smallest=2)
+
+        kernels = self._in_double(compute)
+        return _in_blocks(kernels, self.draw, "float64") if isinstance(kernels, Kernels) else kernels
 
     def _in_double(self, compute: Callable[[nn.Module, Tensor], _T]) -> _T | None:
         """Return what comes of network and images in float64; None if a network of a person's own can't do that."""
@@ -357,37 +383,45 @@ class Evidence:
             return None
 
     @cached_property
-    def _codes(self) -> Float64[Tensor, "n n"] | None:
+    def _codes(self) -> Float64[Tensor, "n n"] | NoScore | None:
         if not self._pass_is_wanted:
-            return code_kernel(self.network, self.draw.images)
+            images = self.draw.images
+            return _in_room(lambda at_once: code_kernel(self.network, images, at_once), len(images))
         kernels, codes, *_ = self._pass
         assert codes is not None
         return codes.kernel if bool(kernels.outputs.isfinite().all()) else None
 
     @cached_property
-    def _patterns(self) -> SamplePatterns | None:
+    def _patterns(self) -> SamplePatterns | NoScore | None:
         if not self._pass_is_wanted:
-            return sample_patterns(self.network, self.draw.images)
+            images = self.draw.images
+            return _in_room(lambda at_once: sample_patterns(self.network, images, at_once), len(images))
         kernels, _, patterns, _ = self._pass
         return patterns if bool(kernels.outputs.isfinite().all()) else None
 
     @cached_property
     def _gradients(self) -> LossGradients | NoScore:
-        losses = self._pass[3] if self._pass_is_wanted else None
+        passed = self._passed if self._pass_is_wanted else None
+        losses = passed[3] if isinstance(passed, tuple) else None  # several passes over few images see no losses
         gradients = losses.gradients() if losses else self._loss_gradients(self.network, self.draw.images)
+        if isinstance(gradients, NoScore):
+            return gradients
         if not gradients.finite():
             return NoScore(Outcome.NON_FINITE, "the loss or its gradients are not finite")
         if gradients.zero():
             return NoScore(Outcome.DEGENERATE, "all gradients are zero: the loss depends on no weight")
         return gradients
 
-    def _loss_gradients(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> LossGradients:
-        losses = self._losses(network, images)
-        if losses is None:
-            rows, labels = self._episodes(images)
-            return loss_gradients(network, [images[of] for of in rows], labels)
-        look_on(network, images, losses)
-        return losses.gradients()
+    def _loss_gradients(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> LossGradients | NoScore:
+        def compute(at_once: int) -> LossGradients:
+            losses = self._losses(network, images)
+            if losses is None or at_once < len(images):
+                rows, labels = self._episodes(images)
+                return loss_gradients(network, [images[of] for of in rows], labels, at_once)
+            look_on(network, images, losses)
+            return losses.gradients()
+
+        return _in_room(compute, len(images))
 
     def _losses(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> EpisodeLosses | None:
         """Return who sees the losses in a pass of the kernel's kind; None if weights may be used in any way."""
@@ -406,10 +440,18 @@ def _given(found: _T | NoScore) -> _T:
     return found
 
 
-def _finite(found: _T | None) -> _T:
+def _finite(found: _T | NoScore | None) -> _T:
     if found is None:
         raise NoScore(Outcome.NON_FINITE, "the logits of some images are not finite")
-    return found
+    return _given(found)
+
+
+def _in_room(work: Callable[[int], _T], images: int, *, smallest: int = 1) -> _T | NoScore:
+    """Return what work gives, from as many images at a time as there is memory for, or that there is too little."""
+    try:
+        return in_chunks(work, images, smallest=smallest)
+    except NoRoomError as too_little:
+        return NoScore(Outcome.OUT_OF_MEMORY, str(too_little))
 
 
 def _both(*watchers: OnRelu | None) -> OnRelu | None:
@@ -426,9 +468,16 @@ def _both(*watchers: OnRelu | None) -> OnRelu | None:
 
 
 def _pass(
-    draw: Draw, images: Float[Tensor, "n c h w"], on_relu: OnRelu | None = None, losses: EpisodeLosses | None = None
+    draw: Draw,
+    images: Float[Tensor, "n c h w"],
+    at_once: int,
+    on_relu: OnRelu | None = None,
+    losses: EpisodeLosses | None = None,
 ) -> Kernels:
-    """Run the one per-image-gradient pass of a draw's network."""
+    """Run the one per-image-gradient pass of a draw's network, or several if not all images may pass at once."""
+    if at_once < len(images):
+        parameters, outputs = draw.config.parameters, draw.config.outputs
+        return kernels_by_pairs(draw.network, images, at_once, parameters=parameters, outputs=outputs)
     return tangent_and_last_layer_kernel(
         draw.network,
         images,

@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from metantk_core.candidates import Costs
+from metantk_core.device_memory import NoRoomError, in_chunks, sparingly
 from metantk_core.kernels import TOLERANCE, Precision, centred_targets, held_out_predictions
 from metantk_core.networks import FewShotNetwork, count_parameters
 from metantk_core.scores.activations import linear_regions, linear_regions_of_batches, naswot, swap, swap_regularised
@@ -76,10 +77,14 @@ def evaluated(name: str, evidence: Evidence) -> Score:
         name: A score that is not counted.
         evidence: Of the draw.
     """
+    compute, loop = FUNCTIONS[SCORES.plain_name(name)].compute, inner_loop(name, evidence.draw.config)
     try:
-        found = FUNCTIONS[SCORES.plain_name(name)].compute(evidence, inner_loop(name, evidence.draw.config))
+        # What can be computed from fewer images at a time is so already, where the evidence is made.
+        found = sparingly(lambda: compute(evidence, loop))
     except NoScore as nothing:
         return nothing.score
+    except NoRoomError as too_little:
+        return Score(None, Outcome.OUT_OF_MEMORY, str(too_little))
     value, precision = found if isinstance(found, Measured) else (found, "float32")
     return replace(value if isinstance(value, Score) else checked(name, value), precision=precision)
 
@@ -185,7 +190,10 @@ def _linear_regions(evidence: Evidence) -> Score:
 def _grasp(evidence: Evidence) -> float:
     draw = evidence.draw
     try:
-        return grasp(evidence.network, draw.task_images, draw.task_labels, evidence.gradients)
+        gradients, images, labels = evidence.gradients, draw.task_images, draw.task_labels
+        return in_chunks(
+            lambda at_once: grasp(evidence.network, images, labels, gradients, at_once), max(map(len, images))
+        )
     except RuntimeError as error:
         if "derivative for" not in str(error):
             raise

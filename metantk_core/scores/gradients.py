@@ -8,7 +8,7 @@ more, GradSign takes them image by image. W are the weights of convolutions and 
 Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +55,10 @@ class LossGradients:
 
 
 def loss_gradients(
-    network: nn.Module, images: Sequence[Float[Tensor, "n c h w"]], labels: Sequence[Int64[Tensor, " n"]]
+    network: nn.Module,
+    images: Sequence[Float[Tensor, "n c h w"]],
+    labels: Sequence[Int64[Tensor, " n"]],
+    at_once: int | None = None,
 ) -> LossGradients:
     """Return the gradients of each episode's loss by the weights and by the outputs of their layers.
 
@@ -63,6 +66,7 @@ def loss_gradients(
         network: Maps images to logits; it is left as it is, gradients included.
         images: One batch per episode, all of one size, on the network's device, in its precision.
         labels: Their labels, on the same device.
+        at_once: Images in one pass; all of an episode if not given.
     """
     outputs: list[tuple[str, Tensor]] = []
 
@@ -85,20 +89,26 @@ def loss_gradients(
                 if kind == "weight" and isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
                     hooks.append(module.register_forward_hook(partial(keep, layer)))
             for batch, classes in zip(images, labels, strict=True):
-                outputs.clear()
-                loss = F.cross_entropy(network(batch), classes)
-                activations = [output for _, output in outputs]
-                gradients = torch.autograd.grad(loss, [*weights, *activations], materialize_grads=True)
-                stacks.append([gradient.double() for gradient in gradients[: len(weights)]])
-                losses.append(loss.detach().double())
-                for (layer, output), gradient in zip(outputs, gradients[len(weights) :], strict=True):
-                    # L is the mean over episodes, this loss is that of one.
-                    product = output.detach().double() * gradient.double() / len(images)
-                    if isinstance(network.get_submodule(layer), nn.Linear):
-                        product = product.movedim(-1, 1)  # positions lie between images and features
-                    product = product.reshape(*product.shape[:2], -1).sum(dim=2)
-                    share = product.square().mean(dim=0) / len(images)
-                    saliencies[layer] = saliencies[layer] + share if layer in saliencies else share
+                stack: list[Tensor] = []
+                for part, share_of_batch, loss in _losses(network, batch, classes, at_once, outputs.clear):
+                    activations = [output for _, output in outputs]
+                    gradients = torch.autograd.grad(loss, [*weights, *activations], materialize_grads=True)
+                    wide = [gradient.double() for gradient in gradients[: len(weights)]]
+                    stack = [known + more for known, more in zip(stack, wide, strict=True)] if stack else wide
+                    total = loss.detach().double()
+                    if part:
+                        losses[-1] = losses[-1] + total
+                    else:
+                        losses.append(total)
+                    for (layer, output), gradient in zip(outputs, gradients[len(weights) :], strict=True):
+                        # L is the mean over episodes, this loss is that of one.
+                        product = output.detach().double() * gradient.double() / len(images)
+                        if isinstance(network.get_submodule(layer), nn.Linear):
+                            product = product.movedim(-1, 1)  # positions lie between images and features
+                        product = product.reshape(*product.shape[:2], -1).sum(dim=2)
+                        share = product.square().mean(dim=0) * share_of_batch / len(images)
+                        saliencies[layer] = saliencies[layer] + share if layer in saliencies else share
+                stacks.append(stack)
     finally:
         for hook in hooks:
             hook.remove()
@@ -170,6 +180,24 @@ class EpisodeLosses:
             },
             loss=self._loss,
         )
+
+
+def _losses(
+    network: nn.Module,
+    batch: Float[Tensor, "_ _ _ _"],
+    classes: Int64[Tensor, " _"],
+    at_once: int | None,
+    before_pass: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[int, float, Tensor]]:
+    """Yield the parts of an episode's mean loss that few images each contribute, with number and share of the images.
+
+    The sum of the parts is the loss; one part of all images is the loss as it would be without parts, bit for bit.
+    """
+    size = at_once or len(batch)
+    for number, (part, labels) in enumerate(zip(batch.split(size), classes.split(size), strict=True)):
+        before_pass()
+        share = len(part) / len(batch)
+        yield number, share, F.cross_entropy(network(part), labels) * share
 
 
 @contextmanager
@@ -297,6 +325,7 @@ def grasp(
     images: Sequence[Float[Tensor, "n c h w"]],
     labels: Sequence[Int64[Tensor, " n"]],
     gradients: LossGradients,
+    at_once: int | None = None,
 ) -> float:
     r"""Return :math:`-\theta^\top H g = -\sum W \odot (H g)`, with g the gradient and H the Hessian of the loss L by W.
 
@@ -316,6 +345,7 @@ def grasp(
         images: As for :func:`loss_gradients`.
         labels: As for :func:`loss_gradients`.
         gradients: What :func:`loss_gradients` gives for the same network, images and labels.
+        at_once: As for :func:`loss_gradients`.
 
     Returns:
         With sign; not finite if some second derivative isn't.
@@ -325,15 +355,15 @@ def grasp(
     with torch.enable_grad(), exact_arithmetic(), _leaves(network) as leaves:
         weights = list(leaves.values())
         for batch, classes in zip(images, labels, strict=True):
-            loss = F.cross_entropy(network(batch), classes)
-            slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
-            length = sum((slope * mean.to(slope)).sum() for slope, mean in zip(slopes, means, strict=True))
-            if isinstance(length, Tensor) and length.requires_grad:  # the loss may be linear in the weights
-                bent = torch.autograd.grad(length, weights, materialize_grads=True)
-                total -= sum(
-                    float((weight.detach().double() * product.double()).sum())
-                    for weight, product in zip(weights, bent, strict=True)
-                )
+            for _, _, loss in _losses(network, batch, classes, at_once):
+                slopes = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
+                length = sum((slope * mean.to(slope)).sum() for slope, mean in zip(slopes, means, strict=True))
+                if isinstance(length, Tensor) and length.requires_grad:  # the loss may be linear in the weights
+                    bent = torch.autograd.grad(length, weights, materialize_grads=True)
+                    total -= sum(
+                        float((weight.detach().double() * product.double()).sum())
+                        for weight, product in zip(weights, bent, strict=True)
+                    )
     return total / len(images)
 
 

@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     OK = "ok"
     DEGENERATE = "degenerate"
     NON_FINITE = "non-finite"
+    OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class ScoreRecord:
     def failure(self) -> str:
         """Why the score has no value, from the first draw that has none; empty if all have one."""
         return next((f"{draw.outcome}: {draw.reason}" for draw in self.draws if draw.value is None), "")
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the record says something of the candidate alone: with more memory, there would be a score."""
+        return all(draw.outcome is not Outcome.OUT_OF_MEMORY for draw in self.draws)
 
     def first(self, draws: int) -> "ScoreRecord":
         """Return the record of the first draws alone; one that has no more stays as it is."""

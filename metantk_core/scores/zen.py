@@ -68,13 +68,11 @@ def zen(
     _draw(drawn, seed)
     example = next(drawn.parameters(), torch.empty(()))
     noise = torch.randn(2, inputs, *image_shape, generator=generator(seed, "inputs")).to(example)
-    logarithms: list[float] = []
+    variances: list[Tensor] = []  # stay where they are until the pass has ended: a GPU need not be waited for
 
     def look(module: nn.Module, arguments: tuple) -> None:
         wide = arguments[0].double()
-        variance = wide.transpose(0, 1).flatten(1).var(dim=1, correction=0).mean().item()
-        if variance != 0:
-            logarithms.append(math.log(variance) / 2 if variance > 0 else math.nan)
+        variances.append(wide.transpose(0, 1).flatten(1).var(dim=1, correction=0).mean())
 
     maps = last_maps(drawn)
     with torch.no_grad(), exact_arithmetic():
@@ -86,6 +84,8 @@ def zen(
             return Score(None, Outcome.DEGENERATE, "the network makes no feature maps of more than one pixel")
         after = maps(noise[0] + _ALPHA * noise[1])
     assert after is not None
+    numbers = torch.stack(variances).tolist() if variances else []
+    logarithms = [math.log(number) / 2 if number > 0 else math.nan for number in numbers if number != 0]
     moved = (before.double() - after.double()).flatten(1).norm(dim=1).mean().item()
     if moved == 0:
         return Score(None, Outcome.DEGENERATE, "the last feature maps do not depend on the input")

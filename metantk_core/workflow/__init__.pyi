@@ -16,12 +16,13 @@ from .data import (
     prepare_images,
     score_source,
 )
+from .estimating import Estimate, estimate
 from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .rerunning import PAGE, finished_rerun, log_rerun, open_rerun, rerun, rerun_key
-from .runs import Ports, open_run, versions
+from .runs import Ports, open_run, remark, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
 from .surroundings import surroundings
@@ -34,6 +35,7 @@ __all__ = [
     "PAGE",
     "RERUN_FILE",
     "Baseline",
+    "Estimate",
     "KeepingRegistry",
     "KeepingTracker",
     "OwnRanking",
@@ -53,6 +55,7 @@ __all__ = [
     "dataset_folder",
     "earlier_reruns",
     "episode_source",
+    "estimate",
     "evaluate",
     "find_baseline",
     "finish_search",
@@ -77,6 +80,7 @@ __all__ = [
     "read_records",
     "read_result",
     "register_model",
+    "remark",
     "report",
     "rerun",
     "rerun_key",

@@ -20,7 +20,7 @@ from metantk_core.ranking import Leaderboard
 from metantk_core.scores import candidate_kernels, scoring_episodes
 from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
-from metantk_core.workflow.runs import Ports, versions
+from metantk_core.workflow.runs import Ports, remarks, versions
 
 if TYPE_CHECKING:
     from metantk_core.report import CandidateKernel
@@ -129,6 +129,7 @@ def report(
         episodes=tuple(test.episode(config.seed, "report", index) for index in range(2)),
         mean=dataset.mean,
         std=dataset.std,
+        remarks=remarks(ports.store, config.run_id),
     )
     with tempfile.TemporaryDirectory() as folder:
         named = Path(folder, "report.html")

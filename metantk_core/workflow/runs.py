@@ -116,6 +116,28 @@ class StoredCheckpoint:
         write_sealed(self.store, self.key, data)
 
 
+def remark(store: ArtifactStore, run: str, step: str, text: str) -> None:
+    """Keep a remark on a step for the report of its run, in the place of the one of an earlier attempt.
+
+    Args:
+        store: Where.
+        run: Name of the run, ``RunConfig.run_id``.
+        step: Name of the step.
+        text: For people; nothing takes a remark back.
+    """
+    key = f"{run}/remarks/{step.replace(' ', '-')}.txt"
+    if text:
+        store.write(key, f"{step}: {text}".encode())
+    elif store.exists(key):
+        store.delete([key])
+
+
+def remarks(store: ArtifactStore, run: str) -> tuple[str, ...]:
+    """Return the remarks on a run's steps, in alphabetical order."""
+    found = (store.read(key) for key in sorted(store.keys(f"{run}/remarks/")))
+    return tuple(text.decode() for text in found if text is not None)
+
+
 def note_model(store: ArtifactStore, run: str, registered: RegisteredModel) -> None:
     """Keep in the store which version of which model a run registered.
 

@@ -89,9 +89,10 @@ class ScoreStore:
         Args:
             job: What was scored.
             draws: Numbers of the draws.
-            records: One a score, with these draws alone; what is counted is left out.
+            records: One a score, with these draws alone; left out are what is counted, and what a device had too
+                little memory for, which is tried again where there may be more.
         """
-        drawn = [record for record in records if record.score in self._keys]
+        drawn = [record for record in records if record.score in self._keys and record.lasting]
         if not drawn:
             return
         keys = sorted(self._keys[record.score] for record in drawn)

@@ -141,3 +141,49 @@ def test_documentation_says_the_rule():
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
     assert "--device" in text
     assert wiring.DEVICE in text
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "device", "words"),
+    [
+        (0, "nvidia.com/gpu", None, ("nvidia.com/gpu", "CPU")),
+        (1, "nvidia.com/gpu", None, ()),
+        (0, "", None, ()),
+        (0, "nvidia.com/gpu", "cpu", ()),  # by the person's own choice
+    ],
+)
+def test_step_that_asked_for_a_gpu_and_got_none_says_so(machine, monkeypatch, gpus, asked, device, words):
+    machine(gpus)
+    monkeypatch.setenv(wiring.ACCELERATOR, asked)
+    if device:
+        monkeypatch.setenv(wiring.DEVICE, device)
+    said = wiring.no_accelerator(wiring.device(probe=False))
+    assert bool(said) == bool(words)
+    assert all(word in said for word in words)
+
+
+@pytest.mark.slow
+def test_missing_gpu_stands_in_log_mlflow_and_report_until_a_retry_has_one(machine, monkeypatch, tmp_path, capsys):
+    from mlflow.tracking import MlflowClient
+
+    from metantk_core import steps
+    from metantk_core.workflow import open_run
+    from metantk_core.workflow.runs import remarks
+
+    machine(0)
+    monkeypatch.setenv(wiring.ACCELERATOR, "nvidia.com/gpu")
+    config, uri, run = RECIPES["smoke"], f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "run.json"
+    run.write_text(config.to_json())
+    store, where = str(tmp_path / "store"), open_run(config, wiring.tracker(uri))
+    with steps.open_step("score shard 1 of 2", run, store=store, tracking_uri=uri) as (_, ports):
+        assert ports.device == "cpu"
+    tags = MlflowClient(uri).get_run(where).data.tags
+    assert "asked for nvidia.com/gpu" in tags["metantk.no_accelerator.score shard 1 of 2"]
+    assert "asked for nvidia.com/gpu" in capsys.readouterr().err
+    (remark,) = remarks(wiring.artifact_store(store), config.run_id)
+    assert remark.startswith("score shard 1 of 2: This step asked")
+
+    monkeypatch.setenv(wiring.DEVICE, "cpu")  # nothing is missing any more
+    with steps.open_step("score shard 1 of 2", run, store=store, tracking_uri=uri):
+        pass
+    assert remarks(wiring.artifact_store(store), config.run_id) == ()

@@ -1,0 +1,385 @@
+"""Is everything there that a run needs: addresses enter, a finding for each part leaves, within ten seconds.
+
+All checks run at once, each on its own; one that has not answered by then is a finding, too, whatever is dead. What a
+finding says holds no secret: addresses are shown without, and what servers answer is not repeated.
+"""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from metantk_core import __version__, wiring
+from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_path
+from metantk_core.errors import InputError
+from metantk_core.secrecy import redacted
+from metantk_core.workspace import Workspace
+
+Status = Literal["ok", "warning", "failed"]
+
+SECONDS = 7.0
+"""Time in which every check has to answer, beside what it takes to start the command."""
+_HTTP_SECONDS = 5.0
+_ROOM = 5 * 2**30  # of a disk, below which a finding is a warning
+_LEAST_ROOM = 256 * 2**20
+_NEEDED: Mapping[str, str] = {
+    "torch": "metantk",
+    "mlflow": "metantk[tracking]",
+    "boto3": "metantk[storage]",
+    "kfp": "metantk[pipelines]",
+    "learn2learn": "make setup",
+}
+_GPU_FILES = "/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd"
+_GPU = """
+import torch
+if not torch.cuda.is_available():
+    print(torch.version.cuda or "")
+for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    free, total = torch.cuda.mem_get_info(number)
+    torch.ones(1, device=f"cuda:{number}").add(1).cpu()
+    print(f"cuda:{number}", torch.cuda.get_device_name(number).replace(" ", "_"), free, total)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        part: What was looked at.
+        status: ``ok``, ``warning`` or ``failed``.
+        said: What was found.
+        advice: What to do; empty if nothing.
+    """
+
+    part: str
+    status: Status
+    said: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked at.
+
+    Attributes:
+        place: Folder, store and MLflow of runs.
+        host: Address of Kubeflow Pipelines; empty to leave it out.
+        image: Image that the profile names; empty if there is none.
+        data: Where a person's images lie; none if the recipe needs none.
+    """
+
+    place: Workspace
+    host: str = ""
+    image: str = ""
+    data: str | None = None
+
+
+def examine(asked: Asked, *, seconds: float = SECONDS) -> tuple[Finding, ...]:
+    """Return what all checks found, in a fixed order.
+
+    Args:
+        asked: What to look at.
+        seconds: Time until a check that has not answered counts as failed.
+    """
+    checks: dict[str, Callable[[], Finding]] = {
+        "software": _software,
+        "disk": lambda: _disk(asked.place.root),
+        "store": lambda: _store(asked.place),
+        "MLflow": lambda: _tracking(asked.place.tracking_uri),
+        "GPU": lambda: _gpu(seconds),
+    }
+    if asked.host:
+        checks["Kubeflow"] = lambda: _kubeflow(asked.host)
+    if asked.image:
+        checks["image"] = lambda: _image(asked.image)
+    if asked.data is not None:
+        checks["data"] = lambda: _data(str(asked.data))
+    found: dict[str, Finding] = {}
+    threads = []
+    for part, check in checks.items():
+        # Daemons: one that waits for something dead does not keep the command from ending.
+        threads.append(threading.Thread(target=_run, args=(part, check, found), daemon=True))
+        threads[-1].start()
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    late = f"did not answer within {seconds:g} seconds"
+    return tuple(
+        found.get(part) or Finding(part, "failed", late, "see whether it is overloaded, or its network is cut")
+        for part in checks
+    )
+
+
+def _run(part: str, check: Callable[[], Finding], found: dict[str, Finding]) -> None:
+    try:
+        found[part] = check()
+    except InputError as error:
+        said, _, advice = redacted(str(error)).rstrip(".").rpartition("; ")
+        found[part] = Finding(part, "failed", said or advice, advice if said else "")
+    except Exception as error:  # a check that fails is what people want to hear of
+        found[part] = Finding(part, "failed", f"{type(error).__name__} while it was looked at", "please report it")
+
+
+def _software() -> Finding:
+    version = f"metantk {__version__}, Python {sys.version.split()[0]}"
+    there, lacking = [], []
+    for name, source in _NEEDED.items():
+        try:
+            there.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lacking.append((name, source))
+    said = ", ".join([version, *there])
+    if not lacking:
+        return Finding("software", "ok", said)
+    names = " and ".join(name for name, _ in lacking)
+    advice = ", ".join(
+        dict.fromkeys(source if source.startswith("make") else f"pip install '{source}'" for _, source in lacking)
+    )
+    return Finding("software", "warning", f"{said}; {names} not installed", f"if you need it: {advice}")
+
+
+def _disk(folder: Path) -> Finding:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    said = f"{free / 2**30:.1f} GB free in {there}"
+    if free < _LEAST_ROOM:
+        return Finding("disk", "failed", said, "make room, or choose another folder with --workspace")
+    return Finding("disk", "ok", said) if free >= _ROOM else Finding("disk", "warning", said, "make room for results")
+
+
+def _store(place: Workspace) -> Finding:
+    refuse_secrets(place.store_uri)
+    key, made = f"doctor/{uuid.uuid4().hex}", b"written by metantk doctor"
+    if not scheme(place.store_uri) and not Path(place.store_uri).is_dir():
+        return Finding("store", "ok", f"{shown(place.store_uri)} is made by the first run")
+    store = wiring.artifact_store(place.store_uri)
+    try:
+        store.write(key, made)
+        read = store.read(key)
+    except OSError as error:
+        advice = "give the account the right to write there, or choose another one with --store"
+        return Finding("store", "failed", f"{shown(place.store_uri)} can't be written: {error.strerror}", advice)
+    store.delete([key])
+    if read != made:
+        return Finding(
+            "store", "failed", f"{shown(place.store_uri)} gives other bytes than were written", "check its server"
+        )
+    return Finding("store", "ok", f"{shown(place.store_uri)}: written, read and deleted")
+
+
+def _tracking(uri: str) -> Finding:
+    kind = admit_tracking(uri)
+    if kind == "sqlite":
+        path = sqlite_path(uri)
+        assert path is not None
+        if not path.exists():
+            return Finding("MLflow", "ok", f"{path} is made by the first run")
+        try:
+            with closing(
+                sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=ro", uri=True, timeout=3)
+            ) as database:
+                runs = database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        except sqlite3.Error as error:
+            return Finding("MLflow", "failed", f"{path} can't be read: {error}", "move it away, or name another one")
+        return Finding("MLflow", "ok", f"{path}, {runs:,} runs")
+    if kind == "postgresql":
+        return _listening("MLflow", uri, 5432)
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+    headers = {"Content-Type": "application/json"}
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    elif token:
+        headers["Authorization"] = f"Bearer {token}"
+    body = json.dumps({"max_results": 1}).encode()
+    answer = _asked(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", headers, body)
+    if isinstance(answer, bytes):
+        version = _asked(f"{uri.rstrip('/')}/version", headers)
+        theirs = version.decode(errors="replace")[:20] if isinstance(version, bytes) else "of unknown version"
+        ours = _installed("mlflow")
+        if theirs != ours:
+            return Finding(
+                "MLflow", "warning", f"{shown(uri)} is MLflow {theirs}, here is {ours}", "use one version if calls fail"
+            )
+        return Finding("MLflow", "ok", f"{shown(uri)}, MLflow {theirs}")
+    return Finding(
+        "MLflow", "failed", f"{shown(uri)} {answer}", _advice(answer, "MLFLOW_TRACKING_USERNAME and _PASSWORD")
+    )
+
+
+def _kubeflow(host: str) -> Finding:
+    refuse_secrets(host)
+    if scheme(host) not in ("http", "https"):
+        return Finding(
+            "Kubeflow", "failed", f"{shown(host)} is no http(s) address", "give --host http(s)://host/pipeline"
+        )
+    token = os.environ.get("METANTK_KUBEFLOW_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = _asked(f"{host.rstrip('/')}/apis/v2beta1/healthz", headers)
+    if not isinstance(answer, bytes):
+        return Finding(
+            "Kubeflow", "failed", f"{shown(host)} {answer}", _advice(answer, "a token in METANTK_KUBEFLOW_TOKEN")
+        )
+    try:
+        told = json.loads(answer)
+        assert isinstance(told, dict)
+    except (ValueError, AssertionError):
+        advice = "a page to log in answers, as a rule: give a token, and the address that ends in /pipeline"
+        return Finding("Kubeflow", "failed", f"{shown(host)} answers, but is not Kubeflow Pipelines' API", advice)
+    theirs, ours = str(told.get("tag_name") or told.get("tagName") or "of unknown version")[:20], _installed("kfp")
+    if theirs != ours:
+        return Finding(
+            "Kubeflow",
+            "warning",
+            f"{shown(host)} is {theirs}, compiled pipelines are of kfp {ours}",
+            "fine if it is newer",
+        )
+    return Finding("Kubeflow", "ok", f"{shown(host)}, Kubeflow Pipelines {theirs}")
+
+
+def _image(image: str) -> Finding:
+    tag = image.rpartition("@")[0] or image
+    tag = tag.rpartition("/")[2].partition(":")[2]
+    if tag.startswith(__version__):
+        return Finding("image", "ok", f"{image} is of this release, {__version__}")
+    if not tag or tag == "latest":
+        return Finding(
+            "image",
+            "warning",
+            f"{image} does not name a release",
+            f"name the one of metantk {__version__}, as `make image` does",
+        )
+    return Finding(
+        "image",
+        "failed",
+        f"{image} is not of the installed release, {__version__}",
+        "build it anew, or install the other release",
+    )
+
+
+def _gpu(seconds: float) -> Finding:
+    wanted = os.environ.get(wiring.DEVICE, "").startswith("cuda") or bool(os.environ.get(wiring.ACCELERATOR))
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):  # without waiting for torch
+        if wanted:
+            advice = "see the driver, or that the pod asked for a GPU"
+            return Finding("GPU", "failed", "a GPU was asked for, and this machine shows none", advice)
+        return Finding("GPU", "ok", "this machine shows none; networks run on the CPU")
+    try:
+        done = subprocess.run([sys.executable, "-c", _GPU], capture_output=True, text=True, timeout=seconds - 0.5)
+    except subprocess.TimeoutExpired:
+        return Finding(
+            "GPU", "warning", f"torch did not start within {seconds:g} seconds", "try again on an idle machine"
+        )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return Finding(
+            "GPU",
+            "failed",
+            f"a GPU is there, but fails: {redacted(last)[:200]}",
+            "check its driver, or use --device cpu",
+        )
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("cuda:")]
+    if lines:
+        parts = [
+            f"{name} {kind.replace('_', ' ')}, {int(free) / 2**30:.1f} of {int(total) / 2**30:.1f} GB free"
+            for name, kind, free, total in lines
+        ]
+        return Finding("GPU", "ok", "; ".join(parts))
+    if wanted:
+        return Finding(
+            "GPU",
+            "failed",
+            "a GPU was asked for, and torch sees none",
+            "check the driver, and that torch is built for CUDA",
+        )
+    cuda = done.stdout.strip()
+    said = f"torch sees none (it is built for CUDA {cuda})" if cuda else "torch is built for the CPU alone"
+    return Finding("GPU", "ok", f"{said}; networks run on the CPU")
+
+
+def _data(path: str) -> Finding:
+    refuse_secrets(path)
+    if scheme(path) == "s3":
+        place = wiring.images(path)
+        assert place is not None
+        if next(place.entries(), None) is None:
+            return Finding("data", "failed", f"{shown(path)} holds nothing", "upload the images, or correct data.path")
+        return Finding("data", "ok", f"{shown(path)} can be read")
+    there = Path(path).expanduser()
+    if not there.is_dir():
+        return Finding("data", "failed", f"{shown(path)} is no folder on this machine", "correct data.path")
+    try:
+        some = next(iter(os.scandir(there)), None)
+    except OSError as error:
+        return Finding("data", "failed", f"{shown(path)} can't be read: {error.strerror}", "give yourself the right to")
+    if some is None:
+        return Finding("data", "failed", f"{shown(path)} is empty", "put the images there, or correct data.path")
+    return Finding("data", "ok", f"{shown(path)} can be read")
+
+
+def _listening(part: str, uri: str, usual: int) -> Finding:
+    found = urllib.parse.urlsplit(uri)
+    try:
+        socket.create_connection((found.hostname or "localhost", found.port or usual), _HTTP_SECONDS).close()
+    except OSError:
+        return Finding(part, "failed", f"nobody answers at {shown(uri)}", "see that the server runs, and the address")
+    return Finding(part, "ok", f"{shown(uri)} listens (whether it lets you in is seen by the first run)")
+
+
+def _asked(address: str, headers: Mapping[str, str], body: bytes | None = None) -> bytes | str:
+    """Return what a server answers, or in words that it did not."""
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        asked = urllib.request.Request(address, data=body, headers=dict(headers))  # noqa: S310 - http(s), by admission
+        with opener.open(asked, timeout=_HTTP_SECONDS) as answer:
+            return answer.read(100_000)
+    except urllib.error.HTTPError as error:
+        return f"answers HTTP {error.code}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if "CERTIFICATE" in str(reason):
+            return "shows a certificate that is not trusted here"
+        return "does not answer"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirection leads to a page to log in; nothing is sent there."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> None:
+        """Follow none."""
+
+
+def _advice(answer: str, secret: str) -> str:
+    if "certificate" in answer:
+        return "name the authority that signed it in SSL_CERT_FILE"
+    if any(code in answer for code in ("401", "403", "302", "303")):
+        return f"give credentials: {secret}"
+    if "404" in answer:
+        return "see the path of the address"
+    return "see that the server runs, and the address" if "HTTP" not in answer else "see the server's own log"
+
+
+def _installed(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

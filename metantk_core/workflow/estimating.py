@@ -1,0 +1,236 @@
+"""What a run will take: a configuration enters, counts, hours, memory and requests leave, before anything is started.
+
+What is scored is found out by the real strategy on made-up scores. Seconds are measured here, on noise of the shape of
+the images: one draw of three candidates, a step of meta-training with one episode, and a few evaluated episodes.
+"""
+
+import math
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from metantk_core import meta_training
+from metantk_core.candidates import Genotype, parse_genotype, space_named
+from metantk_core.config import RunConfig
+from metantk_core.datasets import LabelledImages
+from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.meta_training.learn2learn_import import load_maml
+from metantk_core.networks import cost_table
+from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord
+from metantk_core.search import Job, Setting, advance, start
+
+_SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
+_PACK_SECONDS, _CHECKPOINT_SECONDS, _EVALUATION_SECONDS = 30.0, 20.0, 5.0  # how often a store is written to
+_STEP_REQUESTS = 12  # of a step, before and after its work: measured with the smoke recipe
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take, if nothing of it is kept from before.
+
+    Attributes:
+        candidates: Candidates and supernets that are scored.
+        kernels: Draws of them: passes of the kernel, or of what else the scores ask for.
+        search_hours: Time for scoring, one after the other on one device.
+        training_hours: Time for meta-training all roles.
+        evaluation_hours: Time for evaluating all roles.
+        hours: All of that with shards and roles side by side, as pods run them.
+        least: A third of these hours.
+        most: Three times these hours.
+        memory: Bytes of a pod: the most that this process has had.
+        device_memory: Bytes on the device, if it has memory of its own.
+        requests: Requests to the artifact store.
+        device: Kind of the device that seconds were measured on.
+    """
+
+    candidates: int
+    kernels: int
+    search_hours: float
+    training_hours: float
+    evaluation_hours: float
+    hours: float
+    least: float
+    most: float
+    memory: int
+    device_memory: int
+    requests: int
+    device: str
+
+    def as_values(self) -> dict[str, Any]:
+        """Return the estimate as plain values."""
+        return asdict(self)
+
+
+def estimate(config: RunConfig, *, device: str = "cpu") -> Estimate:
+    """Return what a run will take on machines like this one, after some seconds of measuring.
+
+    Preparing images and starting steps is not counted, nor is what a store keeps from earlier runs.
+
+    Args:
+        config: The run.
+        device: Where networks run, as torch spells it.
+    """
+    draws, rounds = _planned(config)
+    costs = cost_table(
+        config.search.space,
+        config.scoring.network,
+        image_shape=(config.data.channels, config.scoring.image_size, config.scoring.image_size),
+        ways=config.scoring.episode.ways,
+    )
+    sizes = {text: costs.of(parse_genotype(config.search.space, text)).macs for text in draws}
+    by_size = sorted(sizes, key=lambda text: (sizes[text], text))
+    measured = [by_size[min(len(by_size) - 1, round(part * (len(by_size) - 1)))] for part in (0.25, 0.5, 1.0)]
+    seconds = _scoring_seconds(config, measured, device)
+    # A pass costs something before the first operation, and the rest by the operation: lines through what was measured.
+    search = sum(number * _between(sizes, seconds, text) for text, number in draws.items())
+    decided = next(
+        (text for text in by_size[len(by_size) // 2 :] if parse_genotype(config.search.space, text).decided), ""
+    )
+    candidate = parse_genotype(config.search.space, decided) if decided else _any_candidate(config)
+    step, validation, evaluation = _training_seconds(config, candidate, device)
+    training, roles = config.training, len(config.trained_roles)
+    validations = 1 + math.ceil(training.iterations / training.validate_every)
+    trained = training.iterations * training.meta_batch * step + validations * training.validation_episodes * validation
+    evaluated = config.evaluation.episodes * evaluation
+    hours = (search / config.search.shards + trained + evaluated) / 3600
+    on_gpu = torch.device(device).type == "cuda"
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    shards = config.search.shards
+    requests = (
+        rounds
+        * shards
+        * (_STEP_REQUESTS + 2 * len(config.scoring.scores) + math.ceil(search / rounds / shards / _PACK_SECONDS))
+        + roles
+        * (2 * _STEP_REQUESTS + validations + int(trained / _CHECKPOINT_SECONDS) + int(evaluated / _EVALUATION_SECONDS))
+        + 6 * _STEP_REQUESTS
+    )
+    return Estimate(
+        candidates=len(draws),
+        kernels=sum(draws.values()),
+        search_hours=search / 3600,
+        training_hours=roles * trained / 3600,
+        evaluation_hours=roles * evaluated / 3600,
+        hours=hours,
+        least=hours / _SPREAD,
+        most=hours * _SPREAD,
+        memory=peak,
+        device_memory=torch.cuda.max_memory_allocated(device) if on_gpu else 0,
+        requests=requests,
+        device=device,
+    )
+
+
+def _planned(config: RunConfig) -> tuple[dict[str, int], int]:
+    """Return how many draws each candidate gets, and the number of rounds, if scores were what is made up here."""
+    setting = Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
+    state, drawn, rounds = start(setting), dict[Job, int](), 0
+
+    @cache
+    def found(job: Job) -> tuple[ScoreRecord, ...]:
+        made_up = random.Random(f"{job.genotype} {job.stream} {job.weights}")  # noqa: S311 - nothing secret
+        own = made_up.gauss(1, 0.3)
+        return tuple(
+            ScoreRecord(
+                config.search.space,
+                job.genotype,
+                name,
+                tuple(Score(10 ** (own + made_up.gauss(0, 0.1))) for _ in range(job.draws)),
+                config.seed,
+                0.0,
+                job.stream,
+                job.weights,
+            )
+            for name in config.scoring.scores
+        )
+
+    while not state.finished:
+        rounds += 1
+        for job in state.plan:
+            same = Job(job.genotype, 0, job.stream, job.weights)
+            drawn[same] = max(drawn.get(same, 0), job.draws)
+        if config.search.strategy in ("sample", "enumerate"):
+            break  # it looks at no score
+        state = advance(setting, state, found)
+    totals: dict[str, int] = {}
+    for job, number in drawn.items():
+        totals[job.genotype] = totals.get(job.genotype, 0) + number
+    return totals, rounds
+
+
+def _between(sizes: Mapping[str, int], seconds: Mapping[str, float], text: str) -> float:
+    """Return the seconds of a draw by its operations, from those that were measured."""
+    points = sorted((sizes[known], taken) for known, taken in seconds.items())
+    return float(np.interp(sizes[text], [size for size, _ in points], [taken for _, taken in points]))
+
+
+def _scoring_seconds(config: RunConfig, candidates: list[str], device: str) -> dict[str, float]:
+    """Return the seconds of one draw of some candidates, the first of which is done twice."""
+    drawn = tuple(name for name in config.scoring.scores if SCORES[name].cost != "none")
+    space = space_named(config.search.space)
+    size = config.scoring.image_size
+    scorer = Scorer(
+        space.supernet(),
+        _noise(config, config.scoring.episode, size, config.scoring.tasks),
+        config.scoring,
+        0,
+        device=device,
+    )
+    seconds: dict[str, float] = {}
+    for text in (candidates[0], *dict.fromkeys(candidates)):
+        genotype = parse_genotype(config.search.space, text)
+        seconds[text] = _timed(lambda: scorer.score(genotype, range(1), names=drawn), device)  # noqa: B023
+    return seconds
+
+
+def _training_seconds(config: RunConfig, candidate: Genotype, device: str) -> tuple[float, float, float]:
+    """Return the seconds of an episode of a step of training, of validation, and of evaluation."""
+    one_step = config.training.model_copy(
+        update={"iterations": 1, "validate_every": 1, "meta_batch": 1, "validation_episodes": 2}
+    )
+    source = _noise(config, config.training.episode, config.data.image_size)
+    model = meta_training.untrained_model(candidate, source, config.training, 0)
+
+    def seconds_of(episode: EpisodeConfig, episodes: int) -> float:
+        asked = config.evaluation.model_copy(update={"episode": episode, "episodes": episodes})
+        shown = _noise(config, episode, config.data.image_size)
+        return _timed(lambda: meta_training.evaluate(model, shown, asked, 0, device=device), device) / episodes
+
+    with suppress(ImportError):  # training itself says so
+        load_maml()
+    seconds_of(config.training.episode, 2)  # the first time, libraries choose how to compute
+    validation = seconds_of(config.training.episode, 2)
+    evaluation = seconds_of(config.evaluation.episode, 2)
+    whole = _timed(lambda: meta_training.meta_train(candidate, source, source, one_step, 0, device=device), device)
+    return max(whole - 4 * validation, validation), validation, evaluation
+
+
+def _any_candidate(config: RunConfig) -> Genotype:
+    return space_named(config.search.space).sample(np.random.default_rng(config.seed))
+
+
+def _noise(config: RunConfig, episode: EpisodeConfig, size: int, tasks: int = 1) -> EpisodeSource:
+    """Return a source of episodes of noise, of the shape of the run's images."""
+    classes, each = 2 * episode.ways, tasks * (episode.shots + episode.queries)
+    shape = (classes * each, *config.data.image_shape)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    names = tuple(f"class {number}" for number in range(classes))
+    images = LabelledImages(pixels, np.repeat(np.arange(classes, dtype=np.int64), each), names, "train", "noise")
+    half = (0.5,) * config.data.channels
+    return EpisodeSource(images, episode, half, half, size)
+
+
+def _timed(work: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
