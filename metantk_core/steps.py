@@ -45,7 +45,7 @@ def admit_version(compiled: str) -> None:
     Args:
         compiled: That version; empty for any.
     """
-    with _reporting():
+    with reporting():
         if compiled not in ("", __version__):
             raise InputError(
                 f"Expected an image with metantk {compiled}, which compiled this pipeline, got one with {__version__}; "

@@ -33,9 +33,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-# In the order in which help lists them.
-for topic in (architectures, experiments, cluster, submission, runs, schedule, benchmark, doctor, store):
-    app.add_typer(topic.commands)
+# In the order in which help lists them, under headings.
+for _heading, _topics in {
+    "Architectures": (architectures,),
+    "Experiments": (experiments, benchmark),
+    "Kubeflow": (cluster, submission, runs, schedule),
+    "Upkeep": (doctor, store),
+}.items():
+    for _topic in _topics:
+        if not _topic.commands.info.name:  # its commands are those of the program itself
+            for _command in _topic.commands.registered_commands:
+                _command.rich_help_panel = _heading
+        app.add_typer(_topic.commands, rich_help_panel=_heading)
 
 
 def _version(wanted: bool) -> bool:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 REGRESSION = 3
 """Exit code of a benchmark in which something got worse; 1 is an error of ours, 2 input that can't be used."""
 
-commands = typer.Typer(cls=Commands)
-benchmark = typer.Typer(
+commands = typer.Typer(
     name="benchmark",
     cls=Commands,
     help="Run recipes again on what is installed now, and say what got worse since the accepted baseline.",
@@ -38,7 +37,6 @@ benchmark = typer.Typer(
     "metantk benchmark accept 0123456789abcdef0123456789abcdef",
     no_args_is_help=True,
 )
-commands.add_typer(benchmark)
 
 Recipes = Annotated[
     list[str] | None,
@@ -53,7 +51,7 @@ Quick = Annotated[
 ]
 
 
-@benchmark.command(
+@commands.command(
     epilog="Examples: metantk benchmark run --quick  ·  metantk benchmark run glyphs glyphs-darts  ·  "
     "metantk benchmark run glyphs --set benchmark.slowdown=1.5"
 )
@@ -103,7 +101,7 @@ def run(
         raise typer.Exit(REGRESSION)
 
 
-@benchmark.command(epilog="Examples: metantk benchmark accept 0123456789abcdef0123456789abcdef")
+@commands.command(epilog="Examples: metantk benchmark accept 0123456789abcdef0123456789abcdef")
 def accept(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Identifier of a rerun in MLflow, see `metantk benchmark list`.")
@@ -126,7 +124,7 @@ def accept(
         typer.echo(f"It was a regression to the one before: {accepted.sentence}")
 
 
-@benchmark.command(name="list", epilog="Examples: metantk benchmark list  ·  metantk benchmark list glyphs --json")
+@commands.command(name="list", epilog="Examples: metantk benchmark list  ·  metantk benchmark list glyphs --json")
 def list_reruns(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; default: all.")] = "",
     workspace: WorkspaceRoot = Path("runs"),
@@ -146,7 +144,7 @@ def list_reruns(
         terminal.print_reruns(found)
 
 
-@benchmark.command(
+@commands.command(
     name="compile",
     epilog="Examples: metantk benchmark compile glyphs glyphs-darts -o benchmark.yaml  ·  "
     "metantk benchmark compile glyphs --quick --profile gke-spot --tracking-uri http://mlflow.mlflow:5000",

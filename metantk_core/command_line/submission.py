@@ -1,6 +1,8 @@
 """Commands that hand pipelines to a Kubeflow cluster: submit, register."""
 
+import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +27,10 @@ from metantk_core.command_line.kubeflow import (
     cluster,
 )
 from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, print_json
+from metantk_core.errors import InputError, quoted
 
 if TYPE_CHECKING:
+    from metantk_core.adapters.kubeflow.package import Package
     from metantk_core.ports import Cluster, ClusterRun
 
 commands = typer.Typer(cls=Commands)
@@ -34,7 +38,7 @@ commands = typer.Typer(cls=Commands)
 
 @commands.command(
     epilog="Examples: metantk submit glyphs --host http://localhost:8080  ·  "
-    "metantk submit glyphs --set search.num_candidates=200 --wait  ·  "
+    "metantk submit glyphs --set search.num_candidates=200 --wait  ·  metantk submit glyphs --dry-run  ·  "
     "metantk submit pipeline.yaml -p store=/mnt/metantk --service-account pipeline-runner"
 )
 def submit(
@@ -57,6 +61,10 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Show the steps until the run ends; exit code 1 if it fails.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what the run will take, from some seconds of measuring; start nothing."),
+    ] = False,
     overrides: Overrides = None,
     seed: Seed = None,
     as_json: AsJson = False,
@@ -64,13 +72,18 @@ def submit(
     """Run a pipeline on a Kubeflow cluster. Interrupting --wait leaves the run running."""
     work = Work(what, overrides, seed, profile, image, store, tracking_uri)
     work.admit()
-    found = cluster(host, namespace, token_file, authority)
+    found = None if dry_run else cluster(host, namespace, token_file, authority)
 
     from metantk_core import cluster_display
 
     compiled = work.package()
     compiled = compiled if caching else compiled.without_cache()
     arguments = compiled.arguments(parameters or ())
+    # For people who may want to think again; it takes some seconds.
+    if found is None or (sys.stderr.isatty() and "config" in compiled.parameters):
+        say_what_it_takes(compiled, arguments, as_json=as_json, to_errors=as_json and not dry_run)
+    if found is None:
+        return
     with tempfile.TemporaryDirectory() as folder:
         run = found.start(
             name or f"{work.short_name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
@@ -132,6 +145,39 @@ def register(
     else:
         said = {"Pipeline": version.pipeline, "Version": f"{version.name}{'' if version.new else '  (was there)'}"}
         cluster_display.print_lines({**said, "Page": version.link})
+
+
+def say_what_it_takes(compiled: "Package", arguments: Mapping[str, object], *, as_json: bool, to_errors: bool) -> None:
+    """Print what a run of one of our pipelines will take, measured on this machine.
+
+    Args:
+        compiled: The pipeline.
+        arguments: Values of its parameters.
+        as_json: Whether the command's result is for programs.
+        to_errors: Whether the estimate isn't that result, but said before it.
+
+    Raises:
+        InputError: It is no pipeline of ours, or its configuration is none.
+    """
+    values = {**compiled.defaults, **arguments}
+    if "config" not in values:
+        raise InputError(
+            f"Expected a pipeline that 'metantk compile' has written, got {quoted(compiled.name)}, of which nothing is "
+            "known here; leave --dry-run out."
+        )
+
+    from metantk_core import terminal, workflow
+    from metantk_core.config import RunConfig
+
+    config = RunConfig.from_json(str(values["config"]))
+    shards = values.get("shards")
+    if isinstance(shards, int | float) and shards >= 1:
+        config = config.model_copy(update={"search": config.search.model_copy(update={"shards": int(shards)})})
+    told = workflow.estimate(config)
+    if as_json and not to_errors:
+        print_json(told.as_values())
+    else:
+        terminal.print_estimate(told, to_errors=to_errors)
 
 
 def follow(found: "Cluster", run: "ClusterRun") -> "ClusterRun":

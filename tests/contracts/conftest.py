@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from object_servers import Moto, SeaweedFS, seaweedfs_program
@@ -122,8 +123,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         del times
         greet(name=name)
         with dsl.ParallelFor(["a", "b"]) as item:
-            greet(name=item)
+            each: Any = item  # a placeholder for the graph
+            greet(name=each)
 
     path = tmp_path_factory.mktemp("package") / "hello.yaml"
-    compiler.Compiler().compile(hello, str(path))
+    pipeline: Any = hello
+    compiler.Compiler().compile(pipeline, str(path))
     return path

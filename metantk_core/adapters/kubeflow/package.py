@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,14 @@ class Package:
         content: The YAML, as the compiler wrote it.
         parameters: KFP's words for the types of its parameters, such as ``STRING``, by name.
         required: Names of the parameters without a default.
+        defaults: Values of the others.
     """
 
     name: str
     content: bytes
     parameters: Mapping[str, str]
     required: frozenset[str]
+    defaults: Mapping[str, object]
 
     @property
     def digest(self) -> str:
@@ -109,7 +111,7 @@ class Package:
         if not changed:
             return self
         written = yaml.dump_all(documents, Dumper=_DUMPER, sort_keys=True, allow_unicode=True).encode()
-        return Package(self.name, written, self.parameters, self.required)
+        return replace(self, content=written)
 
     def written(self, folder: Path) -> Path:
         """Write it into a folder and return the file."""
@@ -163,7 +165,8 @@ def read_package(path: Path) -> Package:
         ) from error
     required = {key for key, one in inputs.items() if "defaultValue" not in one and not one.get("isOptional")}
     kinds = {key: str(one.get("parameterType", "STRING")) for key, one in inputs.items()}
-    return Package(name, content, kinds, frozenset(required))
+    defaults = {key: one["defaultValue"] for key, one in inputs.items() if "defaultValue" in one}
+    return Package(name, content, kinds, frozenset(required), defaults)
 
 
 def _graphs(specification: Mapping[str, Any]) -> list[dict[str, Any]]:
