@@ -9,10 +9,12 @@ import os
 import signal
 import sqlite3
 import sys
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any, get_args
 
 import beartype
@@ -144,3 +146,12 @@ def _databases_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def _copy(old: str, new: str) -> None:
     with closing(sqlite3.connect(old)) as source, closing(sqlite3.connect(new)) as target:
         source.backup(target)
+
+
+@pytest.fixture(scope="session")
+def few_shot_archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of small data sets in ten published layouts, pickled by Python 2.7 and NumPy 1.16."""
+    folder = tmp_path_factory.mktemp("few-shot-archives")
+    with tarfile.open(Path(__file__).parent / "data" / "few-shot-archives.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
