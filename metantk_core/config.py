@@ -269,7 +269,7 @@ def load_config(
         InputError: No such recipe or file, an unreadable file, an unknown key, a wrong value.
     """
     if source in recipes:
-        values, origin = json.loads(recipes[source].to_json()), f"recipe {source!r}"
+        values, origin = _values_of(recipes[source]), f"recipe {source!r}"
     else:
         values, origin = _read_file(source, recipes), source
     for override in filter(None, overrides):  # an MLproject can't leave a parameter out, only empty
@@ -299,7 +299,15 @@ def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
             f"Expected the name of a recipe under 'recipe' in {source}, but got {got}; the recipes are "
             f"{', '.join(recipes)}."
         )
-    return _merge(json.loads(recipes[recipe].to_json()), values)
+    return _merge(_values_of(recipes[recipe]), values)
+
+
+def _values_of(recipe: RunConfig) -> dict[str, Any]:
+    """Return the values of a recipe to change; one of glyphs says nothing of the source, so that a path can."""
+    values = json.loads(recipe.to_json())
+    if values["data"]["path"] is None:
+        del values["data"]["source"]
+    return values
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

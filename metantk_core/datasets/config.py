@@ -8,19 +8,21 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 # What can hold no user, password or query; the server and the credentials are the environment's.
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#;@=%\\\x00-\x1f\x7f]*)?")
 
-SourceName = Literal["glyphs", "folder", "npz"]
+SourceName = Literal["glyphs", "auto", "folder", "npz"]
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """Which images to learn from, and how they are stored."""
 
     source: SourceName = Field(
-        default="glyphs", description="Embedded letters, or your own images as folders or npz files."
+        default="glyphs",
+        description="Embedded letters, or your own images: recognised by their files, as folders, as npz files. With "
+        "data.path and nothing said here, auto.",
     )
     path: str | None = Field(
         default=None,
         max_length=4096,
-        description="What holds the splits: a folder, or s3://bucket/prefix; only for folder and npz.",
+        description="What holds the splits: a folder, or s3://bucket/prefix; not for glyphs.",
     )
     image_size: int = Field(default=32, ge=8, le=512, description="Height and width of stored images, in pixels.")
     channels: Literal[1, 3] = Field(default=1, description="1 stores grey images, 3 stores RGB.")
@@ -39,6 +41,13 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             raise ValueError("channels is 1 or 3")
         return channels
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_asks_for_recognition(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("path") is not None and "source" not in values:
+            return {**values, "source": "auto"}
+        return values
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the stored images."""
@@ -52,7 +61,7 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                 "images to one of these"
             )
         if self.source == "glyphs" and self.path is not None:
-            raise ValueError("path is for the sources folder and npz; glyphs are embedded and take none")
+            raise ValueError("path is for the sources auto, folder and npz; glyphs are embedded and take none")
         if self.source != "glyphs" and not self.path:
             raise ValueError(f"path is required for source {self.source!r}: the folder that holds train, val and test")
         return self

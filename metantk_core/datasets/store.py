@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
-from metantk_core.datasets import archives, folders, glyphs
+from metantk_core.datasets import archives, folders, glyphs, layouts
 from metantk_core.datasets.config import DataConfig, SourceName
 from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
 from metantk_core.datasets.npy import Header, read_header
@@ -212,6 +212,7 @@ def _source(config: DataConfig, place: Place | None) -> Source | None:
     if config.source == "glyphs":
         return glyphs.glyphs(config.image_size, config.channels, config.seed, config.images_per_class)
     readers: dict[SourceName, Callable[[Place, int, Literal[1, 3]], Source]] = {
+        "auto": layouts.recognised,
         "folder": folders.folder,
         "npz": archives.npz,
     }

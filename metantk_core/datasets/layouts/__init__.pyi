@@ -1,0 +1,3 @@
+from .recognition import LAYOUTS, recognised
+
+__all__ = ["LAYOUTS", "recognised"]

@@ -1,0 +1,235 @@
+"""Layouts that people have: each is recognised by its files, and what is wrong with one gets a sentence of its own."""
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metantk_core.config import load_config
+from metantk_core.datasets import SPLITS, DataConfig, prepare
+from metantk_core.datasets.layouts import recognised
+from metantk_core.datasets.sources import Source
+from metantk_core.errors import InputError
+from metantk_core.files import Folder
+from metantk_core.recipes import RECIPES
+
+FIRST = {"train": 0, "val": 64, "test": 80}  # number of each split's first class
+COUNTS = {"train": 7, "val": 6, "test": 6}
+KINDS = ["mini-rfs", "mini-cache", "cifarfs-rfs", "cifarfs-metaopt", "fc100-rfs", "fc100-metaopt"]
+LABELLED = [kind for kind in KINDS if kind != "mini-cache"]
+
+
+def source(root: Path, size: int = 8) -> Source:
+    return recognised(Folder(root), size, 3)
+
+
+def sentence(root: Path) -> str:
+    """Return what is said of a folder that can't be used."""
+    with pytest.raises(InputError) as error:
+        source(root)
+    text = str(error.value)
+    assert text.isprintable()
+    assert text.endswith(".")
+    return text
+
+
+def contents(root: Path) -> dict[str, Any]:
+    """Return by their paths the pickles of a data set, as Python reads them."""
+    return {
+        file.name: pickle.loads(file.read_bytes(), encoding="latin1")
+        for file in sorted(root.iterdir())
+        if "train_phase_val" not in file.name and "train_phase_test" not in file.name
+    }
+
+
+@pytest.fixture
+def copied(few_shot_archives, tmp_path) -> Callable[[str], Path]:
+    def copy(kind: str) -> Path:
+        return Path(shutil.copytree(few_shot_archives / kind, tmp_path / kind))
+
+    return copy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_is_recognised_with_its_classes_and_pixels(few_shot_archives, kind):
+    size = 84 if kind.startswith("mini") else 32
+    found = source(few_shot_archives / kind, size).splits()
+    for split in SPLITS:
+        part, first, count = found[split], FIRST[split], COUNTS[split]
+        name = "n{:08}" if kind == "mini-cache" else "{}"
+        assert part.class_names == tuple(name.format(number) for number in range(first, first + count))
+        assert part.labels.tolist() == np.repeat(np.arange(count), 8).tolist()
+        file = next(name for name in contents(few_shot_archives / kind) if split in name.replace("train_phase_", ""))
+        stored = contents(few_shot_archives / kind)[file]
+        pixels = stored["image_data" if kind == "mini-cache" else "data"]
+        assert np.array_equal(np.stack(list(part.images())), pixels.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("kind", ["cifarfs-rfs", "mini-cache"])
+def test_copies_that_people_made_with_python_3_are_the_same(copied, kind, protocol):
+    root = copied(kind)
+    before = {split: list(part.images()) for split, part in source(root).splits().items()}
+    for name, content in contents(root).items():
+        if "labels" in content:
+            numbers = content["labels"]
+            content["labels"] = [np.array(numbers), [np.int64(n) for n in numbers], numbers][protocol % 3]
+        keyed = {key.encode(): value for key, value in content.items()} if protocol == 4 else content
+        (root / name).write_bytes(pickle.dumps(keyed, protocol))
+    if kind == "mini-cache":
+        (root / "mini-imagenet-cache-val.pkl").rename(root / "mini-imagenet-cache-validation.pkl")
+    after = source(root).splits()
+    for split in SPLITS:
+        assert after[split].labels.tolist() == np.repeat(np.arange(COUNTS[split]), 8).tolist()
+        assert np.array_equal(np.stack(list(after[split].images())), np.stack(before[split]))
+
+
+def test_a_path_alone_prepares_what_lies_there(few_shot_archives, tmp_path):
+    config = DataConfig(path=str(few_shot_archives / "cifarfs-metaopt"), image_size=32, channels=3)
+    assert config.source == "auto"
+    dataset = prepare(config, tmp_path / "prepared")
+    stored = contents(few_shot_archives / "cifarfs-metaopt")["CIFAR_FS_val.pickle"]["data"]
+    assert np.array_equal(dataset.val.images, stored.transpose(0, 3, 1, 2))
+    assert dataset.val.class_names == tuple(map(str, range(64, 70)))
+
+
+def test_a_path_beside_a_recipe_of_glyphs_is_enough():
+    assert load_config("smoke", RECIPES, ["data.path=images"]).data.source == "auto"
+    assert load_config("smoke", RECIPES).data.source == "glyphs"
+    assert load_config("smoke", RECIPES, ["data.path=images", "data.source=folder"]).data.source == "folder"
+    with pytest.raises(InputError, match="glyphs are embedded and take none"):
+        load_config("smoke", RECIPES, ["data.path=images", "data.source=glyphs"])
+
+
+def test_folders_and_npz_files_are_recognised_too(few_shot_archives, tmp_path):
+    stored = contents(few_shot_archives / "cifarfs-rfs")
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    for split in SPLITS:
+        content = stored[f"{split}.pickle"]
+        np.savez(arrays / f"{split}.npz", images=content["data"], labels=content["labels"])
+    pickled, packed = source(few_shot_archives / "cifarfs-rfs").splits(), source(arrays).splits()
+    for split in SPLITS:
+        assert pickled[split].class_names == packed[split].class_names
+        assert np.array_equal(np.stack(list(pickled[split].images())), np.stack(list(packed[split].images())))
+    tree = tmp_path / "tree"
+    for split in SPLITS:
+        for name in ("a", "b"):
+            (tree / split / f"{split}-{name}").mkdir(parents=True)
+            shutil.copy(next((few_shot_archives / "mini-ravi" / "images").iterdir()), tree / split / f"{split}-{name}")
+    assert source(tree).splits()["val"].class_names == ("val-a", "val-b")
+
+
+def test_a_change_of_a_file_changes_the_fingerprint(copied):
+    root = copied("cifarfs-rfs")
+    before = source(root).fingerprint
+    assert source(root).fingerprint == before
+    data = (root / "val.pickle").read_bytes()
+    (root / "val.pickle").write_bytes(data)
+    assert source(root).fingerprint != before
+
+
+# What is not there
+
+
+def test_what_is_missing_or_not_alone_is_named(copied, few_shot_archives, tmp_path):
+    root = copied("mini-cache")
+    (root / "mini-imagenet-cache-val.pkl").unlink()
+    assert "Split 'val' of the cache pickles of miniImageNet in" in sentence(root)
+    assert "no file 'mini-imagenet-cache-val.pkl'. Put it there." in sentence(root)
+    root = copied("mini-rfs")
+    (root / "miniImageNet_category_split_train_phase_train.pickle").unlink()
+    assert "Split 'train' of the pickles of miniImageNet in" in sentence(root)
+    both = copied("cifarfs-rfs")
+    shutil.copytree(few_shot_archives / "fc100-metaopt", both, dirs_exist_ok=True)
+    assert "holds pickles of CIFAR-FS or FC100 and pickles of CIFAR-FS or FC100: expected one data set" in sentence(
+        both
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "(it is empty): expected train/, val/ and test/" in sentence(empty)
+    (empty / "notes.txt").touch()
+    assert "(it holds ['notes.txt']): expected train/, val/ and test/" in sentence(empty)
+    (empty / "train").mkdir()
+    assert "Split 'val' in" in sentence(empty)
+    assert "is missing: no val/. Put it there." in sentence(empty)
+    assert "Check data.path." in sentence(tmp_path / "nowhere")
+    folder = copied("fc100-rfs")
+    (folder / "val.pickle").unlink()
+    (folder / "val.pickle").mkdir()
+    assert "no file 'val.pickle'" in sentence(folder)
+
+
+# What is damaged
+
+
+def changed(root: Path, change: Callable[[dict[str, Any]], Any], file: str = "val.pickle") -> Path:
+    content = pickle.loads((root / file).read_bytes(), encoding="latin1")
+    (root / file).write_bytes(pickle.dumps(change(content)))
+    return root
+
+
+DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "another key": (lambda c: {"images": c["data"], "labels": c["labels"]}, "has no 'data', only ['images', 'labels']"),
+    "no labels": (lambda c: {"data": c["data"]}, "has no 'labels', only ['data']"),
+    "a list": (lambda c: [c["data"], c["labels"]], "holds a list: expected a dictionary with 'data' and 'labels'"),
+    "an array": (lambda c: c["data"], "holds an array (uint8 of shape [48, 32, 32, 3]): expected a dictionary"),
+    "fractions": (lambda c: {**c, "data": c["data"] / np.float32(255)}, "'data' in {} is float32 of shape"),
+    "flat images": (lambda c: {**c, "data": c["data"].reshape(48, -1)}, "is uint8 of shape [48, 3072]: expected"),
+    "channels first": (lambda c: {**c, "data": c["data"].transpose(0, 3, 1, 2)}, "is uint8 of shape [48, 3, 32, 32]"),
+    "images in a list": (lambda c: {**c, "data": list(c["data"])}, "'data' in {} is no array"),
+    "no images": (lambda c: {"data": c["data"][:0], "labels": []}, "expected at least one image"),
+    "a label too few": (lambda c: {**c, "labels": c["labels"][1:]}, "has 48 images, but 47 in 'labels'"),
+    "labels of fractions": (lambda c: {**c, "labels": np.array(c["labels"]) / 1.0}, "'labels' in {} is float64"),
+    "labels of text": (lambda c: {**c, "labels": ["a"] * 48}, "'labels' in {} is something else"),
+    "labels one by one": (lambda c: {**c, "labels": np.eye(48, dtype=int)}, "'labels' in {} is int64 of shape"),
+    "classes of train": (lambda c: {**c, "labels": [n - 64 for n in c["labels"]]}, "is in splits 'train' and 'val'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_wrong_with_data_or_labels_is_told(copied, damage):
+    change, words = DAMAGE[damage]
+    root = changed(copied("cifarfs-rfs"), change)
+    assert words.format(f"'{root / 'val.pickle'}'") in sentence(root)
+
+
+def with_rows(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: {**content, "class_dict": change(content["class_dict"])}
+
+
+ROWS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "a list": (lambda rows: list(rows.values()), "'class_dict' in {} is no dictionary from names to rows"),
+    "a row beyond": (lambda rows: {**rows, "n00000064": [0, 48]}, "Class 'n00000064' in {} is no list of rows"),
+    "a row before": (lambda rows: {**rows, "n00000064": [-1]}, "is no list of rows from 0 to 47"),
+    "no rows": (lambda rows: {**rows, "n00000064": []}, "is no list of rows from 0 to 47"),
+    "a number": (lambda rows: {**rows, "n00000064": 7}, "is no list of rows from 0 to 47"),
+    "rows in lists": (lambda rows: {**rows, "n00000064": [[0], [1]]}, "is no list of rows from 0 to 47"),
+    "ragged rows": (lambda rows: {**rows, "n00000064": [[0], 1]}, "is no list of rows from 0 to 47"),
+    "rows twice": (lambda rows: {**rows, "n00000065": rows["n00000064"]}, "in a class already, such as row"),
+    "a row twice": (lambda rows: {**rows, "n00000064": [0, 0]}, "in a class already, such as row 0"),
+    "rows of nobody": (lambda rows: {**rows, "n00000064": [0]}, "of which 7 are in no class, such as row 1"),
+    "a blank name": (lambda rows: {" " if n == "n00000064" else n: r for n, r in rows.items()}, "is blank"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ROWS)
+def test_what_is_wrong_with_rows_of_classes_is_told(copied, damage):
+    change, words = ROWS[damage]
+    root = changed(copied("mini-cache"), with_rows(change), "mini-imagenet-cache-val.pkl")
+    assert words.format(f"'{root / 'mini-imagenet-cache-val.pkl'}'") in sentence(root)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_off_and_one_that_would_run_something_are_named(copied, kind):
+    root = copied(kind)
+    file = next(file for file in sorted(root.iterdir()) if "test" in file.name.replace("train_phase_test", ""))
+    data = file.read_bytes()
+    file.write_bytes(data[:-20])
+    assert f"'{file}' ends after" in sentence(root)
+    file.write_bytes(b"cos\nsystem\n(X\x04\0\0\0truetR.")
+    assert f"'{file}' asks for os.system at byte 0" in sentence(root)
