@@ -10,7 +10,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import Literal
@@ -94,6 +94,32 @@ def npz(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         listing.update(json.dumps([split, entry.size, *entry.version]).encode())
     check_disjoint({split: source.class_names for split, source in splits.items()})
     return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+
+
+def images_of(
+    place: Place, path: str, split: Split, image_size: int, channels: Literal[1, 3], *, blue_first: bool = False
+) -> tuple[int, Callable[[], Iterator[UInt8[np.ndarray, "c h w"]]]]:
+    """Return how many images the array ``images`` of an archive holds, and what starts their stream.
+
+    Args:
+        place: Where the archive lies.
+        path: Its path there.
+        split: The split.
+        image_size: Height and width to store at.
+        channels: 1 for grey, 3 for RGB.
+        blue_first: Whether colours are stored as blue, green, red.
+
+    Raises:
+        InputError: The archive is missing or damaged, or the array has another type or shape.
+    """
+    entry = place.entry(path)
+    if entry is None:
+        raise InputError(f"No file '{shown(place.where(path))}'. Put it back.")
+    file = _File(place, path, entry.size)
+    with _opened(file) as archive, _array(archive, file, "images") as images:
+        header = images.header
+    _check_images(file, split, header)
+    return header.shape[0], lambda: _stream(file, header, image_size, channels, blue_first=blue_first)
 
 
 @dataclass(frozen=True)
@@ -321,7 +347,7 @@ def _named(
 
 
 def _stream(
-    file: _File, expected: Header, image_size: int, channels: Literal[1, 3]
+    file: _File, expected: Header, image_size: int, channels: Literal[1, 3], *, blue_first: bool = False
 ) -> Iterator[UInt8[np.ndarray, "c h w"]]:
     count, *shape = expected.shape
     size = expected.size // count
@@ -330,6 +356,8 @@ def _stream(
             raise ValueError("it changed while it was read")
         for _ in range(count):
             pixels = np.frombuffer(_read_exactly(images.elements, size), np.uint8).reshape(shape)
+            if blue_first and pixels.ndim == 3 and shape[2] == 3:
+                pixels = np.ascontiguousarray(pixels[..., ::-1])
             picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and shape[2] == 1 else pixels)
             yield to_array(picture, image_size, channels)
         images.end()

@@ -1,5 +1,6 @@
 """Layouts that people have: each is recognised by its files, and what is wrong with one gets a sentence of its own."""
 
+import io
 import pickle
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metantk_core.config import load_config
 from metantk_core.datasets import SPLITS, DataConfig, prepare
@@ -86,6 +88,49 @@ def test_copies_that_people_made_with_python_3_are_the_same(copied, kind, protoc
     for split in SPLITS:
         assert after[split].labels.tolist() == np.repeat(np.arange(COUNTS[split]), 8).tolist()
         assert np.array_equal(np.stack(list(after[split].images())), np.stack(before[split]))
+
+
+@pytest.mark.parametrize("kind", ["tiered-rfs", "tiered-ren"])
+def test_both_kinds_of_tiered_imagenet_are_red_green_blue(few_shot_archives, kind):
+    found = source(few_shot_archives / kind, 84).splits()
+    for split in SPLITS:
+        part, first, count = found[split], FIRST[split], COUNTS[split]
+        name = "n{:08}" if kind == "tiered-ren" else "{}"
+        assert part.class_names == tuple(name.format(number) for number in range(first, first + count))
+        assert part.labels.tolist() == np.repeat(np.arange(count), 8).tolist()
+        # The archives were made from the same pictures.
+        phase = f"train_phase_{split}" if split == "train" else split
+        file = few_shot_archives / f"mini-rfs/miniImageNet_category_split_{phase}.pickle"
+        pixels = pickle.loads(file.read_bytes(), encoding="latin1")["data"]
+        assert np.array_equal(np.stack(list(part.images())), pixels.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("form", ["bytes", "vectors", "JPEG"])
+def test_encoded_images_may_be_bytes_or_vectors_and_labels_may_have_no_names(copied, form):
+    root = copied("tiered-ren")
+    before = {split: list(part.images()) for split, part in source(root, 84).splits().items()}
+    for split in SPLITS:
+        images = [
+            array.ravel() for array in pickle.loads((root / f"{split}_images_png.pkl").read_bytes(), encoding="bytes")
+        ]
+        if form == "JPEG":
+            images = [as_jpeg(one.tobytes()) for one in images]
+        written = images if form == "vectors" else [bytes(one) for one in images]
+        (root / f"{split}_images_png.pkl").write_bytes(pickle.dumps(written, 4))
+        labels = pickle.loads((root / f"{split}_labels.pkl").read_bytes(), encoding="bytes")[b"label_specific"]
+        (root / f"{split}_labels.pkl").write_bytes(pickle.dumps({b"label_specific": labels.tolist()}))
+    after = source(root, 84).splits()
+    for split in SPLITS:
+        assert after[split].class_names == tuple(f"{split} {number}" for number in range(COUNTS[split]))
+        difference = np.abs(np.stack(list(after[split].images())).astype(int) - np.stack(before[split])).mean()
+        assert difference < (8 if form == "JPEG" else 1e-9)
+
+
+def as_jpeg(data: bytes) -> bytes:
+    written = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        image.convert("RGB").save(written, format="JPEG", quality=95, subsampling=0)
+    return written.getvalue()
 
 
 def test_a_path_alone_prepares_what_lies_there(few_shot_archives, tmp_path):
@@ -222,6 +267,45 @@ def test_what_is_wrong_with_rows_of_classes_is_told(copied, damage):
     change, words = ROWS[damage]
     root = changed(copied("mini-cache"), with_rows(change), "mini-imagenet-cache-val.pkl")
     assert words.format(f"'{root / 'mini-imagenet-cache-val.pkl'}'") in sentence(root)
+
+
+ENCODED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "an array": ("images_png", lambda images: np.zeros((2, 3)), "is no list of encoded images"),
+    "no images": ("images_png", lambda images: [], "is no list of encoded images"),
+    "decoded images": ("images_png", lambda images: [np.zeros((8, 8, 3), "u1")] * 48, "is no list of encoded"),
+    "numbers": ("images_png", lambda images: [1] * 48, "is no list of encoded images"),
+    "one that is none": ("images_png", lambda images: [*images[:-1], b"GIF89a"], "47 in {} can't be read (it is neither"),
+    "one cut off": ("images_png", lambda images: [images[0][:90], *images[1:]], "Image 0 in {} can't be read ("),
+    "one too few": ("images_png", lambda images: images[1:], "has 47 images, but 48 in 'label_specific'"),
+    "other labels": ("labels", lambda labels: {"label_general": []}, "has no 'label_specific', only"),
+    "names of nobody": ("labels", lambda labels: {**labels, "label_specific_str": 7}, "_str' in {} is no list"),
+    "too few names": ("labels", lambda labels: {**labels, "label_specific_str": ["a", "b"]}, "they run from 0 to 5"),
+    "a name twice": ("labels", lambda labels: {**labels, "label_specific_str": [*"aabcde"]}, "twice in split 'val'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ENCODED)
+def test_what_is_wrong_with_encoded_images_is_told(copied, damage):
+    which, change, words = ENCODED[damage]
+    root = changed(copied("tiered-ren"), change, f"val_{which}.pkl")
+    with pytest.raises(InputError) as error:
+        list(source(root).splits()["val"].images())
+    assert words.format(f"'{root / f'val_{which}.pkl'}'") in str(error.value)
+
+
+def test_what_is_wrong_with_arrays_of_tiered_imagenet_is_told(copied):
+    root = copied("tiered-rfs")
+    labels = (root / "val_labels.pkl").read_bytes()
+    (root / "val_labels.pkl").write_bytes(pickle.dumps({"labels": np.arange(47)}))
+    assert "has 48 images, but 47 in 'labels'" in sentence(root)
+    (root / "val_labels.pkl").unlink()
+    assert "Split 'val' of the arrays of tieredImageNet in" in sentence(root)
+    assert "no file 'val_labels.pkl'" in sentence(root)
+    (root / "val_labels.pkl").write_bytes(labels)
+    np.savez(root / "val_images.npz", data=np.zeros((48, 8, 8, 3), np.uint8))
+    assert "has no array 'images', only ['data']" in sentence(root)
+    np.savez(root / "val_images.npz", images=np.zeros((48, 8, 8, 3), np.float32))
+    assert "is float32 of shape [48, 8, 8, 3]" in sentence(root)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,8 @@ from metantk_core.errors import InputError
 from metantk_core.files import Place, shown
 
 
-def _split(place: Place, path: str, split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
+def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
+    (path,) = paths
     where = place.where(path)
     content = read_dictionary(place, path, ("image_data", "class_dict"))
     images = check_images(content["image_data"], "image_data", where, split)
@@ -55,9 +56,9 @@ CACHE = Layout(
     "cache pickles of miniImageNet",
     tuple(
         {
-            "train": "mini-imagenet-cache-train.pkl",
-            "val": f"mini-imagenet-cache-{val}.pkl",
-            "test": "mini-imagenet-cache-test.pkl",
+            "train": ("mini-imagenet-cache-train.pkl",),
+            "val": (f"mini-imagenet-cache-{val}.pkl",),
+            "test": ("mini-imagenet-cache-test.pkl",),
         }
         for val in ("val", "validation")
     ),

@@ -15,7 +15,8 @@ from metantk_core.datasets.sources import SplitSource
 from metantk_core.files import Place
 
 
-def _split(place: Place, path: str, split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
+def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, channels: Literal[1, 3]) -> SplitSource:
+    (path,) = paths
     where = place.where(path)
     content = read_dictionary(place, path, ("data", "labels"))
     images = check_images(content["data"], "data", where, split)
@@ -29,9 +30,9 @@ MINI_IMAGENET = Layout(
     "pickles of miniImageNet",
     (
         {
-            "train": "miniImageNet_category_split_train_phase_train.pickle",
-            "val": "miniImageNet_category_split_val.pickle",
-            "test": "miniImageNet_category_split_test.pickle",
+            "train": ("miniImageNet_category_split_train_phase_train.pickle",),
+            "val": ("miniImageNet_category_split_val.pickle",),
+            "test": ("miniImageNet_category_split_test.pickle",),
         },
     ),
     _split,
@@ -39,7 +40,7 @@ MINI_IMAGENET = Layout(
 CIFAR = Layout(
     "pickles of CIFAR-FS or FC100",
     tuple(
-        {"train": f"{name}train.pickle", "val": f"{name}val.pickle", "test": f"{name}test.pickle"}
+        {"train": (f"{name}train.pickle",), "val": (f"{name}val.pickle",), "test": (f"{name}test.pickle",)}
         for name in ("", "CIFAR_FS_", "FC100_")
     ),
     _split,

@@ -16,18 +16,18 @@ from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check
 from metantk_core.errors import InputError
 from metantk_core.files import FILE, Place, shown
 
-Files = Mapping[Split, str]
-SplitReader = Callable[[Place, str, Split, int, Literal[1, 3]], SplitSource]
+Files = Mapping[Split, tuple[str, ...]]
+SplitReader = Callable[[Place, tuple[str, ...], Split, int, Literal[1, 3]], SplitSource]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which people keep images, one file a split.
+    """A way in which people keep images, in one file or two a split.
 
     Attributes:
         name: A name for people.
         files: The names that the files may have: of each split, in each of the copies that are about.
-        read: Reads one of them.
+        read: Reads those of one split.
     """
 
     name: str
@@ -48,10 +48,11 @@ class Layout:
         """
         listing = hashlib.sha256()
         for split in SPLITS:
-            entry = place.entry(files[split])
-            if entry is None or entry.kind != FILE:
-                raise InputError(f"'{shown(place.where(files[split]))}' has gone, or is no file. Put it back.")
-            listing.update(json.dumps([split, files[split], entry.size, *entry.version]).encode())
+            for path in files[split]:
+                entry = place.entry(path)
+                if entry is None or entry.kind != FILE:
+                    raise InputError(f"'{shown(place.where(path))}' has gone, or is no file. Put it back.")
+                listing.update(json.dumps([split, path, entry.size, *entry.version]).encode())
         splits: dict[Split, SplitSource] = {}
         for split in SPLITS:
             splits[split] = self.read(place, files[split], split, image_size, channels)

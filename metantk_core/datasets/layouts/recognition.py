@@ -3,15 +3,16 @@
 from typing import Literal
 
 from metantk_core.datasets import archives, folders
-from metantk_core.datasets.images import SPLITS, Split
+from metantk_core.datasets.images import SPLITS
 from metantk_core.datasets.layouts.cached import CACHE
 from metantk_core.datasets.layouts.labelled import CIFAR, MINI_IMAGENET
 from metantk_core.datasets.layouts.layout import Files, Layout
+from metantk_core.datasets.layouts.tiered import TIERED_ARRAYS, TIERED_ENCODED
 from metantk_core.datasets.sources import Source
 from metantk_core.errors import InputError
 from metantk_core.files import FOLDER, Place, reason, shown
 
-LAYOUTS = (MINI_IMAGENET, CACHE, CIFAR)
+LAYOUTS = (MINI_IMAGENET, CACHE, CIFAR, TIERED_ENCODED, TIERED_ARRAYS)
 """Layouts with files of their own names; beside them there are folders and npz files."""
 
 
@@ -38,7 +39,7 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source
         raise InputError(f"No folder '{shown(place.where())}': expected one that holds images. Check data.path.")
     kinds = {entry.name: entry.kind for entry in place.entries()}
     files = {name for name, kind in kinds.items() if kind != FOLDER}
-    found = [(layout, names) for layout in LAYOUTS for names in layout.files if files.issuperset(names.values())]
+    found = [(layout, names) for layout in LAYOUTS for names in layout.files if files.issuperset(_all(names))]
     is_tree = all(kinds.get(split) == FOLDER for split in SPLITS)
     is_npz = files.issuperset(f"{split}.npz" for split in SPLITS)
     described = [layout.name for layout, _ in found] + ["folders of images"] * is_tree + ["npz files"] * is_npz
@@ -57,18 +58,23 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source
     raise _unrecognised(place, kinds)
 
 
+def _all(files: Files) -> set[str]:
+    return {file for split in SPLITS for file in files[split]}
+
+
 def _unrecognised(place: Place, kinds: dict[str, str]) -> InputError:
     """Return the sentence about a folder that has no layout, or a part of one."""
     partial: list[tuple[Layout, Files]] = [
-        (layout, names) for layout in LAYOUTS for names in layout.files if kinds.keys() & set(names.values())
+        (layout, names) for layout in LAYOUTS for names in layout.files if kinds.keys() & _all(names)
     ]
     if partial:
         # Of several copies' names the one of which most is there.
-        layout, names = max(partial, key=lambda part: len(kinds.keys() & set(part[1].values())))
-        missing: Split = next(split for split in SPLITS if kinds.get(names[split], FOLDER) == FOLDER)
+        layout, names = max(partial, key=lambda part: len(kinds.keys() & _all(part[1])))
+        missing = ((split, file) for split in SPLITS for file in names[split] if kinds.get(file, FOLDER) == FOLDER)
+        split, file = next(missing)
         return InputError(
-            f"Split '{missing}' of the {layout.name} in '{shown(place.where())}' is missing: no file "
-            f"'{names[missing]}'. Put it there."
+            f"Split '{split}' of the {layout.name} in '{shown(place.where())}' is missing: no file '{file}'. "
+            "Put it there."
         )
     for split in SPLITS:
         if split in kinds or f"{split}.npz" in kinds:

@@ -1,0 +1,111 @@
+"""tieredImageNet: encoded images as Ren et al. published them, and RFS's arrays, whose colours begin with blue."""
+
+import io
+import warnings
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from metantk_core.datasets.archives import images_of
+from metantk_core.datasets.images import SPLITS, Split
+from metantk_core.datasets.layouts.layout import Layout, by_class, check_labels, read_dictionary
+from metantk_core.datasets.pickles import read_pickle
+from metantk_core.datasets.sources import MAX_PIXELS, SplitSource, check_counts, to_array
+from metantk_core.errors import InputError
+from metantk_core.files import Place, reason, shown
+
+
+def _arrays(
+    place: Place, paths: tuple[str, ...], split: Split, image_size: int, channels: Literal[1, 3]
+) -> SplitSource:
+    archive, path = paths
+    count, images = images_of(place, archive, split, image_size, channels, blue_first=True)
+    where = place.where(path)
+    labels = check_labels(read_dictionary(place, path, ("labels",))["labels"], count, "labels", where)
+    class_names, labels = by_class(labels, None, split, where)
+    return SplitSource(class_names, labels, images)
+
+
+def _encoded(
+    place: Place, paths: tuple[str, ...], split: Split, image_size: int, channels: Literal[1, 3]
+) -> SplitSource:
+    path, labels_path = paths
+    where = place.where(path)
+    images = read_pickle(place, path)
+    if not isinstance(images, list | tuple) or not images or not all(map(_is_encoded, images)):
+        raise InputError(
+            f"'{shown(where)}' is no list of encoded images: expected bytes or vectors of uint8. Write it anew."
+        )
+    check_counts(len(images), 0, split, where)
+    content = read_dictionary(place, labels_path, ("label_specific",))
+    where_labels = place.where(labels_path)
+    labels = check_labels(content["label_specific"], len(images), "label_specific", where_labels)
+    names = _names(content, labels, split, where_labels)
+    class_names, labels = by_class(labels, names, split, where_labels)
+    return SplitSource(
+        class_names, labels, lambda: (_decoded(one, row, where, image_size, channels) for row, one in enumerate(images))
+    )
+
+
+def _is_encoded(image: object) -> bool:
+    if isinstance(image, np.ndarray):
+        return image.dtype == np.uint8 and image.size == max(image.shape, default=0)
+    return isinstance(image, bytes | memoryview)
+
+
+def _names(content: dict[str, Any], labels: np.ndarray, split: Split, where: str) -> dict[int, str]:
+    """Return what the classes are called; without names, split and number."""
+    given = content.get("label_specific_str")
+    values = np.unique(labels).tolist()
+    if given is None:
+        return {value: f"{split} {value}" for value in values}
+    if not isinstance(given, list | tuple) or not all(isinstance(name, str | bytes) for name in given):
+        raise InputError(f"'label_specific_str' in '{shown(where)}' is no list of names. Write it anew.")
+    if values[0] < 0 or values[-1] >= len(given):
+        raise InputError(
+            f"'label_specific' in '{shown(where)}' must be positions in the {len(given):,} names of "
+            f"'label_specific_str'; they run from {values[0]} to {values[-1]}. Copy or download it again."
+        )
+    named = {value: given[value] for value in values}
+    return {
+        value: name.decode("utf-8", "replace") if isinstance(name, bytes) else name for value, name in named.items()
+    }
+
+
+def _decoded(
+    encoded: object, row: int, where: str, image_size: int, channels: Literal[1, 3]
+) -> UInt8[np.ndarray, "c h w"]:
+    data = io.BytesIO(encoded.tobytes() if isinstance(encoded, np.ndarray) else cast(bytes, encoded))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of oddities that it has dealt with
+            # Pillow decodes to red, green, blue; only OpenCV turns them round.
+            with Image.open(data, formats=("PNG", "JPEG")) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise InputError(
+                        f"Image {row} in '{shown(where)}' has {image.width:,} x {image.height:,} pixels: expected at "
+                        f"most {MAX_PIXELS:,} in all. Make it smaller."
+                    )
+                return to_array(image, image_size, channels)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        words = "it is neither PNG nor JPEG" if "cannot identify" in str(error) else reason(error)
+        raise InputError(
+            f"Image {row} in '{shown(where)}' can't be read ({words}). Copy or download the file again."
+        ) from error
+
+
+TIERED_ENCODED = Layout(
+    "encoded images of tieredImageNet",
+    ({split: (f"{split}_images_png.pkl", f"{split}_labels.pkl") for split in SPLITS},),
+    _encoded,
+)
+# `train_phase_val_…` holds further images of the training classes, which nothing here needs.
+TIERED_ARRAYS = Layout(
+    "arrays of tieredImageNet",
+    ({split: (f"{split}_images.npz", f"{split}_labels.pkl") for split in SPLITS},),
+    _arrays,
+)
