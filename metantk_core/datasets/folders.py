@@ -75,7 +75,7 @@ def folder(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         splits[split] = SplitSource(
             class_names=tuple(name for name, _ in classes),
             labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
-            images=lambda files=files: _stream(place, files, image_size, channels),
+            images=lambda files=files: stream_files(place, files, image_size, channels),
         )
     check_disjoint({split: source.class_names for split, source in splits.items()})
     return Source(place.name, listing.hexdigest()[:16], lambda: splits)
@@ -93,14 +93,15 @@ def _is_folder(place: Place, path: str = "") -> bool:
         ) from error
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Return whether a file is an image by its suffix."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _image_files(place: Place, split: Split, class_name: str, listing: "hashlib._Hash") -> list[str]:
     path = f"{split}/{class_name}"
     found = []
-    for entry in place.entries(path, _is_image):
+    for entry in place.entries(path, is_image):
         if entry.kind == FOLDER:
             continue
         if entry.kind != FILE:
@@ -118,9 +119,20 @@ def _image_files(place: Place, split: Split, class_name: str, listing: "hashlib.
     return found
 
 
-def _stream(
+def stream_files(
     place: Place, files: Sequence[str], image_size: int, channels: Literal[1, 3]
 ) -> Iterator[UInt8[np.ndarray, "c h w"]]:
+    """Give images one after the other, as they are stored.
+
+    Args:
+        place: Where the files lie.
+        files: Their paths there.
+        image_size: Height and width to store at.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        InputError: One can't be read.
+    """
     opened = place.opened(files)
     for file in files:
         yield _read_image(place, file, opened, image_size, channels)

@@ -14,7 +14,7 @@ from PIL import Image
 from metantk_core.config import load_config
 from metantk_core.datasets import SPLITS, DataConfig, prepare
 from metantk_core.datasets.layouts import recognised
-from metantk_core.datasets.sources import Source
+from metantk_core.datasets.sources import Source, to_array
 from metantk_core.errors import InputError
 from metantk_core.files import Folder
 from metantk_core.recipes import RECIPES
@@ -274,7 +274,7 @@ ENCODED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "no images": ("images_png", lambda images: [], "is no list of encoded images"),
     "decoded images": ("images_png", lambda images: [np.zeros((8, 8, 3), "u1")] * 48, "is no list of encoded"),
     "numbers": ("images_png", lambda images: [1] * 48, "is no list of encoded images"),
-    "one that is none": ("images_png", lambda images: [*images[:-1], b"GIF89a"], "47 in {} can't be read (it is neither"),
+    "one that is none": ("images_png", lambda images: [*images[:-1], b"GIF89a"], "47 in {} can't be read (it is "),
     "one cut off": ("images_png", lambda images: [images[0][:90], *images[1:]], "Image 0 in {} can't be read ("),
     "one too few": ("images_png", lambda images: images[1:], "has 47 images, but 48 in 'label_specific'"),
     "other labels": ("labels", lambda labels: {"label_general": []}, "has no 'label_specific', only"),
@@ -291,6 +291,62 @@ def test_what_is_wrong_with_encoded_images_is_told(copied, damage):
     with pytest.raises(InputError) as error:
         list(source(root).splits()["val"].images())
     assert words.format(f"'{root / f'val_{which}.pkl'}'") in str(error.value)
+
+
+def test_listed_images_have_the_classes_of_the_pickles_and_the_pixels_of_the_files(few_shot_archives):
+    found = source(few_shot_archives / "mini-ravi", 84).splits()
+    pickled = source(few_shot_archives / "mini-cache", 84).splits()
+    for split in SPLITS:
+        assert found[split].class_names == pickled[split].class_names
+        assert found[split].labels.tolist() == pickled[split].labels.tolist()
+        rows = (few_shot_archives / "mini-ravi" / f"{split}.csv").read_text().splitlines()[1:]
+        for image, row in zip(found[split].images(), rows, strict=True):
+            with Image.open(few_shot_archives / "mini-ravi" / "images" / row.split(",")[0]) as picture:
+                assert np.array_equal(image, to_array(picture, 84, 3))
+
+
+LISTS = {
+    "another header": (lambda text: text.replace("filename,label", "file,class"), "begins with 'file,class': expected"),
+    "no header": (lambda text: text.split("\n", 1)[1], "begins with 'n0000006400000000.png,n00000064': expected"),
+    "nothing": (lambda text: "", "begins with '': expected"),
+    "no images": (lambda text: "filename,label\n", "lists 0 images: expected one"),
+    "a third field": (lambda text: text + "a.png,n1,7\n", "Line 50 of {} has 3 fields"),
+    "an open quote": (lambda text: text + '"a.png,n1\n', "can't be read as a list of images (unexpected end of data)"),
+    "no text": (lambda text: "filename,label\n\udcff.png,a\n", "can't be read as a list of images ("),
+    "a file of nobody": (lambda text: text + "a.png,n1\n", "lists 'a.png' (image 49), which is no image file in"),
+    "a file elsewhere": (
+        lambda text: text + "../val.csv,n1\n",
+        "lists '../val.csv' (image 49), which is no image file",
+    ),
+    "a class of train": (lambda text: text.replace("n00000064", "n00000000"), "lists 'n00000000"),
+    "a blank class": (lambda text: text.replace(",n00000064", ", "), "is blank"),
+}
+
+
+@pytest.mark.parametrize("damage", LISTS)
+def test_what_is_wrong_with_a_list_is_told(copied, damage):
+    change, words = LISTS[damage]
+    root = copied("mini-ravi")
+    text = change((root / "val.csv").read_text())
+    (root / "val.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    if damage == "a class of train":
+        for file in (root / "images").glob("n00000064*"):
+            shutil.copy(file, file.with_name(file.name.replace("n00000064", "n00000000")))
+        words = "Class 'n00000000' is in splits 'train' and 'val'"
+    assert words.format(f"'{root / 'val.csv'}'") in sentence(root)
+
+
+def test_a_changed_image_of_a_list_changes_the_fingerprint_and_a_missing_part_is_named(copied):
+    root = copied("mini-ravi")
+    before = source(root).fingerprint
+    image = root / "images" / "n0000006400000000.png"
+    image.write_bytes((root / "images" / "n0000006400000001.png").read_bytes())
+    assert source(root).fingerprint != before
+    (root / "images").rename(root / "pictures")
+    assert "is missing: no images. Put it there." in sentence(root)
+    (root / "pictures").rename(root / "images")
+    (root / "test.csv").unlink()
+    assert "is missing: no test.csv. Put it there." in sentence(root)
 
 
 def test_what_is_wrong_with_arrays_of_tiered_imagenet_is_told(copied):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from metantk_core.datasets import archives, folders
 from metantk_core.datasets.images import SPLITS
+from metantk_core.datasets.layouts import listed
 from metantk_core.datasets.layouts.cached import CACHE
 from metantk_core.datasets.layouts.labelled import CIFAR, MINI_IMAGENET
 from metantk_core.datasets.layouts.layout import Files, Layout
@@ -42,7 +43,9 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source
     found = [(layout, names) for layout in LAYOUTS for names in layout.files if files.issuperset(_all(names))]
     is_tree = all(kinds.get(split) == FOLDER for split in SPLITS)
     is_npz = files.issuperset(f"{split}.npz" for split in SPLITS)
+    is_listed = kinds.get(listed.FOLDER_NAME) == FOLDER and files.issuperset(listed.FILES.values())
     described = [layout.name for layout, _ in found] + ["folders of images"] * is_tree + ["npz files"] * is_npz
+    described += ["lists of images"] * is_listed
     if len(described) > 1:
         raise InputError(
             f"'{shown(place.where())}' holds {' and '.join(described)}: expected one data set. Put each into a folder "
@@ -55,6 +58,8 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source
         return folders.folder(place, image_size, channels)
     if is_npz:
         return archives.npz(place, image_size, channels)
+    if is_listed:
+        return listed.listed(place, image_size, channels)
     raise _unrecognised(place, kinds)
 
 
@@ -76,6 +81,12 @@ def _unrecognised(place: Place, kinds: dict[str, str]) -> InputError:
             f"Split '{split}' of the {layout.name} in '{shown(place.where())}' is missing: no file '{file}'. "
             "Put it there."
         )
+    if kinds.keys() & set(listed.FILES.values()):
+        wanted = dict.fromkeys(listed.FILES.values(), False) | {listed.FOLDER_NAME: True}
+        gone = next(name for name, folder in wanted.items() if name not in kinds or (kinds[name] == FOLDER) != folder)
+        return InputError(
+            f"Part of the lists of images in '{shown(place.where())}' is missing: no {gone}. Put it there."
+        )
     for split in SPLITS:
         if split in kinds or f"{split}.npz" in kinds:
             others = [other for other in SPLITS if other not in kinds and f"{other}.npz" not in kinds]
@@ -88,5 +99,5 @@ def _unrecognised(place: Place, kinds: dict[str, str]) -> InputError:
     known = ", ".join(layout.name for layout in LAYOUTS)
     return InputError(
         f"No data set is recognised in '{shown(place.where())}' ({seen}): expected train/, val/ and test/ with a "
-        f"folder a class, {{train,val,test}}.npz, or {known}. See docs/own-data.md."
+        f"folder a class, {{train,val,test}}.npz, images/ and {{train,val,test}}.csv, or {known}. See docs/own-data.md."
     )
