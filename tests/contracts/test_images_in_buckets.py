@@ -108,6 +108,14 @@ def refusal(path: str, out: Path, source: str = "folder") -> str:
 # The same as a folder
 
 
+@pytest.mark.parametrize("kind", ["cifarfs-metaopt", "mini-cache", "tiered-rfs", "tiered-ren", "mini-ravi"])
+def test_archives_of_others_are_recognised_as_on_disk(moto, use, few_shot_archives, tmp_path, kind):
+    use(moto.address)
+    address = upload(few_shot_archives / kind, moto.address)
+    near = prepared(few_shot_archives / kind, tmp_path / "near", "auto")
+    assert prepared(address, tmp_path / "far", "auto").digest == near.digest
+
+
 @pytest.mark.parametrize("server", ["moto", "seaweedfs"])
 @pytest.mark.parametrize(("source", "write"), [("folder", write_tree), ("npz", write_archives)])
 def test_images_in_a_bucket_are_the_data_set_that_they_are_in_a_folder(

@@ -5,7 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def source(root: Path, size: int = 8) -> Source:
 def sentence(root: Path) -> str:
     """Return what is said of a folder that can't be used."""
     with pytest.raises(InputError) as error:
-        source(root)
+        source(root).splits()
     text = str(error.value)
     assert text.isprintable()
     assert text.endswith(".")
@@ -176,6 +176,17 @@ def test_a_change_of_a_file_changes_the_fingerprint(copied):
     data = (root / "val.pickle").read_bytes()
     (root / "val.pickle").write_bytes(data)
     assert source(root).fingerprint != before
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "tiered-rfs", "tiered-ren"])
+def test_what_is_there_is_known_without_reading_it(few_shot_archives, kind):
+    class Listed(Folder):
+        def open(self, path: str) -> NoReturn:
+            raise AssertionError(path)
+
+    assert (
+        recognised(Listed(few_shot_archives / kind), 8, 3).fingerprint == source(few_shot_archives / kind).fingerprint
+    )
 
 
 # What is not there

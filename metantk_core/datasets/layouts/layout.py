@@ -35,7 +35,7 @@ class Layout:
     read: SplitReader
 
     def source(self, place: Place, files: Files, image_size: int, channels: Literal[1, 3]) -> Source:
-        """Return the images in some files of this layout.
+        """Return the images in some files of this layout, which are read when the splits are asked for.
 
         Args:
             place: What holds the files.
@@ -44,7 +44,7 @@ class Layout:
             channels: 1 for grey, 3 for RGB.
 
         Raises:
-            InputError: A file is damaged or holds something else, or a class is in two splits.
+            InputError: A file has gone; later, one is damaged or holds something else, or a class is in two splits.
         """
         listing = hashlib.sha256()
         for split in SPLITS:
@@ -53,11 +53,14 @@ class Layout:
                 if entry is None or entry.kind != FILE:
                     raise InputError(f"'{shown(place.where(path))}' has gone, or is no file. Put it back.")
                 listing.update(json.dumps([split, path, entry.size, *entry.version]).encode())
+        return Source(place.name, listing.hexdigest()[:16], lambda: self._splits(place, files, image_size, channels))
+
+    def _splits(self, place: Place, files: Files, image_size: int, channels: Literal[1, 3]) -> dict[Split, SplitSource]:
         splits: dict[Split, SplitSource] = {}
         for split in SPLITS:
             splits[split] = self.read(place, files[split], split, image_size, channels)
         check_disjoint({split: source.class_names for split, source in splits.items()})
-        return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+        return splits
 
 
 def read_dictionary(place: Place, path: str, keys: tuple[str, ...]) -> dict[str, Any]:
