@@ -1,5 +1,6 @@
 """How a task is placed on a cluster: a task and what a profile says of its step enter, the task leaves, placed."""
 
+import math
 from typing import Any, cast
 
 from kfp import dsl, kubernetes
@@ -7,7 +8,7 @@ from kfp import dsl, kubernetes
 from components.step import IMAGE
 from metantk_core.wiring import ACCELERATOR
 from pipelines.caching import CACHING
-from pipelines.cluster_values import SHARED_MEMORY_VOLUME, seconds
+from pipelines.cluster_values import SHARED_MEMORY_VOLUME, quantity, seconds
 from pipelines.profile import Placement, Profile, StepName
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -59,11 +60,17 @@ def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
     if wanted.gpus:
         task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
         task.set_env_variable(ACCELERATOR, str(wanted.gpu_type))  # a step that gets none says so
-    for name, value in wanted.environment.items():
+    for name, value in {**_threads(wanted), **wanted.environment}.items():
         task.set_env_variable(name, value)
     _place_on_nodes(task, wanted)
     _mount(task, wanted)
     return task
+
+
+def _threads(wanted: Placement) -> dict[str, str]:
+    """Return as many threads as a step may have cores; torch would take all of the node's, whoever works there."""
+    cores = wanted.cpu_limit or wanted.cpu
+    return {"OMP_NUM_THREADS": str(math.ceil(quantity(cores)))} if cores else {}
 
 
 def _place_on_nodes(task: dsl.PipelineTask, wanted: Placement) -> None:

@@ -30,7 +30,7 @@ from metantk_core.search import Job, Setting, advance, start
 
 _SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
 _PACK_SECONDS, _CHECKPOINT_SECONDS, _EVALUATION_SECONDS = 30.0, 20.0, 5.0  # how often a store is written to
-_STEP_REQUESTS = 12  # of a step, before and after its work: measured with the smoke recipe
+_STEP_REQUESTS = 12  # of a step, before and after its work: a round number, not measured
 
 
 @dataclass(frozen=True)

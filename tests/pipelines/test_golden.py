@@ -179,6 +179,7 @@ def test_everything_that_a_profile_can_say_reaches_the_pod(tmp_path):
     of_secret = {"name": "s3.keys", "key": "id", "optional": True}
     assert main["env"] == [
         {"name": "METANTK_ACCELERATOR", "value": "amd.com/gpu"},
+        {"name": "OMP_NUM_THREADS", "value": "2"},
         {"name": "METANTK_DEVICE", "value": "cuda"},
         {"name": "AWS_ACCESS_KEY_ID", "valueFrom": {"secretKeyRef": of_secret}},
         {"name": "OTHER", "valueFrom": {"secretKeyRef": of_secret}},
