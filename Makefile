@@ -53,10 +53,10 @@ $(VENV)/.test-ready: $(VENV)/.ready
 run: setup ## Search, meta-train, evaluate and register on the embedded dataset (RECIPE=glyphs)
 	@$(BIN)/metantk run $(RECIPE) $(ARGS)
 
-test: $(VENV)/.test-ready ## Run the tests, but for the few that take minutes each
+test: $(VENV)/.test-ready ## Run the tests, but for those that take long
 	@$(PYTEST) -m "not minutes" $(ARGS)
 
-long-test: $(VENV)/.test-ready ## Run those that take minutes each
+long-test: $(VENV)/.test-ready ## Run those that take long
 	@$(PYTEST) -m minutes $(ARGS)
 
 quick-test: $(VENV)/.test-ready ## Run the tests that take no more than seconds

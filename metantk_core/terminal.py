@@ -272,7 +272,7 @@ def print_device(device: str) -> None:
     Console().print(f"Device     {device}", highlight=False)
 
 
-def print_estimate(told: workflow.Estimate, *, to_errors: bool = False) -> None:
+def print_estimate(told: "workflow.Estimate", *, to_errors: bool = False) -> None:
     """Print what a run will take.
 
     Args:

@@ -2,14 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from metantk_core.command_line.cluster import ClusterProfile, cluster_profile
 from metantk_core.command_line.options import (
     AsJson,
     Commands,
     Overrides,
+    Seed,
     Store,
     TrackingUri,
     WorkspaceRoot,
@@ -30,23 +32,23 @@ def doctor(
         str, typer.Argument(help="A recipe or a file whose images are looked for; left out, none are.")
     ] = "",
     overrides: Overrides = None,
+    seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
     tracking_uri: TrackingUri = "",
     store: Store = "",
     host: Annotated[
         str, typer.Option("--host", envvar="METANTK_KUBEFLOW", help="Kubeflow Pipelines, as in https://…/pipeline.")
     ] = "",
-    profile: Annotated[
-        Path | None, typer.Option("--profile", help="A cluster profile, whose image is compared with this release.")
-    ] = None,
+    profile: ClusterProfile = None,
     as_json: AsJson = False,
 ) -> None:
     """Check software, disk, store, MLflow, GPU, and if named Kubeflow, image and data, within ten seconds.
 
     Exit code 2 if something failed; warnings are none.
     """
-    config = configuration(recipe, overrides, None) if recipe else None
-    image = _image_of(profile) if profile else ""
+    config = configuration(recipe, overrides, seed) if recipe else None
+    # The first step's: it refuses to begin in an image of another release.
+    image = cluster_profile(profile).placement("prepare_dataset").image or "" if profile else ""
 
     from metantk_core.doctor import Asked, examine
     from metantk_core.workspace import Workspace
@@ -62,12 +64,3 @@ def doctor(
             typer.echo(f"{one.part:<10}{one.said}{advice}")
     if any(one.status == "failed" for one in found):
         raise typer.Exit(2)
-
-
-def _image_of(profile: Path) -> str:
-    """Return the image that a profile names for its steps; empty if it names none."""
-    from metantk_core.settings_text import read_settings
-
-    values: Any = read_settings(profile)
-    defaults = values.get("defaults") if isinstance(values, dict) else None
-    return str((defaults or {}).get("image") or "") if isinstance(defaults, dict) else ""

@@ -143,7 +143,7 @@ def killed_at(server: KubeflowServer, number: int, *, done: bool, arguments: tup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", ["nothing", "an old one"])
+@pytest.mark.parametrize("before", [pytest.param("nothing", marks=pytest.mark.minutes), "an old one"])
 @pytest.mark.parametrize("done", [False, True], ids=["before the server hears", "before the answer comes"])
 def test_a_kill_at_any_request_is_repaired_by_the_next_call(
     server: KubeflowServer, package: Path, newer: Path, done: bool, before: str
@@ -170,7 +170,7 @@ def test_a_kill_at_any_request_is_repaired_by_the_next_call(
     assert requests >= 9
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_two_kills_in_a_row_are_repaired_too(server: KubeflowServer, package: Path, newer: Path):
     metantk(server, *created(package))
     requests = len(server.seen)

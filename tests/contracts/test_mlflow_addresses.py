@@ -224,7 +224,7 @@ def test_relative_databases_keep_their_files_beside_them(tmp_path: Path, monkeyp
     assert kept == [("project", "runs", "mlartifacts")]
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_eight_processes_may_meet_at_a_fresh_database(tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     context = multiprocessing.get_context("forkserver")

@@ -483,7 +483,7 @@ def _search(root: Path, tracking: str, between: Callable[[], None]) -> Any:
         return workflow.finish_search(config, state, records, ports).leaderboard.digest
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_server_that_is_away_in_the_middle_of_a_search_is_waited_for_or_told_later(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):

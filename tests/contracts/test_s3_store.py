@@ -609,7 +609,7 @@ def test_of_a_thousand_requests_of_which_a_fifth_fail_none_is_lost_and_none_is_t
         assert there == random.Random(number).randbytes(5000 + number)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_server_that_is_killed_and_comes_back_costs_waiting_and_nothing_else(tmp_path: Path, use: Any):
     server = SeaweedFS(tmp_path, seaweedfs_program())
     try:

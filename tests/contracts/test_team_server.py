@@ -215,6 +215,7 @@ def _leaks(team: TeamServer, places: Mapping[str, bytes]) -> list[str]:
     return [place for place, data in places.items() if any(form in data for form in forms)]
 
 
+@pytest.mark.minutes
 def test_eight_shards_at_once_lose_nothing_and_share_one_run(team: TeamServer, monkeypatch: pytest.MonkeyPatch):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "crowd"])
@@ -492,6 +493,7 @@ def test_a_database_that_is_away_for_a_minute_behind_its_server_is_waited_for(
     assert (digest, _pages(team, tmp_path)) == undisturbed
 
 
+@pytest.mark.minutes
 def test_what_a_database_missed_is_kept_in_the_bucket_and_sent_from_there_once(
     team: TeamServer,
     undisturbed: tuple[str, dict[str, Any]],

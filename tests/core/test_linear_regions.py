@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from benchmarks.search import source_of
-from metantk_core.candidates import SPACES, Genotype, space_named
+from metantk_core.candidates import Genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, LabelledImages
 from metantk_core.episodes import EpisodeSource, resize
@@ -172,7 +172,8 @@ def made(kind: str) -> EpisodeSource:
 # Recomputed independently, on other draws and other smooth images: about 820, 2,150 and 2,988 of 3,000.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "low", "high"), [("letters", 750, 950), ("smooth", 1900, 2600), ("noise", 2970, 3000)]
+    ("kind", "low", "high"),
+    [pytest.param("letters", 750, 950, marks=pytest.mark.minutes), ("smooth", 1900, 2600), ("noise", 2970, 3000)],
 )
 def test_only_noise_saturates_the_count_of_the_supernet(kind, low, high):
     config = ScoringConfig(scores=("linear_regions",), num_inits=1)
@@ -184,7 +185,14 @@ def test_only_noise_saturates_the_count_of_the_supernet(kind, low, high):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("space", "limit"), [*((space, 10**9) for space in sorted(SPACES)), ("nasbench201", 0), ("nasbench201", 10**5)]
+    ("space", "limit"),
+    [
+        pytest.param("darts", 10**9, marks=pytest.mark.minutes),
+        ("darts_fewshot", 10**9),
+        ("nasbench201", 10**9),
+        ("nasbench201", 10**5),
+        ("nasbench201", 0),
+    ],
 )
 def test_part_of_a_thin_supernet_counts_what_a_thin_network_of_its_own_counts(space, limit):
     known = space_named(space)

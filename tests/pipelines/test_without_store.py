@@ -152,7 +152,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [pytest.param("sample", marks=pytest.mark.minutes), "race", "latency"])
+@pytest.mark.parametrize(
+    "case", [*(pytest.param(case, marks=pytest.mark.minutes) for case in ("sample", "race")), "latency"]
+)
 def test_steps_find_the_same_with_and_without_a_store(case, images, tracking, tmp_path, measured):
     config = configured(images, *CASES[case])
     boards = {}

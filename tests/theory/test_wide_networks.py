@@ -125,7 +125,7 @@ def test_wide_network_is_meta_trained_to_the_prediction_of_its_kernel():
     assert np.mean(wide.to_own_kernel) < 0.6 * np.mean(narrow.to_own_kernel)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_distance_between_meta_training_and_theory_falls_at_every_widening():
     found = [distances(width, seeds=range(4)) for width in (256, 1024, 4096)]
     own, limit, kernel = (
