@@ -38,12 +38,12 @@ def print_runs(runs: Sequence[ClusterRun]) -> None:
         Console().print("No runs.", highlight=False)
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("run", "state", "submitted (UTC)", "took", "name"):
-        table.add_column(heading, no_wrap=heading != "name", overflow="fold")
+    for heading in ("submitted (UTC)", "took", "state"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("name, and run for `metantk runs show`", overflow="fold")  # two lines, for 80 columns
     for run in runs:
-        table.add_row(
-            run.run, _state(run.state), _shown(run.created), _took(run.created, run.ended), Text(shown(run.name))
-        )
+        about = Text.assemble(shown(run.name), "\n", (run.run, "dim"))
+        table.add_row(_shown(run.created), _took(run.created, run.ended), _state(run.state), about)
     Console().print(table)
 
 

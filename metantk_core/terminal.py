@@ -289,7 +289,7 @@ def print_estimate(told: "workflow.Estimate", *, to_errors: bool = False) -> Non
         f"Estimate   {told.candidates:,} candidates, {told.kernels:,} kernels; {spent} on one {told.device}",
         f"           {duration(3600 * told.hours)} with shards and roles side by side "
         f"({duration(3600 * told.least)} to {duration(3600 * told.most)}), less what is kept of earlier runs",
-        f"           at least {memory}; about {told.requests:,} requests to the store",
+        f"           at least {memory}; about {float(f'{told.requests:.2g}'):,.0f} requests to the store",
     ):
         console.print(line, soft_wrap=True, highlight=False)
 

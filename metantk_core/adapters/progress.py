@@ -173,10 +173,12 @@ def _line(state: StepProgress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people, as in "40 s", "3 min 05 s" or "2 h 10 min"."""
+    """Return seconds for people, as in "40 s", "3 min 05 s", "2 h 10 min" or "12 days"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole < 4 * 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{round(whole / 86400):,} days"

@@ -20,6 +20,7 @@ from metantk_core.command_line.options import (
     TrackingUri,
     WorkspaceRoot,
     configuration,
+    estimating,
     print_json,
 )
 from metantk_core.errors import InputError
@@ -180,7 +181,7 @@ def run(
     from pipelines import local
 
     if dry_run:
-        told = workflow.estimate(config, device=wiring.device(device))
+        told = workflow.estimate(config, device=wiring.device(device), say=estimating)
         print_json(told.as_values()) if as_json else terminal.print_estimate(told)
         return
     place = spaces.Workspace(workspace, tracking_uri, device, store)
@@ -194,7 +195,8 @@ def run(
         wiring.device(device, probe=False),
     )
     if sys.stderr.isatty():  # for people who may want to think again; it takes some seconds
-        terminal.print_estimate(workflow.estimate(config, device=locally.device), to_errors=as_json)
+        told = workflow.estimate(config, device=locally.device, say=estimating)
+        terminal.print_estimate(told, to_errors=as_json)
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:

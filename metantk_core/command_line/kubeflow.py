@@ -155,3 +155,31 @@ class Work:
     def short_name(self) -> str:
         """What a person calls it: the recipe's name, or the file's."""
         return Path(self.name).stem
+
+
+def given_arguments(compiled: "Package", texts: list[str] | None) -> dict[str, object]:
+    """Return values of a pipeline's parameters as KFP takes them; those of our own are looked at before a pod does.
+
+    Args:
+        compiled: The pipeline.
+        texts: ``NAME=VALUE``, each.
+
+    Raises:
+        InputError: One is none of its type, or one that a step of ours would refuse.
+    """
+    from metantk_core.config import RunConfig
+    from metantk_core.search.config import MOST_SHARDS
+    from pipelines.cluster_values import admit_addresses
+
+    given = compiled.arguments(texts or ())
+    if "config" not in compiled.parameters:
+        return given
+    if "config" in given:
+        RunConfig.from_json(str(given["config"]))
+    for name, least in (("shards", 0), ("most_shards", 1)):
+        value = given.get(name, least)
+        if not isinstance(value, int) or not least <= value <= MOST_SHARDS:
+            raise InputError(f"Expected {name} from {least} to {MOST_SHARDS}, got {value}; give another number.")
+    store, tracking_uri, kubeflow = (str(given.get(name, "")) for name in ("store", "tracking_uri", "kubeflow"))
+    admit_addresses(store, tracking_uri, kubeflow)
+    return given

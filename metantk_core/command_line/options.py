@@ -104,3 +104,8 @@ def configuration(recipe: str, overrides: list[str] | None, seed: int | None) ->
 def print_json(value: Any) -> None:
     """Print a result for programs."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def estimating(part: str) -> None:
+    """Say what an estimate measures just now: it takes seconds, of large networks a minute."""
+    typer.echo(f"estimating: {part}", err=True)

@@ -24,6 +24,7 @@ from metantk_core.command_line.kubeflow import (
     Work,
     Zone,
     cluster,
+    given_arguments,
 )
 from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, print_json
 from metantk_core.command_line.submission import run_as_values
@@ -91,7 +92,7 @@ def create(
     from metantk_core.ports import ScheduleSettings
 
     compiled = work.package().without_cache()
-    arguments = compiled.arguments(parameters or ())
+    arguments = given_arguments(compiled, parameters)
     with tempfile.TemporaryDirectory() as folder:
         version = found.register(compiled.name, submission.version_name(compiled), compiled.written(Path(folder)))
     wanted = ScheduleSettings(

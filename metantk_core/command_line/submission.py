@@ -25,8 +25,9 @@ from metantk_core.command_line.kubeflow import (
     What,
     Work,
     cluster,
+    given_arguments,
 )
-from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, print_json
+from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, estimating, print_json
 from metantk_core.errors import InputError, quoted
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def submit(
 
     compiled = work.package()
     compiled = compiled if caching else compiled.without_cache()
-    arguments = compiled.arguments(parameters or ())
+    arguments = given_arguments(compiled, parameters)
     # For people who may want to think again; it takes some seconds.
     if found is None or (sys.stderr.isatty() and "config" in compiled.parameters):
         say_what_it_takes(compiled, arguments, as_json=as_json, to_errors=as_json and not dry_run)
@@ -173,7 +174,7 @@ def say_what_it_takes(compiled: "Package", arguments: Mapping[str, object], *, a
     shards = values.get("shards")
     if isinstance(shards, int | float) and shards >= 1:
         config = config.model_copy(update={"search": config.search.model_copy(update={"shards": int(shards)})})
-    told = workflow.estimate(config)
+    told = workflow.estimate(config, say=estimating)
     if as_json and not to_errors:
         print_json(told.as_values())
     else:

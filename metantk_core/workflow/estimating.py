@@ -29,6 +29,7 @@ from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord
 from metantk_core.search import Job, Setting, advance, start
 
 _SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
+_LONG = 5.0  # seconds of an episode from which on no second one is waited for
 _PACK_SECONDS, _CHECKPOINT_SECONDS, _EVALUATION_SECONDS = 30.0, 20.0, 5.0  # how often a store is written to
 _STEP_REQUESTS = 12  # of a step, before and after its work: a round number, not measured
 
@@ -70,7 +71,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: RunConfig, *, device: str = "cpu") -> Estimate:
+def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], None] | None = None) -> Estimate:
     """Return what a run will take on machines like this one, after some seconds of measuring.
 
     Preparing images and starting steps is not counted, nor is what a store keeps from earlier runs.
@@ -78,7 +79,10 @@ def estimate(config: RunConfig, *, device: str = "cpu") -> Estimate:
     Args:
         config: The run.
         device: Where networks run, as torch spells it.
+        say: Is told what is measured, before it is; large networks take a minute on a CPU.
     """
+    told = say or (lambda part: None)
+    told("planning the search on made-up scores")
     draws, rounds = _planned(config)
     costs = cost_table(
         config.search.space,
@@ -89,14 +93,14 @@ def estimate(config: RunConfig, *, device: str = "cpu") -> Estimate:
     sizes = {text: costs.of(parse_genotype(config.search.space, text)).macs for text in draws}
     by_size = sorted(sizes, key=lambda text: (sizes[text], text))
     measured = [by_size[min(len(by_size) - 1, round(part * (len(by_size) - 1)))] for part in (0.25, 0.5, 1.0)]
-    seconds = _scoring_seconds(config, measured, device)
+    seconds = _scoring_seconds(config, measured, device, told)
     # A pass costs something before the first operation, and the rest by the operation: lines through what was measured.
     search = sum(number * _between(sizes, seconds, text) for text, number in draws.items())
     decided = next(
         (text for text in by_size[len(by_size) // 2 :] if parse_genotype(config.search.space, text).decided), ""
     )
     candidate = parse_genotype(config.search.space, decided) if decided else _any_candidate(config)
-    step, validation, evaluation = _training_seconds(config, candidate, device)
+    step, validation, evaluation = _training_seconds(config, candidate, device, told)
     training, roles = config.training, len(config.trained_roles)
     validations = 1 + math.ceil(training.iterations / training.validate_every)
     trained = training.iterations * training.meta_batch * step + validations * training.validation_episodes * validation
@@ -172,7 +176,9 @@ def _between(sizes: Mapping[str, int], seconds: Mapping[str, float], text: str) 
     return float(np.interp(sizes[text], [size for size, _ in points], [taken for _, taken in points]))
 
 
-def _scoring_seconds(config: RunConfig, candidates: list[str], device: str) -> dict[str, float]:
+def _scoring_seconds(
+    config: RunConfig, candidates: list[str], device: str, say: Callable[[str], None]
+) -> dict[str, float]:
     """Return the seconds of one draw of some candidates, the first of which is done twice."""
     drawn = tuple(name for name in config.scoring.scores if SCORES[name].cost != "none")
     space = space_named(config.search.space)
@@ -185,14 +191,21 @@ def _scoring_seconds(config: RunConfig, candidates: list[str], device: str) -> d
         device=device,
     )
     seconds: dict[str, float] = {}
-    for text in (candidates[0], *dict.fromkeys(candidates)):
+    for number, text in enumerate((candidates[0], *dict.fromkeys(candidates))):
+        say(f"scoring candidate {max(number, 1)} of {len(set(candidates))}")
         genotype = parse_genotype(config.search.space, text)
         seconds[text] = _timed(lambda: scorer.score(genotype, range(1), names=drawn), device)  # noqa: B023
     return seconds
 
 
-def _training_seconds(config: RunConfig, candidate: Genotype, device: str) -> tuple[float, float, float]:
-    """Return the seconds of an episode of a step of training, of validation, and of evaluation."""
+def _training_seconds(
+    config: RunConfig, candidate: Genotype, device: str, say: Callable[[str], None]
+) -> tuple[float, float, float]:
+    """Return the seconds of an episode of a step of training, of validation, and of evaluation.
+
+    Where the first episode takes long already, it is the only one: evaluation takes as much for each image, and a step,
+    which also differentiates the adaptation, three times as much.
+    """
     one_step = config.training.model_copy(
         update={"iterations": 1, "validate_every": 1, "meta_batch": 1, "validation_episodes": 2}
     )
@@ -206,11 +219,19 @@ def _training_seconds(config: RunConfig, candidate: Genotype, device: str) -> tu
 
     with suppress(ImportError):  # training itself says so
         load_maml()
-    seconds_of(config.training.episode, 2)  # the first time, libraries choose how to compute
+    say("an episode of meta-training")
+    first = seconds_of(config.training.episode, 2)  # of which an interval can be made; libraries choose how to compute
+    if first > _LONG:
+        ratio = _num_images(config.evaluation.episode) / _num_images(config.training.episode)
+        return 3 * first, first, ratio * first
     validation = seconds_of(config.training.episode, 2)
     evaluation = seconds_of(config.evaluation.episode, 2)
     whole = _timed(lambda: meta_training.meta_train(candidate, source, source, one_step, 0, device=device), device)
     return max(whole - 4 * validation, validation), validation, evaluation
+
+
+def _num_images(episode: EpisodeConfig) -> int:
+    return episode.ways * (episode.shots + episode.queries)
 
 
 def _any_candidate(config: RunConfig) -> Genotype:

@@ -27,6 +27,8 @@ from metantk_core.adapters.kubeflow.package import read_package
 from metantk_core.command_line import app
 from metantk_core.errors import InputError
 from metantk_core.ports import AwayError, Cluster
+from metantk_core.recipes import RECIPES
+from pipelines import search_and_meta_train
 
 SECRET = "s3cr3t-of-the-tests"
 
@@ -245,6 +247,34 @@ def test_a_run_is_waited_for_with_its_steps_and_its_end_is_the_exit_code(
         assert "greet-driver" not in done.out
 
 
+def test_parameters_that_a_step_of_ours_would_refuse_start_no_run(server: KubeflowServer, tmp_path: Path):
+    path = tmp_path / "pipeline.yaml"
+    search_and_meta_train.write(RECIPES["smoke"], path)
+    for parameter, said in (
+        ("shards=-3", "from 0 to 256, got -3"),
+        ("most_shards=0", "from 1 to 256, got 0"),
+        ("store=relative", "an absolute folder"),
+        ("tracking_uri=sqlite:///mine.db", "http://"),
+        ('config={"unknown": 1}', "unknown"),
+    ):
+        for command in (("submit", str(path)), ("schedule", "create", str(path), "--cron", "@daily")):
+            done = metantk(server, *command, "-p", parameter)
+            assert done.code == 2, parameter
+            assert said in done.err
+    assert not server.runs
+    assert not server.schedules
+
+
+def test_runs_are_readable_on_eighty_columns(server: KubeflowServer, package: Path):
+    name = "a name that is as long as people make them, with the date 2026-11-27"
+    run = metantk(server, "submit", str(package), "-p", "times=1", "--name", name, "--json").values["run"]
+    lines = metantk(server, "runs", "list", COLUMNS="80").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "waiting" in lines[1]
+    assert any(run in line for line in lines)
+    assert "".join(name.split()) in "".join("".join(lines[1:]).split())
+
+
 def test_ctrl_c_leaves_the_run_running_and_says_how_to_look_at_it(server: KubeflowServer, package: Path):
     looked = threading.Event()
     server.interfere = lambda request: looked.set() if "/runs/" in request.path else None
@@ -295,7 +325,7 @@ def test_a_state_that_only_a_newer_kubeflow_has_is_shown_as_it_is(server: Kubefl
 
     server.interfere = tell
     lines = metantk(server, "runs", "list").out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["a", "hibernating"], ["b", "waiting"]]
+    assert [line.split() for line in lines[1:]] == [["-", "-", "hibernating"], ["a"], ["-", "-", "waiting"], ["b"]]
 
 
 def test_names_and_reasons_of_other_people_move_no_cursor_and_mark_nothing_up(server: KubeflowServer, package: Path):

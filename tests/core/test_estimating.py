@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from metantk_core.command_line import app
 from metantk_core.scores import Scorer
-from metantk_core.workflow import estimate
+from metantk_core.workflow import estimate, estimating
 from metantk_core.workflow.estimating import _planned
 
 
@@ -59,3 +59,15 @@ def test_dry_run_says_what_a_run_will_take_and_starts_nothing(tmp_path: Path):
     assert told["hours"] > 0
     assert "3 candidates" in CliRunner().invoke(app, arguments).stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_episode_that_takes_long_is_measured_once_and_each_part_is_announced(monkeypatch: pytest.MonkeyPatch):
+    config, told = tiny("scoring.scores=[metantk_cond, params]"), []
+    usual = estimate(config, say=told.append)
+    assert told[0] == "planning the search on made-up scores"
+    assert told[-1] == "an episode of meta-training"
+    monkeypatch.setattr(estimating, "_LONG", 0.0)
+    monkeypatch.setattr(estimating.meta_training, "meta_train", None)  # which a step would take
+    once = estimate(config)
+    assert once.candidates == usual.candidates
+    assert 0.05 * usual.training_hours < once.training_hours < 20 * usual.training_hours
