@@ -12,21 +12,23 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from metantk_core import __version__, wiring
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_path
+from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.errors import InputError
 from metantk_core.secrecy import redacted
 from metantk_core.workspace import Workspace
@@ -36,6 +38,7 @@ Status = Literal["ok", "warning", "failed"]
 SECONDS = 7.0
 """Time in which every check has to answer, beside what it takes to start the command."""
 _HTTP_SECONDS = 5.0
+_NAME_SECONDS = 2.0
 _ROOM = 5 * 2**30  # of a disk, below which a finding is a warning
 _LEAST_ROOM = 256 * 2**20
 _NEEDED: Mapping[str, str] = {
@@ -81,14 +84,22 @@ class Asked:
     Attributes:
         place: Folder, store and MLflow of runs.
         host: Address of Kubeflow Pipelines; empty to leave it out.
-        image: Image that the profile names; empty if there is none.
+        namespace: Namespace of a Kubeflow that several teams share.
+        token_file: File with a token for it; without one, see ``adapters.kubeflow.access``.
+        authority: File with the certificates that vouch for it.
+        images: Images that the profile names, each with the steps that run in it.
         data: Where a person's images lie; none if the recipe needs none.
+        seen_by_pods: Which of ``store`` and ``MLflow`` have an address that is meant for pods.
     """
 
     place: Workspace
     host: str = ""
-    image: str = ""
+    namespace: str = ""
+    token_file: Path | None = None
+    authority: Path | None = None
+    images: Mapping[str, Collection[str]] = field(default_factory=dict)
     data: str | None = None
+    seen_by_pods: Collection[str] = ()
 
 
 def examine(asked: Asked, *, seconds: float = SECONDS) -> tuple[Finding, ...]:
@@ -101,14 +112,14 @@ def examine(asked: Asked, *, seconds: float = SECONDS) -> tuple[Finding, ...]:
     checks: dict[str, Callable[[], Finding]] = {
         "software": _software,
         "disk": lambda: _disk(asked.place.root),
-        "store": lambda: _store(asked.place),
-        "MLflow": lambda: _tracking(asked.place.tracking_uri),
+        "store": lambda: _seen(asked, "store", asked.place.store_uri, _store),
+        "MLflow": lambda: _seen(asked, "MLflow", asked.place.tracking_uri, _tracking),
         "GPU": lambda: _gpu(seconds),
     }
     if asked.host:
-        checks["Kubeflow"] = lambda: _kubeflow(asked.host)
-    if asked.image:
-        checks["image"] = lambda: _image(asked.image)
+        checks["Kubeflow"] = lambda: _kubeflow(asked, seconds)
+    if asked.images:
+        checks["image"] = lambda: _images(asked.images)
     if asked.data is not None:
         checks["data"] = lambda: _data(str(asked.data))
     found: dict[str, Finding] = {}
@@ -155,10 +166,72 @@ def _software() -> Finding:
     return Finding("software", "warning", f"{said}; {names} not installed", f"if you need it: {advice}")
 
 
-def _disk(folder: Path) -> Finding:
-    there = folder.absolute()
-    while not there.exists():
+def _seen(asked: Asked, part: str, address: str, look: Callable[[str], Finding]) -> Finding:
+    """Return what is found at an address; if it is meant for pods, what this machine can't know is a warning."""
+    if part not in asked.seen_by_pods:
+        return look(address)
+    folder = _folder(address)
+    if folder is None and _host_known(address):
+        return look(address)
+    if folder is None:
+        at = f"{shown(address)} at {_server(address)}" if scheme(address) == "s3" else shown(address)
+        found = Finding(part, "failed", f"the host of {at} is not known")
+    else:
+        found = look(address) if folder.is_dir() else Finding(part, "failed", f"there is no folder {folder}")
+    if found.status != "failed":
+        return found
+    return replace(
+        found, status="warning", said=f"{found.said}, as seen from this machine", advice="pods may see it otherwise"
+    )
+
+
+def _server(address: str) -> str:
+    """Return the server that an address leads to, for people; that of a bucket is named by a variable."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    return shown(endpoint if scheme(address) == "s3" else address)
+
+
+def _host_known(address: str) -> bool:
+    """Return whether the name of a host leads anywhere here; true where a proxy looks it up, or there is no name."""
+    host = urllib.parse.urlsplit(_server(address)).hostname
+    if not host or urllib.request.getproxies().get("http" if "http://" in _server(address) else "https"):
+        return True
+    try:
+        within(_NAME_SECONDS, lambda: socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError, OverdueError):
+        return False
+    return True
+
+
+def _folder(address: str) -> Path | None:
+    """Return the folder that an address of a store is; none for a server."""
+    return Path(address.removeprefix("file://")) if scheme(address) in ("", "file") else None
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest one above that is there; a link that leads nowhere is."""
+    there = path.absolute()
+    while not os.path.lexists(there):
         there = there.parent
+    return there
+
+
+def _not_to_be_made(folder: Path) -> str:
+    """Return in words why a folder can't be made; empty if it can. Proved by making another one beside it."""
+    there = _nearest(folder)
+    if not there.is_dir():
+        return f"{there} is no folder"
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".metantk-doctor-", dir=there))
+    except OSError as error:
+        return f"{there} takes no new folder ({error.strerror})"
+    return ""
+
+
+def _disk(folder: Path) -> Finding:
+    there = _nearest(folder)
+    if why := _not_to_be_made(folder):
+        return Finding("disk", "failed", why, "choose another folder with --workspace, or get the right to write there")
     free = shutil.disk_usage(there).free
     said = f"{free / 2**30:.1f} GB free in {there}"
     if free < _LEAST_ROOM:
@@ -166,24 +239,25 @@ def _disk(folder: Path) -> Finding:
     return Finding("disk", "ok", said) if free >= _ROOM else Finding("disk", "warning", said, "make room for results")
 
 
-def _store(place: Workspace) -> Finding:
-    refuse_secrets(place.store_uri)
+def _store(uri: str) -> Finding:
+    refuse_secrets(uri)
+    advice = "give the account the right to write there, or choose another one with --store"
+    folder = _folder(uri)
+    if folder is not None and not folder.is_dir():
+        if why := _not_to_be_made(folder):
+            return Finding("store", "failed", f"{shown(uri)} can't be made: {why}", advice)
+        return Finding("store", "ok", f"{shown(uri)} is made by the first run")
     key, made = f"doctor/{uuid.uuid4().hex}", b"written by metantk doctor"
-    if not scheme(place.store_uri) and not Path(place.store_uri).is_dir():
-        return Finding("store", "ok", f"{shown(place.store_uri)} is made by the first run")
-    store = wiring.artifact_store(place.store_uri)
+    store = wiring.artifact_store(uri)
     try:
         store.write(key, made)
         read = store.read(key)
     except OSError as error:
-        advice = "give the account the right to write there, or choose another one with --store"
-        return Finding("store", "failed", f"{shown(place.store_uri)} can't be written: {error.strerror}", advice)
+        return Finding("store", "failed", f"{shown(uri)} can't be written: {error.strerror}", advice)
     store.delete([key])
     if read != made:
-        return Finding(
-            "store", "failed", f"{shown(place.store_uri)} gives other bytes than were written", "check its server"
-        )
-    return Finding("store", "ok", f"{shown(place.store_uri)}: written, read and deleted")
+        return Finding("store", "failed", f"{shown(uri)} gives other bytes than were written", "check its server")
+    return Finding("store", "ok", f"{shown(uri)}: written, read and deleted")
 
 
 def _tracking(uri: str) -> Finding:
@@ -191,7 +265,10 @@ def _tracking(uri: str) -> Finding:
     if kind == "sqlite":
         path = sqlite_path(uri)
         assert path is not None
-        if not path.exists():
+        if not os.path.lexists(path):
+            if why := _not_to_be_made(path.parent):
+                advice = "choose another place with --tracking-uri or --workspace"
+                return Finding("MLflow", "failed", f"{path} can't be made: {why}", advice)
             return Finding("MLflow", "ok", f"{path} is made by the first run")
         try:
             with closing(
@@ -206,6 +283,9 @@ def _tracking(uri: str) -> Finding:
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
     token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
     headers = {"Content-Type": "application/json"}
+    if token and not user and not (token.isascii() and token.isprintable()):
+        said = "MLFLOW_TRACKING_TOKEN is no token of one line (not shown)"
+        return Finding("MLflow", "failed", said, "copy it again, without the end of the line")
     if user:
         headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
     elif token:
@@ -226,54 +306,44 @@ def _tracking(uri: str) -> Finding:
     )
 
 
-def _kubeflow(host: str) -> Finding:
-    refuse_secrets(host)
-    if scheme(host) not in ("http", "https"):
-        return Finding(
-            "Kubeflow", "failed", f"{shown(host)} is no http(s) address", "give --host http(s)://host/pipeline"
-        )
-    token = os.environ.get("METANTK_KUBEFLOW_TOKEN", "")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    answer = _asked(f"{host.rstrip('/')}/apis/v2beta1/healthz", headers)
-    if not isinstance(answer, bytes):
-        return Finding(
-            "Kubeflow", "failed", f"{shown(host)} {answer}", _advice(answer, "a token in METANTK_KUBEFLOW_TOKEN")
-        )
-    try:
-        told = json.loads(answer)
-        assert isinstance(told, dict)
-    except (ValueError, AssertionError):
-        advice = "a page to log in answers, as a rule: give a token, and the address that ends in /pipeline"
-        return Finding("Kubeflow", "failed", f"{shown(host)} answers, but is not Kubeflow Pipelines' API", advice)
-    theirs, ours = str(told.get("tag_name") or told.get("tagName") or "of unknown version")[:20], _installed("kfp")
-    if theirs != ours:
-        return Finding(
-            "Kubeflow",
-            "warning",
-            f"{shown(host)} is {theirs}, compiled pipelines are of kfp {ours}",
-            "fine if it is newer",
-        )
-    return Finding("Kubeflow", "ok", f"{shown(host)}, Kubeflow Pipelines {theirs}")
+def _kubeflow(asked: Asked, seconds: float) -> Finding:
+    # Two requests, of which neither may take all the time.
+    known = wiring.cluster(asked.host, asked.namespace, asked.token_file, asked.authority, seconds=0.4 * seconds)
+    known.runs(1)  # its health, which connecting asks for, is told to everybody
+    if known.ignores_namespace:
+        said = f"{shown(asked.host)} lists runs to you, and has one namespace for all"
+        return Finding("Kubeflow", "ok", said, "--namespace is not used")
+    where = f" in the namespace {asked.namespace}" if asked.namespace else ""
+    return Finding("Kubeflow", "ok", f"{shown(asked.host)} lists runs to you{where}")
 
 
-def _image(image: str) -> Finding:
-    tag = image.rpartition("@")[0] or image
-    tag = tag.rpartition("/")[2].partition(":")[2]
-    if tag.startswith(__version__):
-        return Finding("image", "ok", f"{image} is of this release, {__version__}")
-    if not tag or tag == "latest":
-        return Finding(
-            "image",
-            "warning",
-            f"{image} does not name a release",
-            f"name the one of metantk {__version__}, as `make image` does",
-        )
-    return Finding(
-        "image",
-        "failed",
-        f"{image} is not of the installed release, {__version__}",
-        "build it anew, or install the other release",
-    )
+def _images(images: Mapping[str, Collection[str]]) -> Finding:
+    """Return a finding about all images; the wrong ones are named with their steps if there are several."""
+
+    def named(status: Status) -> str:
+        few = [image for image in images if _image(image) == status]
+        return ", ".join(f"{image} ({_few(images[image])})" if len(images) > 1 else image for image in few)
+
+    if wrong := named("failed"):
+        advice = "build it anew, or install the other release"
+        return Finding("image", "failed", f"not of the installed release, {__version__}: {wrong}", advice)
+    if vague := named("warning"):
+        advice = f"name the one of metantk {__version__}, as `make image` does"
+        return Finding("image", "warning", f"without the name of a release: {vague}", advice)
+    return Finding("image", "ok", f"of this release, {__version__}: {', '.join(images)}")
+
+
+def _few(steps: Collection[str], most: int = 3) -> str:
+    more = f" and {len(steps) - most} more" if len(steps) > most else ""
+    return ", ".join(list(steps)[:most]) + more
+
+
+def _image(image: str) -> Status:
+    """Return whether an image is of this release: ``failed`` if of another one, ``warning`` if that can't be told."""
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+    if tag == __version__ or tag.startswith(f"{__version__}-"):
+        return "ok"
+    return "warning" if tag in ("", "latest") else "failed"
 
 
 def _gpu(seconds: float) -> Finding:
@@ -337,7 +407,13 @@ def _data(path: str) -> Finding:
 
 
 def _listening(part: str, uri: str, usual: int) -> Finding:
-    found = urllib.parse.urlsplit(uri)
+    try:
+        found = urllib.parse.urlsplit(uri)
+        found.port  # noqa: B018 - looked at when it is asked for
+    except ValueError:
+        kind = scheme(uri)
+        said = f"the host and port of {shown(uri)} can't be told"
+        return Finding(part, "failed", said, f"give {kind}://host:port/…, with a port of digits up to 65535")
     try:
         socket.create_connection((found.hostname or "localhost", found.port or usual), _HTTP_SECONDS).close()
     except OSError:
@@ -354,7 +430,7 @@ def _asked(address: str, headers: Mapping[str, str], body: bytes | None = None) 
             return answer.read(100_000)
     except urllib.error.HTTPError as error:
         return f"answers HTTP {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # the last one: a port of more than 65535
         reason = getattr(error, "reason", error)
         if "CERTIFICATE" in str(reason):
             return "shows a certificate that is not trusted here"

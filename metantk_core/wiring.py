@@ -155,7 +155,12 @@ def model_registry(uri: str, *, patient: bool = False) -> ModelRegistry:
 
 
 def cluster(
-    host: str, namespace: str = "", token_file: Path | None = None, authority: Path | None = None
+    host: str,
+    namespace: str = "",
+    token_file: Path | None = None,
+    authority: Path | None = None,
+    *,
+    seconds: float | None = None,
 ) -> "KubeflowCluster":
     """Return the Kubeflow at an address, after making sure that it answers.
 
@@ -164,6 +169,7 @@ def cluster(
         namespace: Namespace of a Kubeflow that several teams share.
         token_file: File with a token; without one, see ``adapters.kubeflow.access``.
         authority: File with the certificates that vouch for the server.
+        seconds: Longest time to wait for an answer; none for as long as each kind of request may need.
 
     Raises:
         AwayError: Nobody answers.
@@ -180,7 +186,7 @@ def cluster(
         raise InputError(
             "A Kubeflow cluster needs kfp, which is not installed; pip install 'metantk[pipelines]'."
         ) from error
-    return connect(known)
+    return connect(known, seconds=seconds)
 
 
 def device(wanted: str = "", *, probe: bool = True) -> str:

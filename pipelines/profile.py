@@ -273,6 +273,16 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
             joined = _joined(joined, layer.model_dump(exclude_unset=True))
         return Placement.model_validate(joined)
 
+    def images(self) -> dict[str, list[str]]:
+        """Return every image that is named, with the steps that run in it; where none is, it is this release's."""
+        found: dict[str, list[str]] = {}
+        for step in get_args(StepName):
+            for computes in {step in COMPUTING, step in COMPUTING or step == "start_search"}:
+                image = self.placement(step, computes=computes).image
+                if image and step not in found.setdefault(image, []):
+                    found[image].append(step)
+        return found
+
     def changed(self, *, everywhere: Mapping[str, Any], computing: Mapping[str, Any]) -> "Profile":
         """Return the profile with other settings of all steps, and of those that run networks, whatever it had.
 

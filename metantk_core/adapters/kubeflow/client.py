@@ -37,8 +37,12 @@ _STEPS_OF_THE_SYSTEM = ("root", "executor")
 """Names of nodes that run no step of a pipeline; beside these, a driver has the name of its step and ``-driver``."""
 
 
-def connect(access: Access) -> "KubeflowCluster":
+def connect(access: Access, *, seconds: float | None = None) -> "KubeflowCluster":
     """Return the cluster, after making sure that it answers; that takes less than five seconds.
+
+    Args:
+        access: Where it is and as whom it is asked.
+        seconds: Longest time to wait for an answer; none for as long as each kind of request may need.
 
     Raises:
         AwayError: Nobody answers.
@@ -47,8 +51,8 @@ def connect(access: Access) -> "KubeflowCluster":
     configuration = _configuration(access)
     api = kfp_server_api.ApiClient(configuration, cookie=access.cookie or None)
     api.rest_client = _BoundedRest(configuration)
-    seconds = SECONDS_TO_THE_FIRST_ANSWER
-    health = _asked(kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz, access, "say how it is", seconds)
+    longest = min(seconds or SECONDS_TO_THE_FIRST_ANSWER, SECONDS_TO_THE_FIRST_ANSWER)
+    health = _asked(kfp_server_api.HealthzServiceApi(api).healthz_service_get_healthz, access, "say how it is", longest)
     if not isinstance(health, kfp_server_api.V2beta1GetHealthzResponse) or not isinstance(health.multi_user, bool):
         raise no_kubeflow(access)
     if health.multi_user and not access.namespace:
@@ -56,7 +60,7 @@ def connect(access: Access) -> "KubeflowCluster":
             f"Kubeflow at {access.shown} is shared by several teams; name the namespace of yours with --namespace (or "
             "METANTK_KUBEFLOW_NAMESPACE)."
         )
-    return KubeflowCluster(access, configuration, shared=health.multi_user)
+    return KubeflowCluster(access, configuration, shared=health.multi_user, seconds=seconds)
 
 
 class KubeflowCluster:
@@ -66,10 +70,19 @@ class KubeflowCluster:
         access: Where it is and as whom it is asked.
         configuration: The same for KFP's client.
         shared: Whether several teams share it, each with a namespace.
+        seconds: Longest time to wait for an answer; none for as long as each kind of request may need.
     """
 
-    def __init__(self, access: Access, configuration: kfp_server_api.Configuration, *, shared: bool) -> None:
+    def __init__(
+        self,
+        access: Access,
+        configuration: kfp_server_api.Configuration,
+        *,
+        shared: bool,
+        seconds: float | None = None,
+    ) -> None:
         self._access = access
+        self._seconds = seconds
         self._namespace = access.namespace if shared else ""
         self._kfp = _client(access, configuration, self._namespace)
 
@@ -335,7 +348,7 @@ class KubeflowCluster:
         return f"{self._access.host}/#/{page}"
 
     def _ask(self, doing: str, call: Callable[[], T], seconds: float = 0.0) -> T:
-        return _asked(call, self._access, doing, seconds or SECONDS_TO_AN_ANSWER)
+        return _asked(call, self._access, doing, self._seconds or seconds or SECONDS_TO_AN_ANSWER)
 
 
 def _found_or_made(find: Callable[[], str | None], make: Callable[[], str]) -> tuple[str, bool]:
