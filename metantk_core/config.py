@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
-from metantk_core.errors import InputError, quoted, without_addresses
+from metantk_core.errors import InputError, quoted, without_addresses_of
 from metantk_core.meta_training import EvaluationConfig, TrainingConfig
 from metantk_core.ranking import Criterion, Role
 from metantk_core.scores import ScoringConfig
@@ -22,6 +22,8 @@ from metantk_core.seeding import digest
 from metantk_core.settings_text import HOW, parse_json, parse_yaml, read_settings
 
 _COMPLAINTS = 10  # in one message
+_FIELDS = 6  # of settings, as examples
+_UNSHOWN = " (what came is not shown: it may be a secret)"
 
 
 class BenchmarkTolerances(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -341,14 +343,21 @@ def _apply(values: dict[str, Any], override: str) -> None:
         ) from error
 
 
-def complaints(model: type[BaseModel], error: ValidationError) -> str:
-    """Return what pydantic found wrong with settings, the first ten of it as one sentence without its end."""
-    found = list(dict.fromkeys(_complaint(model, detail) for detail in error.errors(include_url=False)))
+def complaints(model: type[BaseModel], error: ValidationError, unshown: frozenset[str] = frozenset()) -> str:
+    """Return what pydantic found wrong with settings, the first ten of it as one sentence without its end.
+
+    Args:
+        model: What the settings were to be.
+        error: Pydantic's.
+        unshown: Names of settings of which no value is shown, nor one below.
+    """
+    details = error.errors(include_url=False)
+    found = list(dict.fromkeys(_complaint(model, detail, unshown) for detail in details))
     more = f"; and {len(found) - _COMPLAINTS} more" if len(found) > _COMPLAINTS else ""
     return f"{'; '.join(found[:_COMPLAINTS])}{more}"
 
 
-def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+def _complaint(model: type[BaseModel], detail: Mapping[str, Any], unshown: frozenset[str]) -> str:
     """Return one of pydantic's complaints as part of a sentence, with the nearest known key for an unknown one."""
     location = [str(part) for part in detail["loc"]]
     if detail["type"] == "extra_forbidden":
@@ -356,19 +365,57 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
         near = difflib.get_close_matches(location[-1][:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         return f"there is no setting {quoted('.'.join(location))} ({hint})"
+    given = detail["input"]
+    hidden = any(part in unshown for part in location)
+    if hidden and location[-1] == "[key]":
+        del location[-2:]  # the key itself came
     # Behind the settings' own names come the names of types, where a setting may have one of several.
     where = ".".join(
         part for depth, part in enumerate(location) if _below(_at(model, location[:depth]), part) is not None
     )
-    message = without_addresses(detail["msg"].removeprefix("Value error, ").rstrip("."))
-    message = re.sub(r"\btuple\b", "list", message[:1].lower() + message[1:])  # what people write is a list
+    message = _message(model, location, detail)
     if not where:
         return message
-    given = detail["input"]
+    if hidden:
+        told = message.replace(f", got {quoted(given)}", _UNSHOWN)
+        scalar = isinstance(given, str | int | float) and not isinstance(given, bool)
+        return f"{where}: {told}{_UNSHOWN if scalar and 'not shown' not in told else ''}"
     shown = f", not {quoted(given)}" if isinstance(given, str | int | float | bool | None) else f", not {_kind(given)}"
-    # Some say themselves what they found.
-    own = detail["type"] == "value_error" and (not isinstance(given, str | int | float) or ", got " in message)
+    # Some say themselves what they found, or why they don't: all sentences of ours do.
+    own = detail["type"] == "value_error" and (
+        _is_ours(detail) or not isinstance(given, str | int | float) or ", got " in message
+    )
     return f"{where}: {message}{'' if own else shown}"
+
+
+def _message(model: type[BaseModel], location: Sequence[str], detail: Mapping[str, Any]) -> str:
+    """Return what is wrong in words of a configuration file, without what may be an address of what came."""
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        fields = _fields_at(model, location)
+        known = ", ".join((*fields[:_FIELDS], "…") if len(fields) > _FIELDS else fields)
+        return f"expected keys and values{f' ({known})' if known else ''}"
+    if detail["type"] in ("tuple_type", "list_type"):
+        return "expected a list, such as [a, b]"
+    message = detail["msg"].removeprefix("Value error, ").rstrip(".")
+    if not _is_ours(detail):
+        message = without_addresses_of("\n".join(_texts(detail["input"])), message)
+    return re.sub(r"\btuple\b", "list", message[:1].lower() + message[1:])  # what people write is a list
+
+
+def _is_ours(detail: Mapping[str, Any]) -> bool:
+    """Return whether a complaint is a sentence that holds no secret and says what came."""
+    return isinstance(detail.get("ctx", {}).get("error"), InputError)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts that a value holds, and as they stand in a message."""
+    if isinstance(value, str):
+        yield from (value, repr(value))
+    elif isinstance(value, BaseModel):
+        yield from _texts(value.model_dump())
+    elif isinstance(value, Mapping | list | tuple):
+        for part in (*value.keys(), *value.values()) if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _kind(value: object) -> str:
@@ -379,6 +426,9 @@ def _kind(value: object) -> str:
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> tuple[str, ...]:
     found = _at(model, location)
+    members = [member for member in get_args(found) if member is not type(None)]
+    if type(None) in get_args(found) and len(members) == 1:
+        found = members[0]
     return tuple(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else ()
 
 

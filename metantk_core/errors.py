@@ -60,3 +60,19 @@ def quoted(value: object) -> str:
 def without_addresses(text: str) -> str:
     """Return a message without the words that may be addresses with a password."""
     return _ADDRESS.sub(lambda word: word[0] if word[0].strip("(),;.") == _EXAMPLE else _HIDDEN, text)
+
+
+def without_addresses_of(given: str, text: str) -> str:
+    """Return a sentence of ours without the words of what a person gave that may be addresses with a password."""
+    theirs = {found for word in _ADDRESS.finditer(given) if not (found := _bare(word[0])).endswith("//")}
+
+    def hide(word: re.Match[str]) -> str:
+        bare = _bare(word[0])
+        quotes_them = any(found in bare or (bare in found and not bare.endswith("//")) for found in theirs)
+        return _HIDDEN if quotes_them else word[0]
+
+    return _ADDRESS.sub(hide, text)
+
+
+def _bare(word: str) -> str:
+    return word.strip("'\"()[]{},;.…")

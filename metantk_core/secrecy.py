@@ -13,12 +13,20 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus, unquote
 
 _NAME = re.compile(r"(PASSW|SECRET|TOKEN|API_?KEY|CREDENTIAL|COOKIE)(?!.*_(FILE|PATH)$)", re.IGNORECASE)
+# Of others, which no file should hold either; PWD and OLDPWD are the shell's folders.
+_PASSWORD_NAME = re.compile(r"(?<!BY)(?<!COM)PASS(?![A-Z])|PASSPHRASE|(?<!^)(?<!^OLD)PWD(?![A-Z])", re.IGNORECASE)
 _COOKIE = re.compile(r"[^\s=;]+=([^\s;]+)")
 _ADDRESS = re.compile(r"://([^\s'\"<>@]*:[^\s'\"<>]*)@")
 _USER_AND_PASSWORD = re.compile(r"(?<=://)[^\s'\"<>]*@")
 _QUERY = re.compile(
     r"([?&;][^\s=&?]*(?:token|passw|pwd|secret|key|credential|auth|sig)[^\s=&?]*=)[^\s&'\"<>]+", re.IGNORECASE
 )
+# As drivers of databases take it; $(NAME) stands for another variable of the pod.
+_SETTING = re.compile(r"(?:password|passwd|passphrase|pwd|secret|token|api_?key)\s*=\s*(?!\$[({])[^\s=]", re.IGNORECASE)
+# The secret half of an AWS key has no other form than its length; a path of words may have it too, a digest doesn't.
+_FORTY = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
+_MIXED = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9/+])")
+_WORDS = re.compile(r"([A-Z]?[a-z]{2,}|[A-Z]{2,}|[0-9]+|[/+])*")
 _HEADER = re.compile(r"\b(Basic|Bearer)\s+[A-Za-z0-9._~+/=-]{6,}")
 # What providers of clouds and code give out, told by its form, and a private key.
 _GIVEN_OUT = re.compile(
@@ -52,10 +60,14 @@ def redacted(text: str, also: Iterable[str] = ()) -> str:
 
 def may_be_secret(name: str, value: str) -> bool:
     """Return whether what stands under a name, in a file that many may read, looks like a secret or is one of ours."""
-    named = _NAME.search(name) is not None and not _HARMLESS.fullmatch(value)
+    named = bool(_NAME.search(name) or _PASSWORD_NAME.search(name)) and not _HARMLESS.fullmatch(value)
     known = any(len(secret) >= _SHORTEST_REFUSED and secret in value for secret in _known())
-    forms = (_GIVEN_OUT, _USER_AND_PASSWORD, _QUERY, _HEADER)
-    return named or known or any(form.search(value) for form in forms)
+    forms = (_GIVEN_OUT, _USER_AND_PASSWORD, _QUERY, _HEADER, _SETTING)
+    return named or known or any(form.search(value) for form in forms) or _holds_key(value)
+
+
+def _holds_key(value: str) -> bool:
+    return any(_MIXED.match(found) and not _WORDS.fullmatch(found) for found in _FORTY.findall(value))
 
 
 def _known(also: Iterable[str] = ()) -> set[str]:

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from metantk_core.adapters.addresses import admit_bucket, may_hold_secret, refuse_secrets, scheme, shown
 from metantk_core.errors import InputError, quoted
+from metantk_core.secrecy import may_be_secret
 
 MOST_RETRIES = 20
 """Of a step: the wait doubles each time, up to an hour, so these take most of a day."""
@@ -13,7 +14,10 @@ SHARED_MEMORY_VOLUME = "shared-memory"
 _TAKEN_FOLDERS = ("/dev", "/proc", "/sys", "/etc", "/usr", "/bin", "/lib", "/opt/metantk", "/kfp-launcher")
 _LONGEST_QUANTITY = 40  # characters
 _MOST_CPU = Fraction(1024)
+_LEAST_MEMORY = Fraction(2**20)  # 1 Mi: less is a unit that was left out
 _MOST_MEMORY = Fraction(2**50)  # 1 Pi
+_MEANT = {"": "Gi", "m": "Mi"}
+"""Units that people mean who leave them out, or write them as other programs do."""
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(r"(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>[KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?")
@@ -63,15 +67,17 @@ def memory_request(text: str) -> str:
     KFP takes whole numbers alone, and ``K`` where Kubernetes has ``k``: such a quantity is written in bytes.
 
     Raises:
-        InputError: It is no Kubernetes quantity, no whole number of bytes, or more than a machine has.
+        InputError: It is no Kubernetes quantity, no whole number of bytes, less than 1Mi, or more than a machine has.
     """
     if not text:
         return ""
     size = _quantity(text)
-    if size is None or not 1 <= size <= _MOST_MEMORY or size % 1:
+    if size is None or not _LEAST_MEMORY <= size <= _MOST_MEMORY or size % 1:
+        number = re.fullmatch(r"([1-9][0-9]{0,3})(m?)", text)  # 16 is 16 bytes, 512m half of one
+        hint = f" (did you mean {number[1]}{_MEANT[number[2]]}?)" if number else ""
         raise InputError(
-            "Expected a memory request as Kubernetes writes it, such as 16G, 1.5Gi or 512Mi (no B at the end), from 1 "
-            f"byte to 1Pi, got {quoted(text)}; give another one."
+            "Expected a memory request as Kubernetes writes it, such as 16G, 1.5Gi or 512Mi (no B at the end), from "
+            f"1Mi to 1Pi, got {quoted(text)}{hint}; give another one."
         )
     return text if re.fullmatch(r"[0-9]+([KMGTP]i|[MGTP])?", text) else str(int(size))
 
@@ -190,13 +196,13 @@ def admit_variable(name: str) -> str:
     return name
 
 
-def admit_secret_key(key: str) -> str:
+def admit_secret_key(key: object) -> str:
     """Return the key of a value within a secret.
 
     Raises:
         InputError: It is none.
     """
-    if not _SECRET_KEY.fullmatch(key):
+    if not isinstance(key, str) or not _SECRET_KEY.fullmatch(key):
         raise InputError(
             "Expected the key of a value within the secret, of letters, digits, '-', '_' and '.' (what came is not "
             "shown: it may be the secret); kubectl describe secret shows the keys."
@@ -241,6 +247,7 @@ def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
     """
     for address in (tracking_uri, store):
         refuse_secrets(address)
+        _refuse_known(address)
     if tracking_uri and (scheme(tracking_uri).partition("+")[0] not in ("http", "https", "postgresql")):
         raise InputError(
             "Expected MLflow's address as pods see it, which starts with http://, https:// or postgresql://, got "
@@ -263,11 +270,25 @@ def admit_addresses(store: str, tracking_uri: str, kubeflow: str = "") -> None:
             f"'#', '?' and what follows, or a user and password, such as https://kubeflow.example/pipeline, got "
             f"{shown(kubeflow)}."
         )
+    _refuse_known(kubeflow)
     for address in (store, tracking_uri, kubeflow):
         if len(address) > 1000 or any(part in ("..", ".") for part in address.split("/")):
             raise InputError(
                 f"Expected an address without '.' and '..' of at most 1,000 characters, got {quoted(address)}."
             )
+
+
+def _refuse_known(address: str) -> None:
+    """Do nothing for an address whose host and path hold none of this process's own secrets, nor what looks like one.
+
+    Raises:
+        InputError: They do.
+    """
+    if may_be_secret("", address):
+        raise InputError(
+            "An address (not shown) may hold a secret, such as one of this process's own, and everybody can read what "
+            "is compiled with it; give addresses without, and secrets to the pods."
+        )
 
 
 def quantity(text: str) -> Fraction:

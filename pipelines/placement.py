@@ -1,6 +1,7 @@
 """How a task is placed on a cluster: a task and what a profile says of its step enter, the task leaves, placed."""
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from kfp import dsl, kubernetes
@@ -60,11 +61,16 @@ def place(task: dsl.PipelineTask, wanted: Placement) -> dsl.PipelineTask:
     if wanted.gpus:
         task.set_accelerator_type(wanted.gpu_type).set_accelerator_limit(wanted.gpus)
         task.set_env_variable(ACCELERATOR, str(wanted.gpu_type))  # a step that gets none says so
-    for name, value in {**_threads(wanted), **wanted.environment}.items():
+    for name, value in {**_threads(wanted), **dict(_set(wanted.environment))}.items():
         task.set_env_variable(name, value)
     _place_on_nodes(task, wanted)
     _mount(task, wanted)
     return task
+
+
+def _set(joined: Mapping[str, str | None] | None) -> Iterator[tuple[str, str]]:
+    """Yield the keys and values that were not taken away."""
+    yield from ((key, value) for key, value in (joined or {}).items() if value is not None)
 
 
 def _threads(wanted: Placement) -> dict[str, str]:
@@ -74,15 +80,15 @@ def _threads(wanted: Placement) -> dict[str, str]:
 
 
 def _place_on_nodes(task: dsl.PipelineTask, wanted: Placement) -> None:
-    for key, value in wanted.node_selector.items():
+    for key, value in _set(wanted.node_selector):
         kubernetes.add_node_selector(task, key, value)
     for toleration in wanted.tolerations:
         kubernetes.add_toleration(
             task, toleration.key, toleration.operator, toleration.value, toleration.effect, toleration.seconds
         )
-    for key, value in {**wanted.labels, **({QUEUE_LABEL: wanted.queue} if wanted.queue else {})}.items():
+    for key, value in {**dict(_set(wanted.labels)), **({QUEUE_LABEL: wanted.queue} if wanted.queue else {})}.items():
         kubernetes.add_pod_label(task, key, value)
-    for key, value in wanted.annotations.items():
+    for key, value in _set(wanted.annotations):
         kubernetes.add_pod_annotation(task, key, value)
     if wanted.timeout:
         kubernetes.set_timeout(task, seconds(wanted.timeout))

@@ -43,6 +43,11 @@ COMPUTING: frozenset[StepName] = frozenset(
 )
 """Steps that run networks; so does ``start_search`` where latency is limited, which it measures."""
 
+_JOINED = ("node_selector", "environment", "labels", "annotations")
+"""Settings whose keys are joined with those of the layer below, which null takes away, one or all."""
+_UNSHOWN = frozenset({"secrets", "image_pull_secrets"})
+"""Settings that name secrets: what was pasted there by mistake may be one."""
+
 # What a generated key looks like, and the name of one doesn't.
 _RANDOM = re.compile(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9/+]).{16,}")
 
@@ -73,6 +78,26 @@ def _refuse_twice(place: str, what: str, names: Sequence[str]) -> None:
         raise ValueError(f"expected each {what} once in {place}, got {quoted(twice)} twice")
 
 
+def _refuse_late(wanted: "Placement") -> None:
+    again = wanted.retries
+    if not again or not again.count or not wanted.timeout:
+        return
+    if cluster_values.seconds(wanted.timeout) > cluster_values.seconds(again.within):
+        raise InputError(
+            f"timeout is {wanted.timeout}, longer than retries.within, {again.within}, after which Argo ends a "
+            "repeated pod that still runs: expected a within for all attempts together, or retries.count 0"
+        )
+
+
+def _without_nulls(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that were joined without what was taken away."""
+    return {
+        name: {key: kept for key, kept in value.items() if kept is not None} if name in _JOINED and value else value
+        for name, value in settings.items()
+        if value is not None or name not in _JOINED
+    }
+
+
 def _joined(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     joined = dict(base)
     for name, value in changes.items():
@@ -93,7 +118,27 @@ _Label = Annotated[str, AfterValidator(cluster_values.admit_label)]
 _Line = Annotated[str, Field(max_length=4000)]
 
 
-class Toleration(BaseModel, frozen=True, extra="forbid", strict=True):
+class _Settings(BaseModel, frozen=True, extra="forbid", strict=True):
+    """Settings that ``null`` takes away: each is as if no layer had it, whatever the layers below say."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_takes_away(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        taken = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in cls.model_fields.items()
+            if name in values
+            and values[name] is None
+            and not field.is_required()
+            # None itself stays where it means something, as in settings that are joined: an empty one changes nothing
+            and type(None) not in get_args(field.annotation)
+        }
+        return {**values, **taken}
+
+
+class Toleration(_Settings, frozen=True):
     """A taint of nodes that a pod may run on in spite of it."""
 
     key: _Key | None = Field(default=None, description="The taint's key; none tolerates all, with operator Exists")
@@ -117,7 +162,7 @@ class Toleration(BaseModel, frozen=True, extra="forbid", strict=True):
         return self
 
 
-class Volume(BaseModel, frozen=True, extra="forbid", strict=True):
+class Volume(_Settings, frozen=True):
     """A persistent volume that is mounted in a pod."""
 
     claim: Annotated[str, AfterValidator(cluster_values.admit_claim)] = Field(
@@ -129,17 +174,17 @@ class Volume(BaseModel, frozen=True, extra="forbid", strict=True):
     )
 
 
-class Secret(BaseModel, frozen=True, extra="forbid", strict=True):
+class Secret(_Settings, frozen=True):
     """Values of a Kubernetes secret that a pod finds in environment variables; the profile names them, no more."""
 
     name: _ObjectName = Field(description="Name of the secret in the namespace of the run")
-    variables: dict[_Variable, Annotated[str, AfterValidator(cluster_values.admit_secret_key)]] = Field(
+    variables: dict[_Variable, Annotated[str, BeforeValidator(cluster_values.admit_secret_key)]] = Field(
         min_length=1, max_length=100, description="Environment variable: key of the value in the secret"
     )
     optional: bool = Field(default=False, description="Whether a pod starts without it")
 
 
-class Retries(BaseModel, frozen=True, extra="forbid", strict=True):
+class Retries(_Settings, frozen=True):
     """How a step whose pod failed is repeated."""
 
     count: int = Field(default=3, ge=0, le=MOST_RETRIES, description="Most repetitions; 0 for none")
@@ -152,7 +197,7 @@ class Retries(BaseModel, frozen=True, extra="forbid", strict=True):
     )
 
 
-class Placement(BaseModel, frozen=True, extra="forbid", strict=True):
+class Placement(_Settings, frozen=True):
     """What a step asks of the cluster; what is not set is as the cluster has it."""
 
     image: _Image | None = Field(
@@ -175,7 +220,9 @@ class Placement(BaseModel, frozen=True, extra="forbid", strict=True):
     shared_memory: _Bytes | None = Field(
         default=None, description="Size of /dev/shm in memory, which counts towards the limit; none for 64 MB"
     )
-    node_selector: dict[_Key, _Label] = Field(default={}, description="Labels of the nodes that the pod may run on")
+    node_selector: dict[_Key, _Label | None] | None = Field(
+        default={}, description="Labels of the nodes that the pod may run on"
+    )
     tolerations: tuple[Toleration, ...] = Field(
         default=(), strict=False, description="Taints of nodes that the pod may run on in spite of them"
     )
@@ -185,7 +232,7 @@ class Placement(BaseModel, frozen=True, extra="forbid", strict=True):
         strict=False,
         description="Secrets of the cluster as environment variables, such as S3's and MLflow's",
     )
-    environment: dict[_Variable, _Line] = Field(
+    environment: dict[_Variable, _Line | None] | None = Field(
         default={}, description="Environment variables that are no secrets; those of other programs as well"
     )
     queue: _Label | None = Field(default=None, description="Local queue of Kueue that the pod waits in")
@@ -193,8 +240,8 @@ class Placement(BaseModel, frozen=True, extra="forbid", strict=True):
         default=None, description="Longest time of one attempt, such as 6h; the pod is ended then"
     )
     retries: Retries | None = Field(default=Retries(), description="How a step whose pod failed is repeated")
-    labels: dict[_Key, _Label] = Field(default={}, description="Labels of the pod")
-    annotations: dict[_Key, _Line] = Field(default={}, description="Annotations of the pod")
+    labels: dict[_Key, _Label | None] | None = Field(default={}, description="Labels of the pod")
+    annotations: dict[_Key, _Line | None] | None = Field(default={}, description="Annotations of the pod")
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Placement":
@@ -208,11 +255,12 @@ class Placement(BaseModel, frozen=True, extra="forbid", strict=True):
         _refuse_twice("volumes", "claim", [volume.claim for volume in self.volumes])
         _refuse_twice("volumes", "mount", [volume.mount for volume in self.volumes])
         variables = [name for secret in self.secrets for name in secret.variables]
-        _refuse_twice("secrets and environment", "variable", [*variables, *self.environment])
+        plain = [name for name, value in (self.environment or {}).items() if value is not None]
+        _refuse_twice("secrets and environment", "variable", [*variables, *plain])
         return self
 
 
-class Addresses(BaseModel, frozen=True, extra="forbid", strict=True):
+class Addresses(_Settings, frozen=True):
     """Where things are, as pods see them; defaults of the pipeline's parameters."""
 
     store: str = Field(
@@ -227,11 +275,12 @@ class Addresses(BaseModel, frozen=True, extra="forbid", strict=True):
         return self
 
 
-class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
+class Profile(_Settings, frozen=True):
     """What a cluster is and what steps ask of it.
 
     A step gets the defaults, over them what its class has, and over that its own. What is set replaces what was there;
-    only keys of node_selector, environment, labels, annotations and retries are joined. ``null`` takes a setting away.
+    only keys of node_selector, environment, labels, annotations and retries are joined. ``null`` takes a setting away,
+    or one of these keys.
     """
 
     description: str = Field(default="", max_length=200, description="What this cluster is, in a line")
@@ -253,10 +302,12 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         for step in get_args(StepName):
             for computes in {step in COMPUTING, step in COMPUTING or step == "start_search"}:
                 try:
-                    self.placement(step, computes=computes)
+                    _refuse_late(self.placement(step, computes=computes))
                 except ValidationError as error:
                     reason = error.errors()[0]["msg"].removeprefix("Value error, ")
                     raise ValueError(f"what {step} asks for can't be: {reason}") from error
+                except InputError as error:
+                    raise ValueError(f"what {step} asks for can't be: {error}") from error
         return self
 
     def placement(self, step: StepName, *, computes: bool | None = None) -> Placement:
@@ -271,7 +322,7 @@ class Profile(BaseModel, frozen=True, extra="forbid", strict=True):
         joined: dict[str, Any] = {}
         for layer in layers:
             joined = _joined(joined, layer.model_dump(exclude_unset=True))
-        return Placement.model_validate(joined)
+        return Placement.model_validate(_without_nulls(joined))
 
     def images(self) -> dict[str, list[str]]:
         """Return every image that is named, with the steps that run in it; where none is, it is this release's."""
@@ -367,7 +418,7 @@ def _profile(values: object, origin: str) -> Profile:
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"Can't use {origin}: {complaints(Profile, error)}.") from error
+        raise InputError(f"Can't use {origin}: {complaints(Profile, error, _UNSHOWN)}.") from error
 
 
 def _refuse_secrets(values: object, origin: str, place: tuple[str, ...]) -> None:
@@ -377,8 +428,11 @@ def _refuse_secrets(values: object, origin: str, place: tuple[str, ...]) -> None
         return
     name = place[-1] if place else ""
     # In a list of variables the names are those of secrets, and what stands there is a key, such as password.
-    key = len(place) > 1 and place[-2] == "variables"
-    if may_be_secret("" if key or name.isdigit() else name, str(values)) or (key and _RANDOM.fullmatch(str(values))):
+    above = place[-2] if len(place) > 1 else ""
+    key = above == "variables"
+    ours = name in _UNSHOWN and above not in _JOINED  # settings of a profile, whose kind is told if it is wrong
+    name = "" if key or ours or name.isdigit() else name
+    if may_be_secret(name, str(values)) or (key and _RANDOM.fullmatch(str(values))):
         raise InputError(
             f"Can't use {origin}: {'.'.join(place)} may be a secret (not shown), and everybody can read a profile and "
             "what is compiled with it; put it into a Kubernetes secret, and the secret's name and key into 'secrets'."

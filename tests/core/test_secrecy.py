@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from metantk_core.errors import without_addresses_of
 from metantk_core.secrecy import redacted
 
 PASSWORD = "p/s s'w\\rd=é"
@@ -59,3 +60,15 @@ def test_paths_of_secrets_and_words_too_short_to_be_some_stay(monkeypatch: pytes
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token")
     monkeypatch.setenv("SOME_TOKEN", "no")
     assert redacted("no such file: /var/run/token") == "no such file: /var/run/token"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["https://me:hunter2@host/x", "https://me:hunter2@host/x with more", "me:hunter2@host", "s3://b/k?token=hunter2"],
+)
+def test_a_sentence_loses_the_address_that_came_and_none_of_its_own_words(given: str):
+    own = "expected http:// or https://, or a name@sha256:digest without '//', got "
+    for came in (given, repr(given), f"{given.split()[0][:-1]}…"):
+        told = without_addresses_of(given, own + came)
+        assert told.startswith(f"{own}what may be an address")
+        assert "hunter2" not in told

@@ -55,7 +55,8 @@ def test_cpu_is_a_quantity_of_kubernetes(text, request_):
 
 @pytest.mark.parametrize(
     ("text", "request_"),
-    [("16G", "16G"), ("1.5Gi", "1610612736"), ("1k", "1000"), ("1e9", "1000000000"), ("512Mi", "512Mi"), ("16GB", None),
+    [("16G", "16G"), ("1.5Gi", "1610612736"), ("1e9", "1000000000"), ("1048576", "1048576"), ("2000000k", "2000000000"),
+     ("512Mi", "512Mi"), ("1Mi", "1Mi"), ("16GB", None), ("16", None), ("512m", None), ("1023Ki", None), ("1k", None),
      ("-1", None), ("abc", None), ("1K", None), ("0.5", None), ("inf", None), ("9E", None), ("1.00000000000000000001Gi", None)],
 )  # fmt: skip
 def test_memory_is_a_quantity_of_kubernetes(text, request_):
@@ -66,9 +67,28 @@ def test_memory_is_a_quantity_of_kubernetes(text, request_):
         assert memory_request(text) == request_
 
 
-@given(st.integers(1, 10**6), st.sampled_from(["", "Mi", "Gi", "M", "G"]))
+@pytest.mark.parametrize(("text", "meant"), [("16", "16Gi"), ("512m", "512Mi"), ("4096", "4096Gi")])
+def test_memory_without_a_unit_is_told_what_it_may_have_meant(text, meant):
+    with pytest.raises(InputError, match=rf"got '{text}' \(did you mean {meant}\?\); give"):
+        memory_request(text)
+
+
+def test_the_secrets_of_this_process_are_in_no_address_that_is_compiled(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2hunter2")
+    for addresses in (
+        ("s3://bucket/hunter2hunter2", ""),
+        ("", "http://mlflow/hunter2hunter2"),
+        ("", "", "https://kubeflow/hunter2hunter2"),
+    ):
+        with pytest.raises(InputError, match="may hold a secret") as caught:
+            admit_addresses(*addresses)
+        assert "hunter2" not in str(caught.value)
+
+
+@given(st.integers(2, 10**6), st.sampled_from(["", "Mi", "Gi", "M", "G"]))
 def test_what_is_asked_for_stays_equal(number, unit):
-    assert value(memory_request(f"{number}{unit}")) == number * UNITS[unit] or not unit
+    number += 0 if unit else 2**20
+    assert value(memory_request(f"{number}{unit}")) == number * UNITS[unit]
     assert value(cpu_request(f"{number % 1000 + 1}m")) == Fraction(number % 1000 + 1, 1000)
 
 
@@ -146,7 +166,7 @@ def test_pods_need_a_store_that_all_of_them_reach(store):
             defaults=Placement(cpu="1k", memory="1e9", retries=None),
             computes=Placement(gpu_type="nvidia.com/mig-1g.5gb", gpus=64),
         ),
-        Profile(defaults=Placement(image=f"localhost:5000/a-python:1@sha256:{'a' * 64}", cpu="1m", memory="1k")),
+        Profile(defaults=Placement(image=f"localhost:5000/a-python:1@sha256:{'a' * 64}", cpu="1m", memory="1Mi")),
     ],
 )
 def test_what_is_admitted_compiles_to_a_valid_pipeline(profile, tmp_path):

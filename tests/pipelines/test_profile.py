@@ -33,6 +33,8 @@ def loaded(text: str, folder: Path) -> Profile:
         ("steps: {score_shards: {}}", "steps.score_shards", "'score_shard'"),
         ("computes: {cpu: 4x}", "computes.cpu", "such as 4, 0.5 or 500m"),
         ("computes: {memory: 16GB}", "computes.memory", "such as 16G, 1.5Gi or 512Mi"),
+        ("computes: {memory: 16}", "computes.memory", "did you mean 16Gi?"),
+        ("computes: {memory_limit: 512m}", "computes.memory_limit", "did you mean 512Mi?"),
         ("computes: {shared_memory: -1}", "computes.shared_memory", "such as 16G"),
         ("light: {gpu_type: gpu}", "light.gpu_type", "such as nvidia.com/gpu"),
         ("light: {gpus: 65}", "light.gpus", "less than or equal to 64"),
@@ -65,6 +67,13 @@ def loaded(text: str, folder: Path) -> Profile:
         ("defaults: {cpu: 4, cpu_limit: 2}", "defaults", "more than cpu_limit"),
         ("defaults: {memory: 8Gi}\ncomputes: {memory_limit: 4Gi}", "what start_search asks for", "more than memory_limit"),
         ("computes: {shared_memory: 8Gi, memory_limit: 4Gi}", "computes", "it counts in that"),
+        ("computes: {timeout: 2d, retries: {within: 1h}}", "what start_search asks for", "longer than retries.within, 1h"),
+        ("defaults: {retries: {within: 1h}}\nsteps: {evaluate: {timeout: 2h}}", "what evaluate asks for", "timeout is 2h"),
+        ("defaults: {retries: 3}", "defaults.retries", "expected keys and values (count, wait, factor, within), not 3."),
+        ("defaults: {retries: {counts: 3}}", "'defaults.retries.counts'", "did you mean 'count'"),
+        ("defaults: {volumes: [3]}", "defaults.volumes.0", "expected keys and values (claim, mount, sub_path), not 3."),
+        ("defaults: {tolerations: {key: x}}", "defaults.tolerations", "expected a list, such as [a, b], not keys and values."),
+        ("steps: {evaluate: {image_pull_secrets: registry}}", "steps.evaluate.image_pull_secrets", "expected a list"),
         ("parallelism: 0", "parallelism", "greater than or equal to 1"),
         ("addresses: {store: relative}", "addresses", "absolute folder"),
         ("[1, 2]", "", "keys and values"),
@@ -81,6 +90,42 @@ def test_what_cannot_be_is_refused_with_its_file_and_key_in_a_sentence(text, pla
 
 
 @pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("defaults: {image: my image}", "registry/name:tag or registry/name@sha256:digest, in small letters and without spaces or https://, got 'my image'; give such a name."),
+        ("defaults: {volumes: [{claim: a, mount: /d/}]}", "without '.', '..' and '//', got '/d/'."),
+        ("addresses: {tracking_uri: 'mlflow://x'}", "http://, https:// or postgresql://, got mlflow://x; a file on this machine is none."),
+        ("defaults: {image: 'host:/x y'}", "or https://, got what may be an address (not shown: it may hold a password); give such a name."),
+    ],
+)  # fmt: skip
+def test_a_sentence_of_refusal_keeps_its_own_words_and_says_once_what_came(text, ending, tmp_path):
+    with pytest.raises(InputError) as caught:
+        loaded(text, tmp_path)
+    assert str(caught.value).endswith(ending)
+
+
+@pytest.mark.parametrize("pasted", ["hunter2!", "Tr0ub4dor&3", "abc/def+ghi=", "12345678", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"])  # fmt: skip
+@pytest.mark.parametrize(
+    "place",
+    [
+        "defaults: {secrets: [{name: s, variables: {AWS_SECRET_ACCESS_KEY: %s}}]}",
+        "defaults: {secrets: [{name: s, variables: {%s: secret-key}}]}",
+        "defaults: {secrets: [{name: s, variables: %s}]}",
+        "defaults: {secrets: [{name: %s, variables: {A: k}}]}",
+        "defaults: {secrets: [{name: s, variables: {A: k}, optional: %s}]}",
+        "defaults: {secrets: [%s]}",
+        "defaults: {secrets: %s}",
+        "steps: {evaluate: {image_pull_secrets: [%s]}}",
+        "steps: {evaluate: {image_pull_secrets: %s}}",
+    ],
+)
+def test_a_secret_pasted_where_one_is_named_is_not_shown(place, pasted, tmp_path):
+    with pytest.raises(InputError, match=r"not shown|a name before") as caught:
+        loaded(place % pasted, tmp_path)
+    assert pasted not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         f"defaults: {{environment: {{X: '{KNOWN}'}}}}",
@@ -91,6 +136,10 @@ def test_what_cannot_be_is_refused_with_its_file_and_key_in_a_sentence(text, pla
         "defaults: {environment: {X: 'https://host/?token=anything'}}",
         "defaults: {environment: {X: 'Bearer anything'}}",
         "defaults: {environment: {MY_PASSWORD: anything}}",
+        "defaults: {environment: {DB_PASS: anything}}",
+        "defaults: {environment: {DBPWD: anything}}",
+        "defaults: {environment: {DSN: 'host=db password=anything'}}",
+        "defaults: {environment: {FOO: wJalrXUtnFEMI/K7MDENG/bPxRfiCYanythingKY}}",
         f"defaults: {{annotations: {{note: {KNOWN}}}}}",
         f"defaults: {{labels: {{note: {KNOWN}}}}}",
         "defaults: {secrets: [{name: s, variables: {A: wJalrXUtnFEMIK7MDENGbPxRfiCYanything}}]}",
@@ -110,9 +159,22 @@ def test_what_may_be_a_secret_is_refused_and_never_repeated(text, tmp_path, monk
     assert "anything" not in str(caught.value)
 
 
-@pytest.mark.parametrize("variable", ["TOKENIZERS_PARALLELISM", "AWS_WEB_IDENTITY_TOKEN_FILE"])
-def test_variables_that_only_sound_like_secrets_are_admitted(variable, tmp_path):
-    value = "false" if variable.startswith("TOKENIZERS") else "/var/run/identity"
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/identity"),
+        ("PWD", "/data"),
+        ("COMPASS", "north"),
+        ("PGPASSFILE", "/var/run/pgpass"),
+        ("DSN", "host=db password=$(FROM_A_SECRET)"),
+        ("COMMIT", "2fd4e1c67a2d28fced849ee1bb76e7391b93eb12"),
+        ("DIGEST", "sha256:" + "aB3" * 21 + "c"),
+        ("IMAGE", "ghcr.io/Some-Team/metantk-python:0.1.0-Build7"),
+        ("FOLDER", "Datasets/MiniImageNet/Train/Classes0123/"),
+    ],
+)
+def test_variables_that_only_sound_or_look_like_secrets_are_admitted(variable, value, tmp_path):
     assert loaded(f"defaults: {{environment: {{{variable}: '{value}'}}}}", tmp_path).defaults.environment
 
 
@@ -136,6 +198,80 @@ def test_a_steps_own_settings_go_before_its_class_and_that_before_the_defaults(t
     assert (evaluated.retries.count, evaluated.retries.wait) == (2, "5s")
     assert (ranked.cpu, ranked.memory, ranked.gpus, ranked.retries) == ("500m", None, 0, None)
     assert (found.placement("start_search").gpus, found.placement("start_search", computes=True).gpus) == (0, 1)
+
+
+FULL = {
+    "image": "a:1",
+    "image_pull_policy": "Always",
+    "image_pull_secrets": ["registry"],
+    "cpu": "1",
+    "cpu_limit": "2",
+    "memory": "1Gi",
+    "memory_limit": "2Gi",
+    "gpus": 2,
+    "gpu_type": "amd.com/gpu",
+    "shared_memory": "1Gi",
+    "node_selector": {"pool": "gpu"},
+    "tolerations": [{"key": "gpu"}],
+    "volumes": [{"claim": "images", "mount": "/data"}],
+    "secrets": [{"name": "s", "variables": {"A": "k"}}],
+    "environment": {"B": "1"},
+    "queue": "q",
+    "timeout": "1h",
+    "labels": {"team": "x"},
+    "annotations": {"note": "x"},
+}
+
+
+@pytest.mark.parametrize("layer", ["defaults", "computes"])
+@pytest.mark.parametrize("setting", FULL)
+def test_null_takes_away_every_setting_of_a_lower_layer_and_no_other(setting, layer):
+    profile = Profile.model_validate({layer: FULL, "steps": {"meta_train": {setting: None}}})
+    for found in (profile, profile.changed(everywhere={"retries": {"count": 1}}, computing={})):
+        without, full = (found.placement(step) for step in ("meta_train", "evaluate"))
+        assert getattr(full, setting) != getattr(Placement(), setting)
+        assert without == full.model_copy(update={setting: getattr(Placement(), setting)})
+
+
+def test_every_setting_but_retries_has_a_test_that_null_takes_it_away():
+    assert {*FULL, "retries"} == set(Placement.model_fields)
+
+
+@pytest.mark.parametrize("setting", ["node_selector", "environment", "labels", "annotations"])
+def test_null_takes_away_a_single_key_that_is_joined_and_a_layer_above_sets_it_again(setting):
+    values = {
+        "defaults": {setting: {"a": "1", "b": "1"}},
+        "computes": {setting: {"a": None}},
+        "steps": {"evaluate": {setting: {"a": "2"}}, "search": {setting: None}, "meta_train": {setting: {"c": None}}},
+    }
+    profile = Profile.model_validate(values)
+    found = {
+        step: getattr(profile.placement(step), setting) for step in ("meta_train", "evaluate", "search", "close_run")
+    }
+    both = {"a": "1", "b": "1"}
+    assert found == {"meta_train": {"b": "1"}, "evaluate": {"a": "2", "b": "1"}, "search": {}, "close_run": both}
+
+
+def test_a_step_without_gpus_leaves_the_nodes_with_gpus_by_null(tmp_path):
+    values = yaml.safe_load((FOLDER / "gke-spot.yaml").read_text(encoding="utf-8"))
+    nulls = {"gpus": None, "node_selector": {"cloud.google.com/gke-accelerator": None}, "tolerations": None}
+    profile = loaded(yaml.safe_dump({**values, "steps": {"evaluate": nulls}}), tmp_path)
+    write(RECIPES["smoke"], tmp_path / "pipeline.yaml", profile)
+    spec, platform = yaml.safe_load_all((tmp_path / "pipeline.yaml").read_text())
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    evaluate, trained = pods["exec-evaluate"], pods["exec-meta-train"]
+    assert evaluate["nodeSelector"] == {"labels": {"cloud.google.com/gke-spot": "true"}}
+    assert "tolerations" not in evaluate
+    assert trained["tolerations"]
+    assert "cloud.google.com/gke-accelerator" in trained["nodeSelector"]["labels"]
+    containers = {name: found["container"] for name, found in spec["deploymentSpec"]["executors"].items()}
+    assert "accelerator" in containers["exec-meta-train"]["resources"]
+    assert "accelerator" not in containers["exec-evaluate"]["resources"]
+
+
+def test_a_timeout_beyond_the_time_of_repetitions_is_admitted_where_nothing_is_repeated(tmp_path):
+    for retries in ("null", "{count: 0, within: 1h}", "{count: 3, within: 2d}"):
+        assert loaded(f"computes: {{timeout: 2d, retries: {retries}}}", tmp_path).placement("search").timeout == "2d"
 
 
 def test_options_go_before_everything_that_the_profile_says():
