@@ -90,8 +90,8 @@ def admit_image(name: str) -> None:
     """
     if len(name) > 255 or not _IMAGE.fullmatch(name):
         raise InputError(
-            "Expected an image as registry/name:tag, or with its sha256 digest, in small letters and without spaces, "
-            f"user or scheme, got {quoted(name)}; give such a name."
+            "Expected an image as registry/name:tag or registry/name@sha256:digest, in small letters and without "
+            f"spaces or https://, got {quoted(name)}; give such a name."
         )
 
 

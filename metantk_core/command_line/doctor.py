@@ -109,5 +109,5 @@ def _take_endpoint(profile: "Profile") -> None:
     """Look for the profile's bucket where its pods do, unless this machine has a way of its own."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     if not any(map(os.environ.get, names)):
-        of_pods = profile.placement("search").environment
-        os.environ.update({name: of_pods[name] for name in names if of_pods.get(name)})
+        of_pods = profile.placement("search").environment or {}
+        os.environ.update({name: value for name in names if (value := of_pods.get(name))})
