@@ -551,7 +551,7 @@ def print_rerun(outcome: "Outcome", place: Workspace, console: Console | None = 
             FIGURES[verdict.figure].shown(measured.value) if isinstance(measured, Estimate) else (measured or "-")[:8]
             for measured in (verdict.now, verdict.before)
         ]
-        style = {"worse": "bold red", "better": "green"}.get(str(verdict.status), "")
+        style = {"worse": "bold red", "not measured": "yellow", "better": "green"}.get(str(verdict.status), "")
         table.add_row(verdict.figure, *cells, Text(str(verdict.status), style=style))
     console.print(table)
     if comparison.before is not None:
@@ -562,7 +562,8 @@ def print_rerun(outcome: "Outcome", place: Workspace, console: Console | None = 
             else "versions and machine as at the baseline"
         )
         console.print(said, soft_wrap=True, highlight=False, markup=False)
-    console.print(Text(comparison.sentence, style="bold red" if comparison.is_regression else "bold"), soft_wrap=True)
+    colour = {"regression": " red", "incomplete": " yellow"}.get(comparison.verdict, "")
+    console.print(Text(comparison.sentence, style=f"bold{colour}"), soft_wrap=True)
     if outcome.baseline.why:
         console.print(outcome.baseline.why, soft_wrap=True, highlight=False, markup=False)
     if comparison.before is None or comparison.is_regression:

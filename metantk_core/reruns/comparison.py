@@ -9,6 +9,8 @@ from metantk_core.reruns.rerun import Rerun
 
 NO_BASELINE = "no baseline"
 """Verdict on a rerun that there is nothing to compare with."""
+INCOMPLETE = "incomplete"
+"""Verdict on a rerun in which nothing is known to be worse, and something was measured too badly to know."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The verdict on the whole: ``regression``, ``better``, ``fine`` or ``no baseline``."""
+        """The verdict on the whole: ``regression``, ``incomplete``, ``better``, ``fine`` or ``no baseline``."""
         if self.is_regression:
             return "regression"
         if self.before is None:
             return NO_BASELINE
+        if self.having(Status.NOT_MEASURED):
+            return INCOMPLETE
         return "better" if self.having(Status.BETTER) else "fine"
 
     @property
@@ -69,10 +73,14 @@ class Comparison:
         if self.is_regression:
             return f"{recipe} got worse: {_joined(self.having(Status.WORSE))}."
         if self.before is None:
-            return f"{recipe} is measured, and there is no accepted baseline to compare it with yet."
-        judged = len(self.verdicts) - len(self.having(Status.NOT_COMPARED))
-        aside = f"; {len(self.verdicts) - judged} can't be compared" if judged < len(self.verdicts) else ""
-        said = f"{recipe} is as good as its baseline of {self.before.date[:10]}: {judged} figures are within tolerance"
+            return f"{recipe} is measured, and compared with nothing."
+        apart, unknown = len(self.having(Status.NOT_COMPARED)), self.having(Status.NOT_MEASURED)
+        judged = len(self.verdicts) - apart - len(unknown)
+        aside = f"; {apart} can't be compared" if apart else ""
+        aside += f"; not measured: {_joined(unknown)}" if unknown else ""
+        so_far = "as far as was measured, " if unknown else ""
+        said = f"{recipe} is {so_far}as good as its baseline of {self.before.date[:10]}: "
+        said += f"{judged} figures are within tolerance"
         better = self.having(Status.BETTER)
         return f"{said}{aside}{f'; better: {_joined(better)}' if better else ''}."
 

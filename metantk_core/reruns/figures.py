@@ -37,11 +37,12 @@ _NO_NOISE = 1e-12
 
 
 class Status(StrEnum):
-    """Where a figure stands to the baseline's; only ``WORSE`` is a regression."""
+    """Where a figure stands to the baseline's; only ``WORSE`` is a regression, and ``NOT_MEASURED`` is never fine."""
 
     WORSE = "worse"
     BETTER = "better"
     WITHIN = "within tolerance"
+    NOT_MEASURED = "not measured"
     NOT_COMPARED = "not compared"
 
 
@@ -343,18 +344,22 @@ def _time_change(
     keys = (common, common) if len(common) > 1 else (list(mine), list(theirs))
     logs = [np.log([times[key] for key in of]) for times, of in zip((mine, theirs), keys, strict=True)]
     if min(map(len, logs)) < 2:
-        return Change(Status.NOT_COMPARED, "times can't be compared: too few candidates were timed for an interval")
+        return Change(Status.NOT_MEASURED, f"too few candidates were timed to say whether scoring takes {what}")
     compared = paired_difference if len(common) > 1 else welch_difference
     difference, half = compared(logs[0], logs[1], tolerances.confidence)
     same = now.surroundings.machine == before.surroundings.machine
     most *= 1 if same else tolerances.elsewhere
     ratio, low, high = (math.exp(log) for log in (difference, difference - half, difference + half))
+    digits = _decimals(most, low, high)
     said = (
-        f"scoring a candidate takes {fixed(ratio, 2)} ({fixed(low, 2)} to {fixed(high, 2)}) times {what}, relative to "
-        f"the reference operation ({significant(most, 3)} tolerated{'' if same else ' on another machine'})"
+        f"scoring a candidate takes {fixed(ratio, digits)} ({fixed(low, digits)} to {fixed(high, digits)}) times "
+        f"{what}, relative to the reference operation ({fixed(most, digits)} tolerated"
+        f"{'' if same else ' on another machine'})"
     )
     if low > most:
         return Change(Status.WORSE, said)
+    if high > most and half > math.log(most):  # half of the interval is more than what it should tell from nothing
+        return Change(Status.NOT_MEASURED, f"{said}: too wide an interval to show a slow-down of that size")
     return Change(Status.BETTER if high < 1 / most else Status.WITHIN, said)
 
 
@@ -371,13 +376,23 @@ def _memory_change(now: Rerun, before: Rerun, tolerances: BenchmarkTolerances) -
     assert now.peak_memory is not None
     assert before.peak_memory is not None
     ratio, most = now.peak_memory / before.peak_memory, tolerances.memory_growth
+    digits = _decimals(most, ratio)
     said = (
-        f"the peak memory is {amount(now.peak_memory)}, {fixed(ratio, 2)} times that of the baseline "
-        f"({significant(most, 3)} tolerated)"
+        f"the peak memory is {amount(now.peak_memory)}, {fixed(ratio, digits)} times that of the baseline "
+        f"({fixed(most, digits)} tolerated)"
     )
     if ratio > most:
         return Change(Status.WORSE, said)
     return Change(Status.BETTER if ratio < 1 / most else Status.WITHIN, said)
+
+
+def _decimals(limit: float, *values: float) -> int:
+    """Return the decimals, at least two, that show a limit as it is and other numbers apart from it."""
+    for decimals in range(2, 9):
+        known = math.isclose(round(limit, decimals), limit, rel_tol=1e-9)
+        if known and all(value == limit or fixed(value, decimals) != fixed(limit, decimals) for value in values):
+            return decimals
+    return 9
 
 
 def _boards(now: Rerun, before: Rerun) -> tuple[Leaderboard, Leaderboard]:
@@ -434,7 +449,8 @@ _ALL = (
         "processor time",
         "Processor time that scoring a candidate takes, in units of a reference operation measured before and after: "
         "geometric mean over candidates. A regression if the whole interval of the ratio, candidate by candidate, lies "
-        "above benchmark.processor_slowdown (times benchmark.elsewhere on another kind of machine).",
+        "above benchmark.processor_slowdown (times benchmark.elsewhere on another kind of machine); not measured if "
+        "the interval is too wide to show that.",
         _processor_time,
         _processor_time_change,
         lambda value: significant(value, 3),

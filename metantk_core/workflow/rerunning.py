@@ -16,10 +16,11 @@ from pathlib import Path
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import UnscoredError
+from metantk_core.networks import cost_table
 from metantk_core.ports import PIPELINE, Tracker
 from metantk_core.reruns import Comparison, Past, Rerun, Surroundings, Timing
 from metantk_core.reruns.history import EXPERIMENT, begun_tags, columns_of, metrics_of, tags_of
-from metantk_core.scores import ScoreRecord, device_kind
+from metantk_core.scores import SCORES, ScoreRecord, device_kind
 from metantk_core.search import Job
 from metantk_core.seeding import digest
 from metantk_core.workflow.baselines import RERUN_FILE, Baseline
@@ -34,6 +35,7 @@ PAGE, FIGURES_FILE = "benchmark.html", "figures.json"
 _MEASURED = "measured.json"
 _SHARE_OF_REFERENCES = 0.1
 _LEAST_WORK = 0.2  # seconds before the reference operation is measured again
+_LEAST_TIMED = 0.5  # share of the scored candidates below which their times say nothing of the others
 
 
 def rerun(
@@ -50,17 +52,23 @@ def rerun(
         date: When it began, ISO 8601 in UTC.
     """
     leaderboard = evaluation = None
-    problem = ""
+    problem, scored = "", 0
+    _count_costs(config, dataset)
     stopwatch = _Stopwatch(ports)
     try:
         with watched_search(config, ports):
-            leaderboard = search(config, dataset, ports, stopwatch.scored).leaderboard
+            found = search(config, dataset, ports, stopwatch.scored)
+        leaderboard, scored = found.leaderboard, sum(past.scored for past in found.history.rounds)
         stopwatch.stop()
         model = meta_train(config, "best", leaderboard, dataset, ports)
         evaluation = evaluate(config, "best", model, dataset, ports)
     except UnscoredError as error:  # on these versions; a benchmark is there to say so
         problem = str(error).partition(";")[0]
     stopwatch.stop()
+    timings = stopwatch.timings
+    if timings and len(timings) < _LEAST_TIMED * scored:
+        problem = problem or f"the rerun was killed, and {len(timings)} of {scored} candidates have a time"
+        timings = ()
     return Rerun(
         recipe=config.name,
         experiment=config.digest,
@@ -70,7 +78,7 @@ def rerun(
         images=dataset.digest,
         leaderboard=leaderboard,
         evaluation=evaluation,
-        timings=stopwatch.timings,
+        timings=timings,
         reference=REFERENCE,
         reference_seconds=statistics.median(stopwatch.references) if stopwatch.references else None,
         peak_memory=stopwatch.peak,
@@ -78,12 +86,24 @@ def rerun(
     )
 
 
+def _count_costs(config: RunConfig, dataset: ImageDataset) -> None:
+    """Count what the operations of the space cost, which a process does once: the first candidate shall not pay it."""
+    if any(SCORES[name].cost == "none" for name in config.scoring.scores):
+        cost_table(
+            config.search.space,
+            config.training.network,
+            image_shape=dataset.train.image_shape,
+            ways=config.scoring.episode.ways,
+        )
+
+
 class _Stopwatch:
     """Times candidates in units of a reference operation, which is measured between them for a tenth of their time.
 
     Where candidates take longer than a fifth of a second, each has a unit of its own, so that what another load of the
-    machine does to the unit shows in the spread over candidates. What was measured outlives the process in the store;
-    the candidates after the last reference before it was killed have no time.
+    machine does to the unit shows in the spread over candidates. What was measured outlives the process in the store:
+    candidates after the last reference before it was killed are timed in units of that one alone, and only one that
+    was stored in the moment of the kill has no time.
     """
 
     def __init__(self, ports: Ports) -> None:
@@ -93,7 +113,10 @@ class _Stopwatch:
         self._timings: list[Timing] = [Timing(*timing) for timing in there.get("timings", ())]
         self.references: list[float] = there.get("references", [])
         self.peak: int | None = there.get("peak")
-        self._pending: list[tuple[str, float, float]] = []
+        self._pending: list[tuple[str, float, float]] = [tuple(pending) for pending in there.get("pending", ())]
+        if self._pending:
+            self._time_pending(*there["last"])
+            self.references.append(there["last"][0])
         forget_peak_memory(self._device)
         self._last = reference_seconds(self._device, _SHARE_OF_REFERENCES * _LEAST_WORK)
         self._began = time.process_time()
@@ -104,16 +127,21 @@ class _Stopwatch:
         return tuple(self._timings)
 
     def scored(self, job: Job, records: Sequence[ScoreRecord]) -> None:
-        """Take the time of a candidate."""
+        """Take the time of a candidate, once.
+
+        What is counted is no part of it: no store keeps that, and whoever goes on counts it again.
+        """
         now = time.process_time()
-        draws = sum(len(record.draws) for record in records)
+        drawn = [record for record in records if SCORES[record.score].cost != "none"]
+        draws = sum(len(record.draws) for record in drawn)
         scored = digest([job.genotype, job.stream, job.weights, job.draws, draws])
-        seconds = math.fsum(record.seconds for record in records)
-        if seconds > 0:  # what was counted alone took none
-            self._pending.append((scored, seconds, now - self._began))
-        self._began = now
-        if sum(seconds for _, seconds, _ in self._pending) >= _LEAST_WORK:
-            self._refer()
+        known = {timing.scored for timing in self._timings} | {pending for pending, _, _ in self._pending}
+        if drawn and scored not in known:
+            self._pending.append((scored, math.fsum(record.seconds for record in drawn), now - self._began))
+            if sum(seconds for _, seconds, _ in self._pending) >= _LEAST_WORK:
+                self._refer()
+            self._keep()
+        self._began = time.process_time()
 
     def stop(self) -> None:
         """Take the time of the last candidates, and the peak memory so far."""
@@ -124,21 +152,24 @@ class _Stopwatch:
     def _refer(self) -> None:
         work = max(_LEAST_WORK, sum(seconds for _, seconds, _ in self._pending))
         now = reference_seconds(self._device, _SHARE_OF_REFERENCES * work)
-        unit, processor_unit = ((before + after) / 2 for before, after in zip(self._last, now, strict=True))
+        self._time_pending(*((before + after) / 2 for before, after in zip(self._last, now, strict=True)))
+        self.references.append(now[0])
+        self._last = now
+
+    def _time_pending(self, unit: float, processor_unit: float) -> None:
         on_processor = device_kind(self._device) == "cpu"
         for scored, seconds, processor in self._pending:
             relative = processor / processor_unit if on_processor else None
             self._timings.append(Timing(scored, seconds, seconds / unit, relative))
-        self.references.append(now[0])
-        self._pending, self._last = [], now
-        self._keep()
-        self._began = time.process_time()
+        self._pending = []
 
     def _keep(self) -> None:
         peaks = (self.peak, peak_memory(self._device))
         self.peak = max((peak for peak in peaks if peak is not None), default=None)
         measured = {
             "timings": [astuple(timing) for timing in self._timings],
+            "pending": self._pending,
+            "last": self._last,
             "references": self.references,
             "peak": self.peak,
         }

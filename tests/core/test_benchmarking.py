@@ -13,9 +13,12 @@ from forked_commands import begun, ended, metantk
 
 from metantk_core import benchmarking, wiring, workflow
 from metantk_core.config import load_config
+from metantk_core.networks import cost_table
 from metantk_core.recipes import RECIPES
 from metantk_core.reruns import Rerun
 from metantk_core.scores import Outcome, Score, Scorer, ScoreRecord
+from metantk_core.search import Job
+from metantk_core.workflow import rerunning
 from metantk_core.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -97,7 +100,7 @@ def test_a_rerun_computes_anew_and_is_fine_if_nothing_changed(workspace: Accepte
     known = tracker.read_run(again.run)
     assert known is not None
     assert known.status == "finished"
-    assert known.tags["metantk.benchmark.verdict"] in ("fine", "better", "regression")
+    assert known.tags["metantk.benchmark.verdict"] in ("fine", "better", "incomplete", "regression")
     assert known.tags["metantk.benchmark.baseline"] == workspace.baseline.run
     assert known.metrics["benchmark/reliability"] == again.comparison.now.leaderboard.reliability.icc  # type: ignore[union-attr]
     assert {"benchmark.html", "figures.json", "rerun.json", "leaderboard.json"} <= {
@@ -160,6 +163,65 @@ def test_a_named_rerun_that_ended_is_not_computed_again(workspace: Accepted, mon
     assert again.run == workspace.baseline.run
     assert again.comparison.now == done
     assert again.comparison.verdict == "fine"
+
+
+class Killed(BaseException):
+    """The end of a process, as far as it can be had in one that goes on."""
+
+
+@pytest.mark.parametrize("candidates", [3, 6])
+def test_a_rerun_that_goes_on_times_each_candidate_once_and_none_that_it_only_counts_again(
+    workspace: Accepted, monkeypatch: pytest.MonkeyPatch, candidates: int
+):
+    told: list[object] = []
+    scored = rerunning._Stopwatch.scored
+
+    def dies(self: rerunning._Stopwatch, job: Job, records: Sequence[ScoreRecord]) -> None:
+        scored(self, job, records)
+        told.append(job)
+        if len(told) == candidates:
+            raise Killed
+
+    name = f"killed-after-{candidates}"
+    with monkeypatch.context() as until:
+        until.setattr(rerunning._Stopwatch, "scored", dies)
+        with pytest.raises(Killed):
+            benchmarking.run(CONFIG, workspace.place, name=name)
+    cost_table.cache_clear()  # another process counts anew
+    outcome = benchmarking.run(CONFIG, workspace.place, name=name)
+    now, before = outcome.comparison.now, workspace.baseline.comparison.now
+    assert [timing.scored for timing in now.timings] == [timing.scored for timing in before.timings]
+    assert (now.reference_seconds or 0) > 0
+    sizes = [[timing.seconds for timing in of.timings] for of in (now, before)]
+    assert min(sizes[0]) > 0.05 * min(sizes[1])
+    assert min(timing.processor or 0 for timing in now.timings) > 0.05 * min(
+        timing.processor or 0 for timing in before.timings
+    )
+
+
+def test_costs_are_counted_before_any_time_is_taken_and_times_that_most_candidates_lack_are_missing(
+    workspace: Accepted, monkeypatch: pytest.MonkeyPatch
+):
+    begin, scored = rerunning._Stopwatch.__init__, rerunning._Stopwatch.scored
+    told: list[object] = []
+    counted: list[int] = []
+
+    def begins(self: rerunning._Stopwatch, ports: workflow.Ports) -> None:
+        counted.append(cost_table.cache_info().misses)
+        begin(self, ports)
+
+    def forgets(self: rerunning._Stopwatch, job: Job, records: Sequence[ScoreRecord]) -> None:
+        told.append(job)
+        if len(told) <= 2:
+            scored(self, job, records)
+
+    monkeypatch.setattr(rerunning._Stopwatch, "__init__", begins)
+    monkeypatch.setattr(rerunning._Stopwatch, "scored", forgets)
+    cost_table.cache_clear()
+    outcome = benchmarking.run(CONFIG, workspace.place, name="forgetful")
+    assert counted == [cost_table.cache_info().misses] == [1]  # the scorer asked for the same table
+    assert {"processor time", "time by the clock"} <= worse(outcome)
+    assert "2 of 6 candidates have a time" in outcome.comparison.sentence
 
 
 @pytest.mark.minutes

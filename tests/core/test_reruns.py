@@ -194,7 +194,42 @@ def test_a_slowdown_that_noise_may_have_made_is_none():
         replace(timing, relative=timing.relative * factor, processor=timing.relative * factor)
         for timing, factor in zip(few, (8.0, 0.5, 2.0), strict=True)
     )
-    assert worse(rerun(timings=scattered), rerun(timings=tuple(few))) == set()
+    before = rerun(timings=tuple(few))
+    comparison = compare(rerun(timings=scattered), before, STANDARD)
+    assert not comparison.is_regression
+    # Nor are they within tolerance: what such measurements can't show must not be called fine.
+    unknown = {verdict.figure for verdict in comparison.having(Status.NOT_MEASURED)}
+    assert unknown == {"processor time", "time by the clock"}
+    assert comparison.verdict == "incomplete"
+    assert "not measured: scoring a candidate takes" in comparison.sentence
+    assert "6 figures are within tolerance" in comparison.sentence
+    single = compare(rerun(timings=timings(count=1)), rerun(timings=timings(count=1)), STANDARD)
+    assert single.verdict == "incomplete"
+
+
+def test_times_of_nonsense_that_share_one_candidate_are_never_within_tolerance():
+    # As of a rerun that timed what it did not do: a few of seconds, the others of microseconds.
+    nonsense = tuple(
+        replace(timing, scored=f"again {number}" if number else timing.scored, relative=size, processor=size)
+        for number, (timing, size) in enumerate(
+            zip(timings(count=6), (9.0, 500.0, 40.0, 1e-3, 1e-3, 1e-3), strict=True)
+        )
+    )
+    comparison = compare(rerun(timings=nonsense), rerun(), STANDARD)
+    statuses = {verdict.figure: verdict.status for verdict in comparison.verdicts}
+    assert statuses["processor time"] is statuses["time by the clock"] is Status.NOT_MEASURED
+    assert comparison.verdict == "incomplete"
+
+
+def test_a_ratio_is_shown_apart_from_what_is_tolerated():
+    strict = BenchmarkTolerances(memory_growth=1.0, processor_slowdown=1.0)
+    sentence = compare(rerun(peak_memory=1_000_400_000), rerun(), strict).sentence
+    assert "1.0004 times that of the baseline (1.0000 tolerated)" in sentence
+    exact = BenchmarkTolerances(memory_growth=1.125)
+    assert (
+        "1.200 times that of the baseline (1.125 tolerated)"
+        in compare(rerun(peak_memory=1_200_000_000), rerun(), exact).sentence
+    )
 
 
 def test_times_of_other_candidates_are_compared_as_two_samples():
@@ -240,7 +275,7 @@ def test_without_a_baseline_nothing_is_judged_unless_the_search_itself_came_to_n
     comparison = compare(rerun(), None, STANDARD)
     assert {verdict.status for verdict in comparison.verdicts} == {Status.NOT_COMPARED}
     assert comparison.verdict == "no baseline"
-    assert "no accepted baseline" in comparison.sentence
+    assert comparison.sentence == "smoke is measured, and compared with nothing."  # why is said beside it, once
     broken = compare(rerun(leaderboard=None, evaluation=None, problem="nothing was scored"), None, STANDARD)
     assert broken.verdict == "regression"
     assert "nothing was scored" in broken.sentence
