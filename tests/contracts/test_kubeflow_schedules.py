@@ -144,7 +144,13 @@ def killed_at(server: KubeflowServer, number: int, *, done: bool, arguments: tup
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [pytest.param("nothing", marks=pytest.mark.minutes), "an old one"])
-@pytest.mark.parametrize("done", [False, True], ids=["before the server hears", "before the answer comes"])
+@pytest.mark.parametrize(
+    "done",
+    [
+        pytest.param(False, marks=pytest.mark.minutes, id="before the server hears"),
+        pytest.param(True, id="before the answer comes"),
+    ],
+)
 def test_a_kill_at_any_request_is_repaired_by_the_next_call(
     server: KubeflowServer, package: Path, newer: Path, done: bool, before: str
 ):

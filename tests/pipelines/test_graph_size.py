@@ -23,7 +23,7 @@ def written(tmp_path: Path, recipe: str, changes: list[str], profile: Profile | 
     return size, next(yaml.safe_load_all(path.read_text()))
 
 
-@pytest.mark.parametrize("profile", ["bare", "gke-spot"])
+@pytest.mark.parametrize("profile", [pytest.param("bare", marks=pytest.mark.minutes), "gke-spot"])
 def test_the_largest_recipe_in_64_shards_stays_below_argos_limit(profile, tmp_path):
     size, _ = written(tmp_path, "paper-mini-5", ["search.shards=64"], load_profile(profile))
     assert size.workflow_bytes < LARGEST_WORKFLOW * 7 / 8

@@ -175,7 +175,7 @@ def whole(name: str, folder: Path) -> tuple[dict[str, bytes], float]:
     return chain.results(), seconds
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_search_that_is_killed_again_and_again_ends_as_if_nobody_had(tmp_path):
     undisturbed, seconds = whole("search by sample", tmp_path / "whole")
     assert survive("search by sample", tmp_path / "killed", 3, undisturbed, 0.8 * seconds, random.Random(4)) > 0

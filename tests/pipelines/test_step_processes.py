@@ -117,7 +117,7 @@ def test_steps_are_forks_of_one_process_that_has_imported_everything(tmp_path):
     assert done.returncode == 1
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_each_of_many_steps_at_once_gets_its_own_exit_code(tmp_path):
     done = run(tmp_path, ENDINGS)
     assert done.returncode == 0, done.stderr

@@ -182,7 +182,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("begun_by", ["the laptop", "the pipeline"])
+@pytest.mark.parametrize("begun_by", ["the laptop", pytest.param("the pipeline", marks=pytest.mark.minutes)])
 def test_a_search_begun_by_one_is_finished_by_the_other_from_a_bucket(
     begun_by, bucket, images, tracking, tmp_path, monkeypatch
 ):
