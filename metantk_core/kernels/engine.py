@@ -13,7 +13,7 @@ Axes: n images of the batch · c h w one image · k logits · d combinations of 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -72,6 +72,10 @@ class Onlooker(Protocol):
         """
         ...
 
+    def miss(self, names: Set[str]) -> None:
+        """Take note of parameters that reached the logits in another way than through one layer that was seen."""
+        ...
+
 
 def kernels_by_layer(
     network: nn.Module,
@@ -93,7 +97,7 @@ def kernels_by_layer(
         parameters: Weights, with or without biases, as :func:`metantk_core.kernels.parameter_names` says.
         outputs: Which kernel.
         on_relu: Sees the output of each ReLU of the forward pass.
-        onlooker: Has one more backward pass, for a network that every weight is taken over in.
+        onlooker: Has one more backward pass.
     """
     promised = bool(getattr(network, "images_first", False))
     with exact_arithmetic(), torch.enable_grad(), _leaves(network, parameters) as leaves:
@@ -103,7 +107,7 @@ def kernels_by_layer(
         totals = logits.detach().sum(1).double()
         wanted = directions(logits[0].detach(), outputs)
         left = _differentiate(logits, wanted, takeover.anchor, leaves, keep_graph=onlooker is not None)
-        takeover.show(logits)
+        takeover.show(logits, leaves)
         del logits
         left |= {name for name, uses in takeover.uses.items() if uses > 1}
         if not promised:
@@ -143,7 +147,7 @@ def look_on(network: nn.Module, images: Float[Tensor, "n c h w"], onlooker: Onlo
     """Run the onlooker's pass of :func:`kernels_by_layer` alone: what it sees is the same, bit for bit.
 
     Args:
-        network: As for the kernel; every weight has to be that of one convolution or linear layer.
+        network: As for the kernel.
         images: As for the kernel.
         onlooker: Has the pass.
     """
@@ -152,7 +156,7 @@ def look_on(network: nn.Module, images: Float[Tensor, "n c h w"], onlooker: Onlo
         takeover = _TakeOver(leaves, images, share=promised, onlooker=onlooker)
         with takeover:
             logits = network(_copy(images)).flatten(1)
-        takeover.show(logits)
+        takeover.show(logits, leaves)
 
 
 def _copy(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
@@ -224,12 +228,13 @@ class _TakeOver(TorchFunctionMode):
         wide = matrix.double()
         self.grams[name] = self.grams[name] + wide if name in self.grams else wide
 
-    def show(self, logits: Float[Tensor, "n k"]) -> None:
+    def show(self, logits: Float[Tensor, "n k"], leaves: Mapping[str, Tensor]) -> None:
         """Run the onlooker's backward pass, if there is one."""
-        if self.onlooker is not None and logits.requires_grad:
-            self.shown = True
-            towards = self.onlooker.direction(logits.detach())
-            torch.autograd.grad(logits, self.anchor, towards, allow_unused=True)
+        if self.onlooker is None:
+            return
+        self.shown = True
+        found = _differentiate(logits, self.onlooker.direction(logits.detach())[None], self.anchor, leaves)
+        self.onlooker.miss(found | {name for name, uses in self.uses.items() if uses > 1})
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
         names = self._taken(input, weight, bias)
@@ -363,7 +368,7 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 def _differentiate(
     logits: Float[Tensor, "n k"],
-    wanted: Float[Tensor, "d k"],
+    wanted: Float[Tensor, "d ..."],
     anchor: Tensor,
     leaves: Mapping[str, Tensor],
     *,

@@ -128,8 +128,7 @@ def tangent_and_last_layer_kernel(
         implementation: A key of ``IMPLEMENTATIONS``.
         on_relu: Sees the output of each ReLU of the forward pass, be it a module or a function; the same tensor again
             where ReLUs of one input share it.
-        onlooker: Has one more backward pass, and sees what it brings to each layer. Each weight of the network has to
-            be that of one convolution or linear layer.
+        onlooker: Has one more backward pass, and sees what it brings to each layer.
 
     Returns:
         Float64 kernels on the CPU. Gradients are taken in the precision of the network (its rounding, about 1e-5

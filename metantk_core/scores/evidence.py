@@ -403,7 +403,9 @@ class Evidence:
     def _gradients(self) -> LossGradients | NoScore:
         passed = self._passed if self._pass_is_wanted else None
         losses = passed[3] if isinstance(passed, tuple) else None  # several passes over few images see no losses
-        gradients = losses.gradients() if losses else self._loss_gradients(self.network, self.draw.images)
+        gradients = (
+            losses.gradients() if losses and losses.whole else self._loss_gradients(self.network, self.draw.images)
+        )
         if isinstance(gradients, NoScore):
             return gradients
         if not gradients.finite():
@@ -415,11 +417,12 @@ class Evidence:
     def _loss_gradients(self, network: nn.Module, images: Float[Tensor, "n c h w"]) -> LossGradients | NoScore:
         def compute(at_once: int) -> LossGradients:
             losses = self._losses(network, images)
-            if losses is None or at_once < len(images):
-                rows, labels = self._episodes(images)
-                return loss_gradients(network, [images[of] for of in rows], labels, at_once)
-            look_on(network, images, losses)
-            return losses.gradients()
+            if losses is not None and at_once == len(images):
+                look_on(network, images, losses)
+                if losses.whole:
+                    return losses.gradients()
+            rows, labels = self._episodes(images)
+            return loss_gradients(network, [images[of] for of in rows], labels, at_once)
 
         return _in_room(compute, len(images))
 

@@ -8,7 +8,7 @@ more, GradSign takes them image by image. W are the weights of convolutions and 
 Axes: n images of one episode · c h w one image · t episodes · m channels of one layer's output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -124,12 +124,15 @@ class EpisodeLosses:
     """The losses of a batch's episodes in the forward pass of the kernel: what :func:`loss_gradients` gives, sooner.
 
     An onlooker of that pass (:class:`metantk_core.kernels.Onlooker`). Numbers differ by rounding alone, and a second
-    forward pass and torch's slower layers are saved.
+    forward pass and torch's slower layers are saved. Only layers are seen: see ``whole``.
 
     Args:
-        network: One of our own, each weight of which is that of one convolution or linear layer.
+        network: Does not mix images.
         rows: For each episode, the places of its images in the batch.
         labels: Their labels.
+
+    Attributes:
+        whole: Whether all gradients were seen, so that these are those of :func:`loss_gradients`.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class EpisodeLosses:
         self._loss = torch.zeros(len(rows), dtype=torch.float64)
         self._by_task: dict[str, Tensor] = {}
         self._saliencies: dict[str, Tensor] = {}
+        self.whole = False
 
     def direction(self, logits: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Return the gradient of each episode's loss by the logits of its images."""
@@ -159,6 +163,10 @@ class EpisodeLosses:
         product = (output * g).reshape(*output.shape[:2], -1).sum(dim=2, dtype=torch.float64) / len(self._rows)
         shares = torch.stack([product[rows].square().mean(dim=0) for rows in self._rows])
         self._saliencies[name.removesuffix(".weight")] = shares.mean(dim=0)
+
+    def miss(self, names: Set[str]) -> None:
+        """Take note of parameters whose gradients were not seen whole."""
+        self.whole = not names
 
     def gradients(self) -> LossGradients:
         """Return what was seen; weights that no logit depends on have gradients of zero."""

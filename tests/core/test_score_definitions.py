@@ -736,6 +736,23 @@ def test_gradients_of_the_kernels_own_forward_pass_are_those_of_autograd(space, 
     }.items()
 
 
+def test_gradients_that_do_not_go_through_a_layer_that_is_seen_are_autograds():
+    usual = scored(scores=("grad_norm", "zico"))
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda kept: kept.clone(), lambda kept: kept
+    ):  # as if memory is short
+        found = scored(scores=("grad_norm", "zico"))
+    for name, draws in usual.items():
+        assert [draw.value for draw in found[name]] == pytest.approx([draw.value for draw in draws], rel=1e-4), name
+    network = build(cell(), CONFIG.network, in_channels=1, ways=3, variant="scoring")
+    forward = network.forward
+    network.forward = lambda x: forward(x) + network.head.weight.sum()  # in two ways
+    rows, labels = [torch.arange(6)], [torch.tensor([0, 1, 2, 0, 1, 2])]
+    losses = EpisodeLosses(network, rows, labels)
+    look_on(network, torch.randn(6, 1, 8, 8), losses)
+    assert not losses.whole
+
+
 def test_zico_of_gradients_that_hardly_vary_between_episodes_is_known_from_float64():
     pools = cell("|avg_pool_3x3~0|+|none~0|avg_pool_3x3~1|+|none~0|skip_connect~1|skip_connect~2|")
     for genotype, precision, repeat in ((pools, "float64", 8), (cell(), "float32", 0)):
