@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
@@ -32,7 +33,8 @@ from metantk_core.workflow.tracked import watched_search
 from metantk_core.workflow.training import evaluate, meta_train
 
 PAGE, FIGURES_FILE = "benchmark.html", "figures.json"
-_MEASURED = "measured.json"
+_MEASURED = "measured"
+_BLOCK = 256  # candidates in one file of what was measured: for each candidate the last one is written again
 _SHARE_OF_REFERENCES = 0.1
 _LEAST_WORK = 0.2  # seconds before the reference operation is measured again
 _LEAST_TIMED = 0.5  # share of the scored candidates below which their times say nothing of the others
@@ -108,18 +110,31 @@ class _Stopwatch:
 
     def __init__(self, ports: Ports) -> None:
         self._store, self._device = ports.store, ports.device
-        kept = read_sealed(self._store, _MEASURED)
-        there = json.loads(kept) if kept else {}
-        self._timings: list[Timing] = [Timing(*timing) for timing in there.get("timings", ())]
-        self.references: list[float] = there.get("references", [])
-        self.peak: int | None = there.get("peak")
-        self._pending: list[tuple[str, float, float]] = [tuple(pending) for pending in there.get("pending", ())]
+        self._timings: list[Timing] = []
+        self.references: list[float] = []
+        self.peak: int | None = None
+        self._pending: list[tuple[str, float, float]] = []
+        there: dict[str, Any] = {}
+        self._number = 0
+        while kept := read_sealed(self._store, self._block):
+            there = json.loads(kept)
+            self._timings += [Timing(*timing) for timing in there["timings"]]
+            self.references += there["references"]
+            self._number += 1
+        self._kept = len(self._timings), len(self.references)
+        if there:
+            self.peak, self._pending = there["peak"], [tuple(pending) for pending in there["pending"]]
+        self._known = {timing.scored for timing in self._timings} | {scored for scored, _, _ in self._pending}
         if self._pending:
             self._time_pending(*there["last"])
             self.references.append(there["last"][0])
         forget_peak_memory(self._device)
         self._last = reference_seconds(self._device, _SHARE_OF_REFERENCES * _LEAST_WORK)
         self._began = time.process_time()
+
+    @property
+    def _block(self) -> str:
+        return f"{_MEASURED}/{self._number}.json"
 
     @property
     def timings(self) -> tuple[Timing, ...]:
@@ -135,8 +150,8 @@ class _Stopwatch:
         drawn = [record for record in records if SCORES[record.score].cost != "none"]
         draws = sum(len(record.draws) for record in drawn)
         scored = digest([job.genotype, job.stream, job.weights, job.draws, draws])
-        known = {timing.scored for timing in self._timings} | {pending for pending, _, _ in self._pending}
-        if drawn and scored not in known:
+        if drawn and scored not in self._known:
+            self._known.add(scored)
             self._pending.append((scored, math.fsum(record.seconds for record in drawn), now - self._began))
             if sum(seconds for _, seconds, _ in self._pending) >= _LEAST_WORK:
                 self._refer()
@@ -166,14 +181,18 @@ class _Stopwatch:
     def _keep(self) -> None:
         peaks = (self.peak, peak_memory(self._device))
         self.peak = max((peak for peak in peaks if peak is not None), default=None)
+        timings, references = self._kept
         measured = {
-            "timings": [astuple(timing) for timing in self._timings],
+            "timings": [astuple(timing) for timing in self._timings[timings:]],
             "pending": self._pending,
             "last": self._last,
-            "references": self.references,
+            "references": self.references[references:],
             "peak": self.peak,
         }
-        write_sealed(self._store, _MEASURED, json.dumps(measured).encode(), durable=False)
+        write_sealed(self._store, self._block, json.dumps(measured).encode(), durable=False)
+        if len(self._timings) - timings >= _BLOCK:
+            self._number += 1
+            self._kept = len(self._timings), len(self.references)
 
 
 def open_rerun(

@@ -175,6 +175,7 @@ def test_a_rerun_that_goes_on_times_each_candidate_once_and_none_that_it_only_co
 ):
     told: list[object] = []
     scored = rerunning._Stopwatch.scored
+    monkeypatch.setattr(rerunning, "_BLOCK", 2)  # files of what was measured are several
 
     def dies(self: rerunning._Stopwatch, job: Job, records: Sequence[ScoreRecord]) -> None:
         scored(self, job, records)
