@@ -22,7 +22,6 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +29,7 @@ from metantk_core import __version__, wiring
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_path
 from metantk_core.adapters.deadline import OverdueError, within
 from metantk_core.errors import InputError
+from metantk_core.extras import installed_version
 from metantk_core.secrecy import redacted
 from metantk_core.workspace import Workspace
 
@@ -152,9 +152,9 @@ def _software() -> Finding:
     version = f"metantk {__version__}, Python {sys.version.split()[0]}"
     there, lacking = [], []
     for name, source in _NEEDED.items():
-        try:
-            there.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
+        if (found := installed_version(name)) is not None:
+            there.append(f"{name} {found}")
+        else:
             lacking.append((name, source))
     said = ", ".join([version, *there])
     if not lacking:
@@ -295,7 +295,7 @@ def _tracking(uri: str) -> Finding:
     if isinstance(answer, bytes):
         version = _asked(f"{uri.rstrip('/')}/version", headers)
         theirs = version.decode(errors="replace")[:20] if isinstance(version, bytes) else "of unknown version"
-        ours = _installed("mlflow")
+        ours = installed_version("mlflow") or "not installed"
         if theirs != ours:
             return Finding(
                 "MLflow", "warning", f"{shown(uri)} is MLflow {theirs}, here is {ours}", "use one version if calls fail"
@@ -452,10 +452,3 @@ def _advice(answer: str, secret: str) -> str:
     if "404" in answer:
         return "see the path of the address"
     return "see that the server runs, and the address" if "HTTP" not in answer else "see the server's own log"
-
-
-def _installed(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

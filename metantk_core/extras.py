@@ -1,6 +1,7 @@
 """What an installation may lack: the name of a module enters, the sentence that says what to install leaves."""
 
 from collections.abc import Mapping
+from importlib import metadata
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -24,7 +25,7 @@ _LEARN2LEARN_INSTALLED = (
     "--config-settings=--global-option=build_ext learn2learn==0.2.0 (with a C compiler)"
 )
 
-TRACKING, PIPELINES, META_TRAINING = ("mlflow",), ("kfp",), ("torchvision", "gym", _LEARN2LEARN)
+TRACKING, STORAGE, PIPELINES, META_TRAINING = ("mlflow",), ("boto3",), ("kfp",), ("torchvision", "gym", _LEARN2LEARN)
 """Modules that parts of the program import late, after work that would be in vain without them."""
 
 
@@ -41,6 +42,14 @@ def admit_installed(what: str, *modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise InputError(_sentence(what, module))
+
+
+def installed_version(package: str) -> str | None:
+    """Return the version of a package that is installed; none for one that isn't."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def missing_extra(error: BaseException) -> InputError | None:

@@ -7,8 +7,6 @@ from metantk_core import __version__
 from metantk_core.adapters.kubeflow.package import Package
 from metantk_core.ports import AwayError, Cluster, ClusterRun
 
-EXPERIMENT = "metantk"
-"""Name of Kubeflow's experiment that runs are shown under."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 10.0  # seconds between two looks
 _PATIENCE = 600.0
 

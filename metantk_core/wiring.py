@@ -13,6 +13,7 @@ from metantk_core.adapters.addresses import admit_bucket, scheme, shown
 from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.adapters.packing import PackingStore
 from metantk_core.errors import InputError
+from metantk_core.extras import PIPELINES, STORAGE, admit_installed
 from metantk_core.files import Place
 from metantk_core.ports import ArtifactStore, ModelRegistry, Tracker
 
@@ -59,8 +60,9 @@ def artifact_store(uri: str) -> ArtifactStore:
     known = scheme(uri)
     if known == "s3":
         bucket, prefix = admit_bucket(uri)
-        with _needing_boto3(f"The store {shown(uri)}"):
-            from metantk_core.adapters.s3 import connect
+        admit_installed(f"The store {shown(uri)}", *STORAGE)
+        from metantk_core.adapters.s3 import connect
+
         return connect(bucket, prefix)
     if known not in ("", "file") or not uri:
         raise InputError(
@@ -82,19 +84,10 @@ def images(path: str | None) -> Place | None:
     if path is None or scheme(path) != "s3":
         return None
     bucket, prefix = admit_bucket(path)
-    with _needing_boto3(f"To read images from {shown(path)}"):
-        from metantk_core.adapters.s3_images import connect_images
+    admit_installed(f"To read images from {shown(path)}", *STORAGE)
+    from metantk_core.adapters.s3_images import connect_images
+
     return connect_images(bucket, prefix)
-
-
-@contextmanager
-def _needing_boto3(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("boto3", "botocore"):
-            raise
-        raise InputError(f"{what} needs boto3, which is not installed; pip install 'metantk[storage]'.") from error
 
 
 @contextmanager
@@ -178,14 +171,9 @@ def cluster(
     from metantk_core.adapters.kubeflow.access import access
 
     known = access(host, namespace, token_file, authority)
-    try:
-        from metantk_core.adapters.kubeflow.client import connect
-    except ModuleNotFoundError as error:
-        if error.name not in ("kfp", "kfp_server_api"):
-            raise
-        raise InputError(
-            "A Kubeflow cluster needs kfp, which is not installed; pip install 'metantk[pipelines]'."
-        ) from error
+    admit_installed("A Kubeflow cluster", *PIPELINES)
+    from metantk_core.adapters.kubeflow.client import connect
+
     return connect(known, seconds=seconds)
 
 

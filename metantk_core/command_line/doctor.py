@@ -1,6 +1,5 @@
 """Command that says whether everything is there that a run needs: doctor."""
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from metantk_core.command_line.options import (
     TrackingUri,
     WorkspaceRoot,
     configuration,
+    print_json,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def doctor(
     found = examine(asked)
     if as_json:
         values = {"ok": all(one.status != "failed" for one in found), "findings": [asdict(one) for one in found]}
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False), file=output)
+        print_json(values, output)
     else:
         for one in found:
             advice = f"; {one.advice}" if one.advice else ""

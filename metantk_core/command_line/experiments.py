@@ -20,7 +20,7 @@ from metantk_core.command_line.options import (
     TrackingUri,
     WorkspaceRoot,
     configuration,
-    estimating,
+    print_estimate,
     print_json,
 )
 from metantk_core.errors import InputError
@@ -181,8 +181,7 @@ def run(
     from pipelines import local
 
     if dry_run:
-        told = workflow.estimate(config, device=wiring.device(device), say=estimating)
-        print_json(told.as_values()) if as_json else terminal.print_estimate(told)
+        print_estimate(config, device=wiring.device(device), as_json=as_json, only=True)
         return
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
@@ -195,8 +194,7 @@ def run(
         wiring.device(device, probe=False),
     )
     if sys.stderr.isatty():  # for people who may want to think again; it takes some seconds
-        told = workflow.estimate(config, device=locally.device, say=estimating)
-        terminal.print_estimate(told, to_errors=as_json)
+        print_estimate(config, device=locally.device, as_json=as_json, only=False)
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -101,11 +101,24 @@ def configuration(recipe: str, overrides: list[str] | None, seed: int | None) ->
     return load_config(recipe, RECIPES, overrides or (), seed=seed)
 
 
-def print_json(value: Any) -> None:
-    """Print a result for programs."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+def print_json(value: Any, output: IO[str] | None = None) -> None:
+    """Print a result for programs, on standard output if no other is given."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False), file=output)
 
 
-def estimating(part: str) -> None:
-    """Say what an estimate measures just now: it takes seconds, of large networks a minute."""
-    typer.echo(f"estimating: {part}", err=True)
+def print_estimate(config: "RunConfig", *, device: str = "cpu", as_json: bool, only: bool) -> None:
+    """Print what a run will take, measured on this machine; that takes seconds, of large networks a minute.
+
+    Args:
+        config: The run.
+        device: Where networks run.
+        as_json: Whether the command's result is for programs.
+        only: Whether the estimate is that result; else it is said before, and never on a program's standard output.
+    """
+    from metantk_core import terminal, workflow
+
+    told = workflow.estimate(config, device=device, say=lambda part: typer.echo(f"estimating: {part}", err=True))
+    if as_json and only:
+        print_json(told.as_values())
+    else:
+        terminal.print_estimate(told, to_errors=as_json)

@@ -27,11 +27,12 @@ from metantk_core.command_line.kubeflow import (
     cluster,
     given_arguments,
 )
-from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, estimating, print_json
+from metantk_core.command_line.options import AsJson, Commands, Overrides, Seed, print_estimate, print_json
 from metantk_core.errors import InputError, quoted
 
 if TYPE_CHECKING:
     from metantk_core.adapters.kubeflow.package import Package
+    from metantk_core.config import RunConfig
     from metantk_core.ports import Cluster, ClusterRun
 
 commands = typer.Typer(cls=Commands)
@@ -82,7 +83,7 @@ def submit(
     arguments = given_arguments(compiled, parameters)
     # For people who may want to think again; it takes some seconds.
     if found is None or (sys.stderr.isatty() and "config" in compiled.parameters):
-        say_what_it_takes(compiled, arguments, as_json=as_json, to_errors=as_json and not dry_run)
+        print_estimate(_config_of(compiled, arguments), as_json=as_json, only=dry_run)
     if found is None:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -148,14 +149,12 @@ def register(
         cluster_display.print_lines({**said, "Page": version.link})
 
 
-def say_what_it_takes(compiled: "Package", arguments: Mapping[str, object], *, as_json: bool, to_errors: bool) -> None:
-    """Print what a run of one of our pipelines will take, measured on this machine.
+def _config_of(compiled: "Package", arguments: Mapping[str, object]) -> "RunConfig":
+    """Return the configuration that one of our pipelines runs with.
 
     Args:
         compiled: The pipeline.
         arguments: Values of its parameters.
-        as_json: Whether the command's result is for programs.
-        to_errors: Whether the estimate isn't that result, but said before it.
 
     Raises:
         InputError: It is no pipeline of ours, or its configuration is none.
@@ -167,18 +166,13 @@ def say_what_it_takes(compiled: "Package", arguments: Mapping[str, object], *, a
             "known here; leave --dry-run out."
         )
 
-    from metantk_core import terminal, workflow
     from metantk_core.config import RunConfig
 
     config = RunConfig.from_json(str(values["config"]))
     shards = values.get("shards")
     if isinstance(shards, int | float) and shards >= 1:
         config = config.model_copy(update={"search": config.search.model_copy(update={"shards": int(shards)})})
-    told = workflow.estimate(config, say=estimating)
-    if as_json and not to_errors:
-        print_json(told.as_values())
-    else:
-        terminal.print_estimate(told, to_errors=to_errors)
+    return config
 
 
 def follow(found: "Cluster", run: "ClusterRun") -> "ClusterRun":

@@ -5,12 +5,10 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
@@ -25,6 +23,7 @@ from metantk_core.report.charts import Curve
 from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
 from metantk_core.report.rounds import how_it_went, warnings
+from metantk_core.report.templates import environment, style
 from metantk_core.scores import SCORES
 from metantk_core.search import pareto_front
 
@@ -44,22 +43,13 @@ def write_report(data: ReportData, path: Path) -> None:
 
 def render(data: ReportData) -> str:
     """Return the report as HTML: no script, nothing loaded from elsewhere, all texts of people escaped."""
-    environment = Environment(
-        loader=PackageLoader("metantk_core.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["breakable"] = _breakable
-    style = resources.files("metantk_core.report").joinpath("style.css").read_text(encoding="utf-8")
+    pages = environment("metantk_core.report")
+    pages.filters["breakable"] = _breakable
     board = data.leaderboard
     scored, failed = findings.scored(board), findings.failed(board)
-    return environment.get_template(
-        "template.html.j2"
-    ).render(
+    return pages.get_template("template.html.j2").render(
         data=data,
-        style=Markup(charts.colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
+        style=style(),
         better=_better(board),
         summary=_summary(data),
         trust=(*warnings(data.history), *findings.trust_sentences(board)),

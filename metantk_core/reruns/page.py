@@ -2,16 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from metantk_core.config import BenchmarkTolerances
 from metantk_core.files import write_atomically
-from metantk_core.report.charts import colour_variables
+from metantk_core.report.templates import environment, style
 from metantk_core.reruns.charts import figure_history
 from metantk_core.reruns.comparison import Comparison, Verdict
 from metantk_core.reruns.figures import FIGURES, Estimate, Figure
@@ -56,32 +54,28 @@ def write_history(data: HistoryData, path: Path) -> None:
 
 def render_history(data: HistoryData) -> str:
     """Return the page as HTML: no script, nothing loaded from elsewhere, all texts of people escaped."""
-    environment = Environment(
-        loader=PackageLoader("metantk_core.reruns", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = resources.files("metantk_core.report").joinpath("style.css").read_text(encoding="utf-8")
     now, before = data.comparison.now, data.comparison.before
     reruns = [*data.earlier, Past.now(data.run, data.comparison)]
     left_out = max(0, len(reruns) - _MOST_SHOWN)
     shown = reruns[left_out:]
-    return environment.get_template("history.html.j2").render(
-        data=data,
-        style=Markup(colour_variables() + "\n" + style),  # noqa: S704 - ours, nothing of people in it
-        now=now,
-        before=before,
-        verdict=data.comparison.verdict,
-        changes=now.changes_since(before) if before else (),
-        rows=[_row(verdict) for verdict in data.comparison.verdicts],
-        charts=_charts(data, shown),
-        reruns=list(reversed(_rerun_rows(shown, data.run, data.baseline_run))),
-        left_out=left_out,
-        meanings=[(figure.name, figure.meaning) for figure in FIGURES.values()],
-        tolerances=_settings(data.tolerances),
-        configuration=json.dumps(json.loads(data.configuration), indent=2, ensure_ascii=False),
+    return (
+        environment("metantk_core.reruns")
+        .get_template("history.html.j2")
+        .render(
+            data=data,
+            style=style(),
+            now=now,
+            before=before,
+            verdict=data.comparison.verdict,
+            changes=now.changes_since(before) if before else (),
+            rows=[_row(verdict) for verdict in data.comparison.verdicts],
+            charts=_charts(data, shown),
+            reruns=list(reversed(_rerun_rows(shown, data.run, data.baseline_run))),
+            left_out=left_out,
+            meanings=[(figure.name, figure.meaning) for figure in FIGURES.values()],
+            tolerances=_settings(data.tolerances),
+            configuration=json.dumps(json.loads(data.configuration), indent=2, ensure_ascii=False),
+        )
     )
 
 

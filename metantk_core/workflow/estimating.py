@@ -6,8 +6,6 @@ the images: one draw of three candidates, a step of meta-training with one episo
 
 import math
 import random
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,6 +25,7 @@ from metantk_core.meta_training.learn2learn_import import load_maml
 from metantk_core.networks import cost_table
 from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord
 from metantk_core.search import Job, Setting, advance, start
+from metantk_core.workflow.surroundings import peak_memory
 
 _SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
 _LONG = 5.0  # seconds of an episode from which on no second one is waited for
@@ -107,7 +106,6 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     evaluated = config.evaluation.episodes * evaluation
     hours = (search / config.search.shards + trained + evaluated) / 3600
     on_gpu = torch.device(device).type == "cuda"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     shards = config.search.shards
     requests = (
         rounds
@@ -126,8 +124,8 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
         hours=hours,
         least=hours / _SPREAD,
         most=hours * _SPREAD,
-        memory=peak,
-        device_memory=torch.cuda.max_memory_allocated(device) if on_gpu else 0,
+        memory=peak_memory("cpu") or 0,
+        device_memory=(peak_memory(device) or 0) if on_gpu else 0,
         requests=requests,
         device=device,
     )

@@ -2,18 +2,21 @@
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
+from metantk_core.extras import installed_version
 from metantk_core.files import Place
 from metantk_core.ports import PIPELINE, POD, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
 from metantk_core.progress import Progress, silent
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
+
+COMPUTING = ("metantk", "torch", "learn2learn", "numpy", "scipy")
+"""Packages that compute: another version of these may give other last digits."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,14 @@ def note_model(store: ArtifactStore, run: str, registered: RegisteredModel) -> N
     )
 
 
-def versions() -> tuple[tuple[str, str], ...]:
-    """Return the names and versions of the software that numbers may depend on."""
-    names = ("metantk", "torch", "learn2learn", "numpy", "scipy", "kfp", "mlflow")
-    found = [("python", platform.python_version())]
-    for name in names:
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
+def versions(names: Sequence[str] = (*COMPUTING, "kfp", "mlflow")) -> tuple[tuple[str, str], ...]:
+    """Return the names and versions of Python and of packages that are installed.
+
+    Args:
+        names: The packages; those that numbers may depend on if not given.
+    """
+    found = ((name, installed_version(name)) for name in names)
+    return (("python", platform.python_version()), *((name, version) for name, version in found if version is not None))
 
 
 def _flattened(values: Mapping[str, object], prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -6,16 +6,15 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 from metantk_core.reruns import Surroundings
 from metantk_core.scores import device_kind
+from metantk_core.workflow.runs import COMPUTING, versions
 
 REFERENCE = "product of two matrices of float32, 512 x 512 by numpy on a processor, 4096 x 4096 on a GPU"
 """What ``reference_seconds`` times; another one has another name."""
 
-_COMPUTING = ("metantk", "torch", "learn2learn", "numpy", "scipy")
 _SIZE, _SIZE_ON_GPU = 512, 4096
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -28,15 +27,9 @@ def surroundings(device: str) -> Surroundings:
     """
     import torch
 
-    versions = [("python", platform.python_version())]
-    for name in _COMPUTING:
-        try:
-            versions.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
     kind = device_kind(device)
     return Surroundings(
-        versions=tuple(versions),
+        versions=versions(COMPUTING),
         # torch chooses its code by these instructions, and the code's order of summation shows in the last digits.
         processor=f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})",
         accelerator=torch.cuda.get_device_name(device) if kind == "cuda" else "",

@@ -15,8 +15,6 @@ from metantk_core.errors import InputError, quoted
 from metantk_core.files import open_regular, reason
 from metantk_core.secrecy import redacted
 
-HOST = "METANTK_KUBEFLOW"
-NAMESPACE = "METANTK_KUBEFLOW_NAMESPACE"
 TOKEN = "METANTK_KUBEFLOW_TOKEN"  # noqa: S105 - the name of a variable
 TOKEN_FILE = "METANTK_KUBEFLOW_TOKEN_FILE"  # noqa: S105
 COOKIE = "METANTK_KUBEFLOW_COOKIE"
