@@ -3,6 +3,7 @@ from .checkpoint import Checkpoint
 from .classifier import FewShotClassifier
 from .config import Algorithm, EvaluationConfig, TrainingConfig
 from .evaluation import evaluate
+from .logistic_regression import LinearClassifiers, fit_logistic_regression
 from .model import (
     TrainedModel,
     Validation,
@@ -18,10 +19,12 @@ __all__ = [
     "Evaluation",
     "EvaluationConfig",
     "FewShotClassifier",
+    "LinearClassifiers",
     "TrainedModel",
     "TrainingConfig",
     "Validation",
     "evaluate",
+    "fit_logistic_regression",
     "load_model",
     "meta_train",
     "save_model",
