@@ -9,7 +9,7 @@ from .config import BatchNormTreatment, NetworkConfig, Normalisation, Scheme, Va
 from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from .counts import count_macs, count_parameters, macs_of_pass
 from .initialisation import initialise
-from .normalisation import batch_normalised, forget_moments
+from .normalisation import batch_normalised, forget_moments, written_out
 from .operations import REVISIONS
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "measure_latency",
     "mixes_images",
     "restricted",
+    "written_out",
 ]

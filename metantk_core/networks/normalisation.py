@@ -7,7 +7,8 @@ Axes: n images, c channels, h height, w width.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
@@ -50,6 +51,7 @@ class BatchMoments(nn.Module):
         self.remember = remember
         self.epsilon = epsilon
         self.moments = None
+        self.written_out = False
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """Return the normalised activations.
@@ -58,12 +60,18 @@ class BatchMoments(nn.Module):
             RuntimeError: If remembered moments are needed but no support images came before.
         """
         if self.training or not self.remember:
-            if self.remember:
+            if self.remember or self.written_out:
                 self.moments = _moments(x)
+            if self.written_out:
+                return self._applied(x)
             # The built-in takes the moments once more, and is still faster than applying those that are remembered.
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.epsilon)
         if self.moments is None:
             raise RuntimeError("no moments to normalise by: pass the support images in train() mode first")
+        return self._applied(x)
+
+    def _applied(self, x: Tensor) -> Tensor:
+        assert self.moments is not None
         mean, variance = self.moments
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
         # The mean goes first: folding it into the shift would leave rounding noise where all activations are equal.
@@ -89,6 +97,26 @@ def forget_moments(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, BatchMoments):
             module.moments = None
+
+
+@contextmanager
+def written_out(network: nn.Module) -> Iterator[None]:
+    """Give a context in which batch normalisation is written out, not torch's own.
+
+    Under ``torch.func``'s transforms the second derivative of torch's own takes a batch's moments for constants
+    (measured with torch 2.13 against finite differences); that of its parts is right. Moments are forgotten afterwards.
+
+    Args:
+        network: Its layers of :class:`BatchMoments` change for that time.
+    """
+    layers = [module for module in network.modules() if isinstance(module, BatchMoments)]
+    for layer in layers:
+        layer.written_out = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.written_out, layer.moments = False, None
 
 
 def groups_of(channels: int) -> int:
