@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.datasets import DataConfig, prepare
-from metantk_core.episodes import Episode, EpisodeSource
+from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.kernels import batch, parameter_names
 from metantk_core.networks import batch_normalised, build, initialise
 from metantk_core.scores import SCORES, Score, ScoringConfig, condition_number, scoring_episodes
@@ -64,7 +64,7 @@ def tangent_kernel(network: nn.Module, images: Float[Tensor, "n c h w"]) -> Floa
     return jacobian @ jacobian.mT
 
 
-def scores_of(network: nn.Module, episodes: Sequence[Episode]) -> dict[str, float]:
+def scores_of(network: nn.Module, episodes: Sequence[NormalisedEpisode]) -> dict[str, float]:
     """Return the scores of a network by name; NaN where there is none."""
     images = batch([episode.query_images for episode in episodes], [episode.support_images for episode in episodes])
     by_task = [torch.cat([episode.query_images, episode.support_images]) for episode in episodes]

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from metantk_core.datasets.pixel_file import PixelFile
 from metantk_core.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -31,6 +32,7 @@ class LabelledImages:
         split: The split that the images belong to.
         name: The data set that they come from.
         checksums: The `checksum` of each image as it was stored; none if they never left memory.
+        file: Where chosen images are read from; none if ``images`` are in memory.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
@@ -39,6 +41,7 @@ class LabelledImages:
     split: Split
     name: str
     checksums: UInt8[np.ndarray, "n b"] | None = None
+    file: PixelFile | None = None
 
     def __post_init__(self) -> None:
         if self.labels.size == 0:
@@ -62,23 +65,27 @@ class LabelledImages:
     def take(self, rows: Int64[np.ndarray, " k"] | Sequence[int]) -> UInt8[np.ndarray, "k c h w"]:
         """Return a copy of some images, each compared with its checksum if there is one.
 
-        So every image is checked whenever it is used, and gigabytes that nobody uses are never read.
+        So every image is checked whenever it is used, and gigabytes that nobody uses are never read. They are read in
+        the order in which they lie on the disk.
 
         Args:
             rows: Positions of the images.
 
         Raises:
-            InputError: An image isn't the one that was stored; the sentence names it and its file.
+            InputError: An image can't be read or isn't the one that was stored; the sentence names it and its file.
         """
-        taken = np.array(self.images[np.asarray(rows, np.int64)])
-        if self.checksums is not None:
-            for row, image in zip(rows, taken, strict=True):
-                if checksum(image) != self.checksums[row].tobytes():
-                    raise InputError(
-                        f"Image {row} of split '{self.split}' of data set '{self.name}' has changed since it was stored"
-                        f" in '{getattr(self.images, 'filename', 'memory')}'; start the run again: that checks all "
-                        "images and, where their source is there, makes them anew."
-                    )
+        rows = np.asarray(rows, np.int64)
+        taken = np.empty((len(rows), *self.image_shape), np.uint8)
+        for place in np.argsort(rows, kind="stable"):
+            row = int(rows[place])
+            taken[place] = self.images[row] if self.file is None else self.file.read(row)
+            if self.checksums is not None and checksum(taken[place]) != self.checksums[row].tobytes():
+                where = "memory" if self.file is None else self.file.path
+                raise InputError(
+                    f"Image {row} of split '{self.split}' of data set '{self.name}' has changed since it was stored in "
+                    f"'{where}'; start the run again: that checks all images and, where their source is there, makes "
+                    "them anew."
+                )
         return taken
 
 

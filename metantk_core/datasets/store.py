@@ -28,6 +28,7 @@ from metantk_core.datasets import archives, folders, glyphs, layouts
 from metantk_core.datasets.config import DataConfig, SourceName
 from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
 from metantk_core.datasets.npy import Header, read_header
+from metantk_core.datasets.pixel_file import PixelFile
 from metantk_core.datasets.scratch import SUFFIX, workplace
 from metantk_core.datasets.sources import Source
 from metantk_core.errors import InputError, first_complaint
@@ -467,7 +468,9 @@ def _open(directory: Path, summary: _Summary) -> ImageDataset:
             raise _DamagedError(f"'{file}' is damaged (shape {list(header.shape)}).")
         images = np.memmap(file, np.uint8, mode="r", offset=header.length, shape=header.shape)
         names = tuple(summary.class_names[split])
-        splits[split] = LabelledImages(images, labels.astype(np.int64), names, split, summary.name, checksums)
+        channels, rows, columns = summary.image_shape
+        pixels = PixelFile(file, header.length, (channels, rows, columns))
+        splits[split] = LabelledImages(images, labels.astype(np.int64), names, split, summary.name, checksums, pixels)
     return ImageDataset(
         **splits, name=summary.name, mean=tuple(summary.mean), std=tuple(summary.std), digest=summary.digest
     )

@@ -1,4 +1,4 @@
-"""Episodes: labelled images and a seed enter, few-shot tasks as normalised tensors leave."""
+"""Episodes: labelled images and a seed enter, few-shot tasks leave, as pixels and as what a network is shown."""
 
 import lazy_loader
 

@@ -1,4 +1,13 @@
 from .config import EpisodeConfig
-from .sampling import Episode, EpisodeSource, normalise, resize
+from .sampling import Episode, EpisodeSource, NormalisedEpisode, check_moments, network_input, normalise, resize
 
-__all__ = ["Episode", "EpisodeConfig", "EpisodeSource", "normalise", "resize"]
+__all__ = [
+    "Episode",
+    "EpisodeConfig",
+    "EpisodeSource",
+    "NormalisedEpisode",
+    "check_moments",
+    "network_input",
+    "normalise",
+    "resize",
+]

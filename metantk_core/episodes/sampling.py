@@ -1,6 +1,7 @@
-"""Episodes: labelled images and a seed enter, few-shot tasks as normalised tensors leave.
+"""Episodes: labelled images and a seed enter, few-shot tasks leave: as pixels, and as what a network is shown.
 
-Axes: ``s`` support images, ``q`` query images, ``c`` channels, ``h`` rows, ``w`` columns; ``...`` any leading axes.
+Axes: ``s`` support images, ``q`` query images, ``n`` any images, ``c`` channels, ``h`` rows, ``w`` columns; ``...`` any
+leading axes.
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +20,35 @@ from metantk_core.seeding import numpy_generator
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One few-shot task; images come class by class, in the order of the labels.
+    """One few-shot task as it was drawn; images come class by class, in the order of the labels.
 
     Attributes:
-        support_images: Normalised, shape ``[s, c, h, w]`` with s = ways x shots.
+        support_rows: Positions of the support images in their split, shape ``[s]`` with s = ways x shots.
+        support_pixels: These images, 0 to 255, shape ``[s, c, h, w]``.
         support_labels: 0 to ways - 1, shape ``[s]``.
-        query_images: Normalised, shape ``[q, c, h, w]`` with q = ways x queries.
+        query_rows: Positions of the query images in their split, shape ``[q]`` with q = ways x queries.
+        query_pixels: These images, 0 to 255, shape ``[q, c, h, w]``.
+        query_labels: 0 to ways - 1, shape ``[q]``.
+        class_names: The class behind each label.
+    """
+
+    support_rows: Int64[Tensor, " s"]
+    support_pixels: UInt8[Tensor, "s c h w"]
+    support_labels: Int64[Tensor, " s"]
+    query_rows: Int64[Tensor, " q"]
+    query_pixels: UInt8[Tensor, "q c h w"]
+    query_labels: Int64[Tensor, " q"]
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalisedEpisode:
+    """One few-shot task as a network is shown it, on the device where the network runs.
+
+    Attributes:
+        support_images: Normalised, shape ``[s, c, h, w]``.
+        support_labels: 0 to ways - 1, shape ``[s]``.
+        query_images: Normalised, shape ``[q, c, h, w]``.
         query_labels: 0 to ways - 1, shape ``[q]``.
         class_names: The class behind each label.
     """
@@ -65,12 +89,7 @@ class EpisodeSource:
 
     def __post_init__(self) -> None:
         images, config = self.images, self.config
-        channels = images.images.shape[1]
-        if len(self.mean) != channels or len(self.std) != channels:
-            raise InputError(
-                f"Images of '{images.name}' have {channels} channels, but there are {len(self.mean)} means and "
-                f"{len(self.std)} standard deviations: give one of each for every channel."
-            )
+        check_moments(images, self.mean, self.std)
         available = len(images.class_names)
         if available < config.ways:
             raise InputError(
@@ -112,33 +131,82 @@ class EpisodeSource:
         rng = numpy_generator(seed, *purpose)
         classes = rng.choice(len(self.images.class_names), size=ways, replace=False)
         drawn = np.stack([rng.choice(self._rows[c], size=shots + queries, replace=False) for c in classes])
-        labels = torch.arange(ways)
+        rows = np.concatenate([drawn[:, :shots].ravel(), drawn[:, shots:].ravel()])
+        pixels, labels = torch.from_numpy(self.images.take(rows)), torch.arange(ways)
+        supports = ways * shots
         return Episode(
-            support_images=self._take(drawn[:, :shots].ravel()),
+            support_rows=torch.from_numpy(rows[:supports]),
+            support_pixels=pixels[:supports],
             support_labels=labels.repeat_interleave(shots),
-            query_images=self._take(drawn[:, shots:].ravel()),
+            query_rows=torch.from_numpy(rows[supports:]),
+            query_pixels=pixels[supports:],
             query_labels=labels.repeat_interleave(queries),
             class_names=tuple(self.images.class_names[c] for c in classes),
         )
 
-    def _take(self, rows: Int64[np.ndarray, " n"]) -> Float32[Tensor, "n c h w"]:
-        pixels = torch.from_numpy(self.images.take(rows))
-        return resize(normalise(pixels, self.mean, self.std), self.image_size)
+    def normalised(self, episode: Episode, device: torch.device | str = "cpu") -> NormalisedEpisode:
+        """Return an episode as a network is shown it: normalised, of the size asked for, on the network's device.
+
+        Args:
+            episode: An episode of this source; its pixels may be augmented.
+            device: Where the network runs; that is where pixels become numbers.
+        """
+        support, query = (
+            network_input(pixels, self.mean, self.std, image_size=self.image_size, device=device)
+            for pixels in (episode.support_pixels, episode.query_pixels)
+        )
+        return NormalisedEpisode(
+            support, episode.support_labels.to(device), query, episode.query_labels.to(device), episode.class_names
+        )
+
+
+def check_moments(images: LabelledImages, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise ``InputError`` unless there are a mean and a standard deviation for each channel of some images."""
+    channels = images.image_shape[0]
+    if len(mean) != channels or len(std) != channels:
+        raise InputError(
+            f"Images of '{images.name}' have {channels} channels, but there are {len(mean)} means and {len(std)} "
+            "standard deviations: give one of each for every channel."
+        )
+
+
+def network_input(
+    pixels: UInt8[Tensor, "n c h1 w1"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Float32[Tensor, "n c h2 w2"]:
+    """Return images as a network is shown them; whatever a network sees went through here, once.
+
+    Pixels are moved, a byte each, and become numbers where the network runs.
+
+    Args:
+        pixels: 0 to 255.
+        mean: Mean of each channel, of images scaled to 0..1.
+        std: Standard deviation of each channel, of images scaled to 0..1, above 0.
+        image_size: Height and width of the result in pixels, or None for those of the images.
+        device: Where the network runs.
+    """
+    return resize(normalise(pixels.to(device), mean, std), image_size)
 
 
 def normalise(
     images: UInt8[Tensor, "... c h w"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float32[Tensor, "... c h w"]:
-    """Return images as numbers about 0: (pixel / 255 - mean) / std; the one place where pixels become floats.
+    """Return images as numbers about 0: (pixel / 255 - mean) / std, the same bits on every device.
 
     Args:
         images: Pixels, 0 to 255.
         mean: Mean of each channel, of images scaled to 0..1.
         std: Standard deviation of each channel, of images scaled to 0..1, above 0.
     """
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device)[:, None, None]
-    spread = torch.tensor(std, dtype=torch.float32, device=images.device)[:, None, None]
-    return (images.to(torch.float32) / 255 - centre) / spread
+    # Divided by a tensor: torch multiplies by the rounded 1 / 255 where a GPU's tensor is divided by a number.
+    white, centre, spread = (
+        torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None] for values in ((255,), mean, std)
+    )
+    return images.to(torch.float32).div_(white).sub_(centre).div_(spread)
 
 
 def resize(images: Float[Tensor, "n c h1 w1"], image_size: int | None) -> Float[Tensor, "n c h2 w2"]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from metantk_core.episodes import normalise
+from metantk_core.episodes import network_input
 from metantk_core.errors import InputError
 from metantk_core.meta_training.adaptation import adapted_logits
 from metantk_core.meta_training.model import TrainedModel
@@ -80,4 +80,4 @@ class FewShotClassifier:
             )
 
     def _normalised(self, images: np.ndarray) -> torch.Tensor:
-        return normalise(torch.from_numpy(np.ascontiguousarray(images)), self.model.mean, self.model.std)
+        return network_input(torch.from_numpy(np.ascontiguousarray(images)), self.model.mean, self.model.std)

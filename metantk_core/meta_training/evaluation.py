@@ -67,23 +67,21 @@ def evaluate(
     last_save = time.monotonic()
     progress(len(accuracies), config.episodes, _detail(accuracies))
     while len(accuracies) < config.episodes:
-        episode = test.episode(seed, "evaluate", test.images.split, len(accuracies))
-        images, labels, queries = (
-            part.to(device) for part in (episode.support_images, episode.support_labels, episode.query_images)
-        )
+        drawn = test.episode(seed, "evaluate", test.images.split, len(accuracies))
+        episode = test.normalised(drawn, device)
         with enough_memory("an episode of evaluation", "evaluation"):
             logits = sparingly(
                 lambda: adapted_logits(
                     network,
-                    images,  # noqa: B023 - called at once
-                    labels,  # noqa: B023
-                    queries,  # noqa: B023
+                    episode.support_images,  # noqa: B023 - called at once
+                    episode.support_labels,  # noqa: B023
+                    episode.query_images,  # noqa: B023
                     algorithm=training.algorithm,
                     learning_rate=training.inner_learning_rate,
                     steps=steps,
                 )
             )
-        accuracies.append(correct_share(logits.cpu(), episode.query_labels))
+        accuracies.append(correct_share(logits.cpu(), drawn.query_labels))
         if checkpoint and (len(accuracies) == config.episodes or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             checkpoint.save(pack(work, {"accuracies": accuracies}, {}))
             last_save = time.monotonic()

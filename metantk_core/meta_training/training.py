@@ -16,7 +16,7 @@ from torch import Tensor
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype
 from metantk_core.device_memory import sparingly
-from metantk_core.episodes import Episode, EpisodeSource
+from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.errors import InputError
 from metantk_core.meta_training.adaptation import adapted_logits, correct_share, enough_memory, remembers_moments
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
@@ -117,7 +117,11 @@ def meta_train(
     def validate() -> None:
         with enough_memory("an episode of validation", "training"):
             accuracies = [
-                _validation_accuracy(network, validation.episode(seed, "validation", index), config, device)
+                _validation_accuracy(
+                    network,
+                    validation.normalised(validation.episode(seed, "validation", index), device),
+                    config,
+                )
                 for index in range(config.validation_episodes)
             ]
         accuracy, half_width = mean_and_half_width(accuracies)
@@ -136,7 +140,8 @@ def meta_train(
 
     while state.iteration < config.iterations and not state.reason:
         episodes = [
-            _moved(train.episode(seed, "train", state.iteration, index), device) for index in range(config.meta_batch)
+            train.normalised(train.episode(seed, "train", state.iteration, index), device)
+            for index in range(config.meta_batch)
         ]
         with enough_memory("a step of meta-training", "training"):
             loss, accuracy, state.reason = sparingly(lambda: learner.meta_gradient(episodes))  # noqa: B023 - at once
@@ -189,7 +194,7 @@ class _Learner:
             allow_unused=True,
         )
 
-    def meta_gradient(self, episodes: list[Episode]) -> tuple[float, float, str]:
+    def meta_gradient(self, episodes: list[NormalisedEpisode]) -> tuple[float, float, str]:
         """Put the clipped mean gradient of the episodes' query losses into the parameters.
 
         Returns:
@@ -212,7 +217,7 @@ class _Learner:
             return math.nan, math.nan, f"the meta-gradient's norm is {norm.item()}"
         return _mean(losses), _mean(accuracies), ""
 
-    def query_logits(self, episode: Episode) -> Tensor:
+    def query_logits(self, episode: NormalisedEpisode) -> Tensor:
         """Return the logits of an episode's queries after adaptation, differentiable in the network's parameters."""
         learner = self.maml.clone()
         if self.config.algorithm == "anil":
@@ -231,10 +236,7 @@ class _Learner:
         return learner(episode.query_images)
 
 
-def _validation_accuracy(
-    network: FewShotNetwork, episode: Episode, config: TrainingConfig, device: torch.device | str
-) -> float:
-    episode = _moved(episode, device)
+def _validation_accuracy(network: FewShotNetwork, episode: NormalisedEpisode, config: TrainingConfig) -> float:
     logits = sparingly(
         lambda: adapted_logits(
             network,
@@ -287,16 +289,6 @@ def _restore(state: _State, data: bytes, work: str) -> None:
 
 def _detail(state: _State) -> str:
     return f"val {100 * state.history[-1].validation_accuracy:.1f} %" if state.history else ""
-
-
-def _moved(episode: Episode, device: torch.device | str) -> Episode:
-    return replace(
-        episode,
-        support_images=episode.support_images.to(device),
-        support_labels=episode.support_labels.to(device),
-        query_images=episode.query_images.to(device),
-        query_labels=episode.query_labels.to(device),
-    )
 
 
 def _copy(network: FewShotNetwork) -> dict[str, Tensor]:

@@ -79,9 +79,7 @@ class ReportData:
         history: The rounds of the search, if they shall be shown.
         trained: The meta-trained candidates; the best comes first.
         kernels: The MetaNTKs to compare, usually of the best and the worst; all of one size.
-        episodes: Some test episodes to show; their images are normalised with ``mean`` and ``std``.
-        mean: Mean of each channel, of images between 0 and 1.
-        std: Standard deviation of each channel.
+        episodes: Some test episodes to show.
         remarks: What people should know of how the run was computed, such as that a GPU was missing.
     """
 
@@ -97,8 +95,6 @@ class ReportData:
     trained: tuple[TrainedCandidate, ...] = ()
     kernels: tuple[CandidateKernel, ...] = ()
     episodes: tuple[Episode, ...] = ()
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
     remarks: tuple[str, ...] = ()
 
     @property

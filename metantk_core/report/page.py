@@ -72,7 +72,7 @@ def render(data: ReportData) -> str:
         front=_smallest(board),
         kernels=_kernels(data.kernels),
         cells=_cells(data),
-        episodes=[_episode(episode, data) for episode in data.episodes[:_MOST_EPISODES]],
+        episodes=[_episode(episode) for episode in data.episodes[:_MOST_EPISODES]],
         learning=_learning(data.trained),
         accuracy=_accuracy(data.trained),
         glossary=_glossary(board),
@@ -331,32 +331,26 @@ def _protocol(evaluation: Evaluation) -> str:
     )
 
 
-def _episode(episode: Episode, data: ReportData) -> list[dict[str, object]]:
+def _episode(episode: Episode) -> list[dict[str, object]]:
     """Return one row a class: its name, its support images and its first query images, as PNGs."""
     rows: list[dict[str, object]] = []
     for label, name in enumerate(episode.class_names):
-        support = _pixels(episode.support_images[episode.support_labels == label].numpy(), data)
-        query = _pixels(episode.query_images[episode.query_labels == label].numpy(), data)
+        support = episode.support_pixels[episode.support_labels == label]
+        query = episode.query_pixels[episode.query_labels == label]
         rows.append(
             {
                 "name": name,
-                "support": [_png(image) for image in support[:_MOST_QUERIES]],
-                "query": [_png(image) for image in query[:_MOST_QUERIES]],
+                "support": [_png(image.numpy()) for image in support[:_MOST_QUERIES]],
+                "query": [_png(image.numpy()) for image in query[:_MOST_QUERIES]],
                 "more": max(0, len(query) - _MOST_QUERIES),
             }
         )
     return rows
 
 
-def _pixels(images: Float[np.ndarray, "n c h w"], data: ReportData) -> UInt8[np.ndarray, "n h w c"]:
-    """Return normalised images as pixels again."""
-    mean, std = (np.array(values, dtype=np.float64).reshape(1, -1, 1, 1) for values in (data.mean, data.std))
-    return np.clip(np.rint(255 * (images * std + mean)), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def _png(image: UInt8[np.ndarray, "h w c"]) -> str:
+def _png(image: UInt8[np.ndarray, "c h w"]) -> str:
     """Return an image as a data URI, large ones as thumbnails."""
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
     picture.thumbnail((_MOST_PIXELS, _MOST_PIXELS))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)

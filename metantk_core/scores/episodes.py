@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metantk_core.episodes import Episode, EpisodeSource
+from metantk_core.episodes import Episode, EpisodeSource, NormalisedEpisode
 from metantk_core.scores.config import LinearRegionsConfig, ScoringConfig
 from metantk_core.scores.patches import training_patches
 from metantk_core.seeding import generator
@@ -22,7 +22,7 @@ _ATTEMPTS = 100  # to draw an episode that shares no image with the others of it
 
 def scoring_episodes(
     source: EpisodeSource, config: ScoringConfig, seed: int, repeat: int, stream: str = ""
-) -> tuple[Episode, ...]:
+) -> tuple[NormalisedEpisode, ...]:
     """Return the episodes of one repeat, the same for all candidates; no image occurs twice among them if that can be.
 
     An image that two episodes share has the same gradient twice, which makes the NTK of every network singular. So an
@@ -37,20 +37,22 @@ def scoring_episodes(
         stream: Name of random numbers of its own; empty for those shared by all.
     """
     own = (stream,) if stream else ()
-    episodes: list[Episode] = []
+    episodes: list[NormalisedEpisode] = []
     seen: set[bytes] = set()
     for task in range(config.tasks):
         episode = source.episode(seed, "score", "episodes", *own, repeat, task)
         images = _contents(episode)
         for attempt in range(1, _ATTEMPTS):
-            if len(images) == len(episode.query_images) + len(episode.support_images) and seen.isdisjoint(images):
+            if len(images) == len(episode.query_rows) + len(episode.support_rows) and seen.isdisjoint(images):
                 break
             episode = source.episode(seed, "score", "episodes", *own, repeat, task, attempt)
             images = _contents(episode)
         seen |= images
+        # On the CPU, whose resizing gives every device the same numbers: they are kept for all candidates.
+        shown = source.normalised(episode)
         if config.augmentation == "flip_crop":
-            episode = _augmented(episode, source, generator(seed, "score", "augmentation", *own, repeat, task))
-        episodes.append(episode)
+            shown = _augmented(shown, source, generator(seed, "score", "augmentation", *own, repeat, task))
+        episodes.append(shown)
     return tuple(episodes)
 
 
@@ -77,7 +79,7 @@ def regions_images(
     return patches.split(config.batch)
 
 
-def _augmented(episode: Episode, source: EpisodeSource, rng: torch.Generator) -> Episode:
+def _augmented(episode: NormalisedEpisode, source: EpisodeSource, rng: torch.Generator) -> NormalisedEpisode:
     """Return an episode with each image flipped by chance and moved by up to 4 pixels, black coming in."""
     mean, std = (torch.tensor(moments).view(-1, 1, 1) for moments in (source.mean, source.std))
     black = -mean / std
@@ -98,7 +100,7 @@ def _augmented(episode: Episode, source: EpisodeSource, rng: torch.Generator) ->
 
 
 def _contents(episode: Episode) -> set[bytes]:
-    return {image.numpy().tobytes() for image in (*episode.query_images, *episode.support_images)}
+    return {image.numpy().tobytes() for image in (*episode.query_pixels, *episode.support_pixels)}
 
 
 def check_source(source: EpisodeSource, config: ScoringConfig) -> None:

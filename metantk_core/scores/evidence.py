@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from metantk_core.device_memory import NoRoomError, in_chunks
-from metantk_core.episodes import Episode
+from metantk_core.episodes import NormalisedEpisode
 from metantk_core.kernels import (
     EPSILON,
     KernelBlocks,
@@ -90,7 +90,7 @@ class Draw:
     """
 
     network: nn.Module
-    episodes: tuple[Episode, ...]
+    episodes: tuple[NormalisedEpisode, ...]
     config: ScoringConfig
     seed: int
     repeat: int

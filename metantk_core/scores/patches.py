@@ -1,11 +1,12 @@
 """Patches of training images: a split and a seed enter, the small images that linear regions are counted on leave.
 
-Axes: n images · h rows, w columns of a stored image · r rows or columns of a resized one · p those of a patch.
+Axes: n images · c channels · h rows, w columns of a stored image · r rows or columns of a resized one · p those
+of a patch.
 """
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from metantk_core.datasets import LabelledImages
@@ -27,8 +28,8 @@ def training_patches(
 ) -> Float32[Tensor, "n 1 p p"]:
     """Return patches of images drawn at random: resized to 32 x 32, cropped at random, one channel of each at random.
 
-    No image is drawn twice unless there are too few; then all are drawn equally often, up to one. Of memory-mapped
-    images only the chosen channels of those drawn are read, and few are in memory at a time. Resized pixels are whole
+    No image is drawn twice unless there are too few; then all are drawn equally often, up to one. Only the images
+    drawn are read, and few are in memory at a time. Resized pixels are whole
     grey levels, as image files have them, so that equal surroundings give equal patches.
 
     Args:
@@ -46,18 +47,23 @@ def training_patches(
     channels = rng.integers(images.image_shape[0], size=number)
     down, right = rng.integers(RESIZED - size + 1, size=(2, number))
     parts = [
-        _patches(images.images[rows[part], channels[part]], down[part], right[part], size)
+        _patches(_channels(images.take(rows[part]), channels[part]), down[part], right[part], size)
         for part in (slice(start, start + _AT_ONCE) for start in range(0, number, _AT_ONCE))
     ]
     centre, spread = (torch.tensor(moments, dtype=torch.float32)[channels][:, None, None] for moments in (mean, std))
     return ((torch.cat(parts) / 255 - centre) / spread)[:, None]
 
 
+def _channels(pixels: UInt8[np.ndarray, "n c h w"], channels: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w"]:
+    """Return one channel of each image."""
+    return pixels[np.arange(len(pixels)), channels]
+
+
 def _patches(
     images: UInt8[np.ndarray, "n h w"], down: np.ndarray, right: np.ndarray, size: int
 ) -> Float32[Tensor, "n p p"]:
     """Return the patches at some places of resized images, as whole grey levels."""
-    pixels = torch.from_numpy(np.array(images)).double()
+    pixels = torch.from_numpy(images).double()
     rows, columns = (
         _resizing(length)[torch.from_numpy(start)[:, None] + torch.arange(size)]
         for length, start in zip(images.shape[1:], (down, right), strict=True)

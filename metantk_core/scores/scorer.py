@@ -27,7 +27,7 @@ from metantk_core.architectures import (
     seeded,
 )
 from metantk_core.candidates import Genotype
-from metantk_core.episodes import Episode, EpisodeSource
+from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.kernels import KernelBlocks
 from metantk_core.networks import (
     BatchNormTreatment,
@@ -194,7 +194,7 @@ class Scorer:
         self._checked: set[OwnModule] = set()
         self._networks: dict[int, _Networks] = {}
         self._spare: _Networks | None = None  # initialised again for the next draw that has weights of its own
-        self._episodes: dict[int, tuple[Episode, ...]] = {}
+        self._episodes: dict[int, tuple[NormalisedEpisode, ...]] = {}
         self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
         self._reuse = Reuse(_REUSED_BYTES)
 
@@ -384,7 +384,7 @@ class Scorer:
             else:
                 initialise(network, self._seed, "score", "init", *own, repeat, scheme=scheme)
 
-    def _episodes_of(self, repeat: int, stream: str) -> tuple[Episode, ...]:
+    def _episodes_of(self, repeat: int, stream: str) -> tuple[NormalisedEpisode, ...]:
         if stream:
             return scoring_episodes(self._source, self._config, self._seed, repeat, stream)
         if repeat not in self._episodes:

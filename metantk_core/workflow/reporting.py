@@ -127,8 +127,6 @@ def report(
         trained=tuple(TrainedCandidate.of(role, model, evaluations.get(role)) for role, model in models.items()),
         kernels=tuple(_report_kernel(config, role, models[role], source, ports.device) for role in shown),
         episodes=tuple(test.episode(config.seed, "report", index) for index in range(2)),
-        mean=dataset.mean,
-        std=dataset.std,
         remarks=remarks(ports.store, config.run_id),
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metantk_core.datasets import LabelledImages
-from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource, normalise, resize
+from metantk_core.episodes import Episode, EpisodeConfig, EpisodeSource, network_input, normalise, resize
 from metantk_core.errors import InputError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -24,9 +24,8 @@ def numbered(counts: list[int], size: int = 4, seed: int = 0) -> LabelledImages:
     return LabelledImages(images, labels, tuple(f"c{k}" for k in range(len(counts))), "val", "numbers")
 
 
-def rows_of(images: torch.Tensor) -> list[int]:
-    pixels = (images[:, :2, 0, 0] * torch.tensor(STD[:2]) + torch.tensor(MEAN[:2])) * 255
-    low, high = pixels.round().int().T
+def rows_of(pixels: torch.Tensor) -> list[int]:
+    low, high = pixels[:, :2, 0, 0].int().T
     return (low + 256 * high).tolist()
 
 
@@ -37,7 +36,7 @@ def source(counts: list[int], **sizes: int) -> EpisodeSource:
 def same(one: Episode, other: Episode) -> bool:
     return one.class_names == other.class_names and all(
         torch.equal(getattr(one, name), getattr(other, name))
-        for name in ("support_images", "support_labels", "query_images", "query_labels")
+        for name in ("support_rows", "support_pixels", "support_labels", "query_rows", "query_pixels", "query_labels")
     )
 
 
@@ -52,12 +51,13 @@ def same(one: Episode, other: Episode) -> bool:
 def test_an_episode_is_labelled_right_and_support_and_query_never_overlap(counts, ways, shots, queries, seed):
     tasks = source(counts, ways=ways, shots=shots, queries=queries)
     episode = tasks.episode(seed, "test")
-    assert episode.support_images.shape == (ways * shots, 3, 4, 4)
-    assert episode.query_images.shape == (ways * queries, 3, 4, 4)
+    assert episode.support_pixels.shape == (ways * shots, 3, 4, 4)
+    assert episode.query_pixels.shape == (ways * queries, 3, 4, 4)
     assert episode.support_labels.tolist() == [way for way in range(ways) for _ in range(shots)]
     assert episode.query_labels.tolist() == [way for way in range(ways) for _ in range(queries)]
     assert len(set(episode.class_names)) == ways
-    support, query = rows_of(episode.support_images), rows_of(episode.query_images)
+    support, query = rows_of(episode.support_pixels), rows_of(episode.query_pixels)
+    assert (support, query) == (episode.support_rows.tolist(), episode.query_rows.tolist())
     assert len({*support, *query}) == ways * (shots + queries)
     for rows, labels in ((support, episode.support_labels), (query, episode.query_labels)):
         for row, label in zip(rows, labels.tolist(), strict=True):
@@ -100,7 +100,7 @@ class Watched(np.ndarray):
         return np.asarray(self)[key]
 
 
-def test_only_the_images_drawn_are_read():
+def test_only_the_images_drawn_are_read_in_the_order_in_which_they_lie():
     images = numbered([8] * 6)
     watched = images.images.view(Watched)
     watched.asked = []
@@ -112,8 +112,7 @@ def test_only_the_images_drawn_are_read():
     )
     assert not watched.asked
     episode = tasks.episode(0)
-    read = np.concatenate(watched.asked).tolist()
-    assert read == rows_of(episode.support_images) + rows_of(episode.query_images)
+    assert watched.asked == sorted(rows_of(episode.support_pixels) + rows_of(episode.query_pixels))
 
 
 def test_classes_and_images_are_drawn_uniformly():
@@ -127,7 +126,7 @@ def test_classes_and_images_are_drawn_uniformly():
         chosen = [int(name[1:]) for name in episode.class_names]
         classes[chosen] += 1
         pairs[chosen[0], chosen[1]] += 1
-        support[rows_of(episode.support_images)] += 1
+        support[episode.support_rows] += 1
     assert stats.chisquare(classes).pvalue > 0.001
     assert stats.chisquare(pairs[~np.eye(5, dtype=bool)]).pvalue > 0.001  # every ordered pair, none favoured
     for label in range(5):
@@ -145,6 +144,27 @@ def test_images_are_normalised_per_channel():
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_an_episode_is_normalised_once_and_as_one_function_does_it():
+    tasks = EpisodeSource(numbered([8] * 6, size=12), EpisodeConfig(queries=2), MEAN, STD, image_size=8)
+    drawn = tasks.episode(0)
+    shown = tasks.normalised(drawn)
+    for name in ("support", "query"):
+        pixels, images = getattr(drawn, f"{name}_pixels"), getattr(shown, f"{name}_images")
+        assert pixels.dtype == torch.uint8
+        assert torch.equal(pixels, torch.from_numpy(tasks.images.images[getattr(drawn, f"{name}_rows")]))
+        assert torch.equal(images, network_input(pixels, MEAN, STD, image_size=8))
+        assert torch.equal(images, resize(normalise(pixels, MEAN, STD), 8))
+        assert torch.equal(getattr(shown, f"{name}_labels"), getattr(drawn, f"{name}_labels"))
+    assert shown.class_names == drawn.class_names
+
+
+def test_every_grey_level_becomes_the_quotient_rounded_at_each_step():
+    levels = np.arange(256, dtype=np.float32)
+    expected = (levels / np.float32(255) - np.float32(MEAN[0])) / np.float32(STD[0])
+    found = normalise(torch.arange(256, dtype=torch.uint8).expand(3, 1, 256), MEAN, STD)[0, 0]
+    assert np.array_equal(found.numpy(), expected)
+
+
 def test_a_smaller_size_averages_instead_of_skipping_pixels():
     board = torch.tensor([0.0, 1.0]).repeat(16)[None, :].repeat(32, 1)
     board = (board - board.T).abs()[None, None]  # a chess board: every pixel differs from its neighbours
@@ -158,7 +178,7 @@ def test_a_smaller_size_averages_instead_of_skipping_pixels():
 def test_episodes_come_at_the_size_asked_for():
     tasks = EpisodeSource(numbered([8] * 6, size=12), EpisodeConfig(queries=2), MEAN, STD, image_size=8)
     assert tasks.image_shape == (3, 8, 8)
-    assert tasks.episode(0).query_images.shape == (10, 3, 8, 8)
+    assert tasks.normalised(tasks.episode(0)).query_images.shape == (10, 3, 8, 8)
     assert tasks.episode(0).class_names == source([8] * 6, queries=2).episode(0).class_names
 
 

@@ -45,7 +45,7 @@ def test_interval_is_students(values):
 def test_accuracies_are_those_of_adapting_afresh_to_each_episode():
     found = evaluate(MODEL, TEST, EVALUATION, 3)
     for index in (11, 0, 5):
-        episode = TEST.episode(3, "evaluate", "test", index)
+        episode = TEST.normalised(TEST.episode(3, "evaluate", "test", index))
         logits = adapted_logits(
             MODEL.network(),
             episode.support_images,

@@ -20,7 +20,7 @@ from metantk_core.candidates import parse_genotype
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.kernels import last_layer_kernel, tangent_and_last_layer_kernel
 from metantk_core.kernels.tangent import IMPLEMENTATIONS
-from metantk_core.meta_training import EvaluationConfig, TrainingConfig, evaluate, meta_train, training, untrained_model
+from metantk_core.meta_training import EvaluationConfig, TrainingConfig, evaluate, meta_train, untrained_model
 from metantk_core.meta_training import evaluation as evaluating
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
 from metantk_core.scores import SCORES, Scorer, ScoringConfig
@@ -199,15 +199,15 @@ def test_step_stays_on_the_device_until_it_has_a_loss_or_logits(step, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("step", STEPS)
 def test_images_that_are_left_on_the_cpu_fail_the_step(step, device, monkeypatch):
-    move, answer = training._moved, evaluating.adapted_logits
+    move, answer = EpisodeSource.normalised, evaluating.adapted_logits
 
-    def half_moved(episode: Any, device: Any) -> Any:
-        return replace(move(episode, device), query_images=episode.query_images)
+    def half_moved(source: EpisodeSource, episode: Any, device: Any) -> Any:
+        return replace(move(source, episode, device), query_images=move(source, episode, "cpu").query_images)
 
     def half_asked(network: Any, support: Any, labels: Any, queries: Any, **settings: Any) -> Any:
         return answer(network, support, labels, torch.randn(queries.shape), **settings)
 
-    monkeypatch.setattr(training, "_moved", half_moved)
+    monkeypatch.setattr(EpisodeSource, "normalised", half_moved)
     monkeypatch.setattr(evaluating, "adapted_logits", half_asked)
     with pytest.raises(MixedDevicesError, match="cpu and"), OneDevice(device):
         STEPS[step](device)

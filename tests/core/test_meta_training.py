@@ -122,7 +122,7 @@ def tiny_network(seed=0):
 
 
 def tensors(seed=0):
-    episode = TRAIN.episode(seed, "test")
+    episode = TRAIN.normalised(TRAIN.episode(seed, "test"))
     return (
         episode.support_images.double(),
         episode.support_labels,
@@ -150,7 +150,7 @@ def test_meta_gradient_of_learn2learn_is_that_of_the_inner_loop_written_out(algo
     network = tiny_network()
     config = changed(algorithm=algorithm, first_order=first_order, inner_steps=3, inner_learning_rate=0.5)
     support, _, query, query_labels = tensors()
-    episode = copy.copy(TRAIN.episode(0, "test"))
+    episode = copy.copy(TRAIN.normalised(TRAIN.episode(0, "test")))
     for name, value in zip(("support_images", "query_images"), (support, query), strict=True):
         object.__setattr__(episode, name, value)
     loss = F.cross_entropy(_Learner(network, config).query_logits(episode), query_labels)
@@ -214,7 +214,7 @@ def test_plain_adaptation_gives_the_logits_of_learn2learn(algorithm, norm, space
         parse_genotype(*space_text), config.network, in_channels=1, ways=EPISODE.ways, variant="training", norm=norm
     ).double()
     initialise(network, 1)
-    episode = copy.copy(TRAIN.episode(0, "test"))
+    episode = copy.copy(TRAIN.normalised(TRAIN.episode(0, "test")))
     for name in ("support_images", "query_images"):
         object.__setattr__(episode, name, getattr(episode, name).double())
     expected = _Learner(network, config).query_logits(episode).detach()

@@ -163,6 +163,31 @@ def test_a_step_never_uses_an_image_that_has_changed(source, tmp_path):
         EpisodeSource(val, EpisodeConfig(ways=3, shots=1, queries=1), (0.5,), (0.5,)).episode(0)
 
 
+def test_a_file_that_is_cut_short_in_use_is_a_sentence_and_no_bus_error(source, tmp_path):
+    prepare(config(source), tmp_path / "out")
+    val = load(tmp_path / "out").val
+    file = tmp_path / "out" / "val_images.npy"
+    os.truncate(file, file.stat().st_size - 1)
+    assert len(val.take([0, 4])) == 2
+    with pytest.raises(InputError, match=r"bytes of image 5 in '.*val_images\.npy', but the file ends after"):
+        val.take([5])
+
+
+def test_a_file_that_is_replaced_in_use_is_read_on_as_it_was(source, tmp_path):
+    prepare(config(source), tmp_path / "out")
+    val = load(tmp_path / "out").val
+    before = val.take(range(6))
+    (tmp_path / "new").write_bytes(bytes(os.path.getsize(tmp_path / "out" / "val_images.npy")))
+    os.replace(tmp_path / "new", tmp_path / "out" / "val_images.npy")
+    assert np.array_equal(val.take(range(6)), before)
+
+
+def test_images_come_in_the_order_in_which_they_are_asked_for(source, tmp_path):
+    val = prepare(config(source), tmp_path / "out").val
+    rows = [5, 0, 3, 0, 4]
+    assert np.array_equal(val.take(rows), np.array(val.images)[rows])
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_any_flipped_bit_or_missing_end_is_noticed(tmp_path_factory, file, place, bit, cut):

@@ -131,8 +131,17 @@ def trained(role, genotype, accuracy, seed=1):
 def episode(names=("a", "b", "c")):
     draw = torch.Generator().manual_seed(0)
     n = len(names)
-    support, query = torch.rand(n, 1, 16, 16, generator=draw), torch.rand(2 * n, 1, 16, 16, generator=draw)
-    return Episode(support, torch.arange(n), query, torch.arange(n).repeat_interleave(2), tuple(names))
+    support, query = (
+        torch.randint(256, (number, 1, 16, 16), generator=draw, dtype=torch.uint8) for number in (n, 2 * n)
+    )
+    return drawn(support, torch.arange(n), query, torch.arange(n).repeat_interleave(2), tuple(names))
+
+
+def drawn(support, support_labels, query, query_labels, names):
+    rows = torch.arange(len(support) + len(query))
+    return Episode(
+        rows[: len(support)], support, support_labels, rows[len(support) :], query, query_labels, class_names=names
+    )
 
 
 def kernel(role, genotype, seed, names=("a", "b", "c")):
@@ -371,19 +380,16 @@ def test_protocol_is_stated_in_full(page):
     assert "(transductive: queries of an episode share" in render(dataclasses.replace(data, trained=(other,)))
 
 
-def test_sample_images_are_the_pixels_before_normalisation():
+def test_sample_images_are_the_pixels_of_the_episode():
     import base64
     import io
 
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, size=(2, 3, 8, 8), dtype=np.uint8)
-    mean, std = (0.2, 0.4, 0.6), (0.3, 0.2, 0.1)
-    normalised = (torch.from_numpy(pixels).float() / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[
-        :, None, None
-    ]
-    shown = Episode(normalised, torch.arange(2), normalised, torch.arange(2), ("a", "b"))
-    page = render(report_data(episodes=(shown,), mean=mean, std=std, trained=(), kernels=()))
+    images = torch.from_numpy(pixels)
+    shown = drawn(images, torch.arange(2), images.flip(0), torch.arange(2), ("a", "b"))
+    page = render(report_data(episodes=(shown,), trained=(), kernels=()))
     images = re.findall(r'<img src="data:image/png;base64,([^"]*)" alt="support image of (.)"', page)
     assert [name for _, name in images] == ["a", "b"]
     for (data, _), expected in zip(images, pixels, strict=True):

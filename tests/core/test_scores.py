@@ -406,7 +406,7 @@ def test_episodes_of_one_batch_share_no_image_where_the_data_allow_it():
         episodes = scoring_episodes(images, config, 0, repeat)
         contents = [image.numpy().tobytes() for e in episodes for image in (*e.query_images, *e.support_images)]
         assert len(set(contents)) == len(contents) == 12
-    first = [images.episode(0, "score", "episodes", repeat, 1) for repeat in range(20)]
+    first = [images.normalised(images.episode(0, "score", "episodes", repeat, 1)) for repeat in range(20)]
     again = [scoring_episodes(images, config, 0, repeat)[1] for repeat in range(20)]
     redrawn = [not torch.equal(a.query_images, b.query_images) for a, b in zip(first, again, strict=True)]
     assert any(redrawn)
