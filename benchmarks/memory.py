@@ -49,11 +49,16 @@ class Memory:
     tensors: int
 
 
+def resident_megabytes() -> float:
+    """Return the resident memory of this process, pages of mapped files included."""
+    with open("/proc/self/status") as status:
+        return next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
+
 def measured(candidates: int) -> Memory:
     """Return what this process holds now."""
     gc.collect()
-    with open("/proc/self/status") as status:
-        resident = next(float(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+    resident = resident_megabytes()
     # By type, not by isinstance, which asks some objects of other libraries to import themselves.
     tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
     return Memory(candidates, resident, tensors)
