@@ -151,13 +151,16 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     def experiment(self) -> dict[str, Any]:
         """What decides the numbers, as plain values: without what says how the run is run, such as name and shards.
 
-        A person's images are what they are wherever they lie: their folder counts as long as their digest is unknown.
+        A person's images are what they are wherever they lie: folder and layout count as long as their digest is
+        unknown.
         """
         values = _deciding(type(self), json.loads(self.to_json()))
+        values["data"] = self.data.identity
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
         elif self.data.path is not None:
-            del values["data"]["path"]
+            for setting in ("path", "source", "name"):  # where they lie, in which layout, and what they are called
+                values["data"].pop(setting, None)
         return values
 
     @property

@@ -171,6 +171,55 @@ class Folder:
         """Do nothing: there are no copies."""
 
 
+@dataclass(frozen=True)
+class Below:
+    """A folder in another `Place`, which keeps the name of that.
+
+    Attributes:
+        place: The place.
+        path: The folder's path there.
+    """
+
+    place: Place
+    path: str
+
+    @property
+    def name(self) -> str:
+        """The name of the place."""
+        return self.place.name
+
+    def where(self, path: str = "") -> str:
+        """Return the whole path or address of something in it."""
+        return self.place.where(self._there(path))
+
+    def holds_folder(self, path: str = "") -> bool:
+        """Return whether a folder lies under a path."""
+        return self.place.holds_folder(self._there(path))
+
+    def entries(self, path: str = "", wanted: Callable[[str], bool] = bool) -> Iterator[Entry]:
+        """Give what is in a folder."""
+        return self.place.entries(self._there(path), wanted)
+
+    def entry(self, path: str) -> Entry | None:
+        """Return what lies under a path, or none."""
+        return self.place.entry(self._there(path))
+
+    def open(self, path: str) -> BufferedIOBase:
+        """Open a file to read from any place in it."""
+        return self.place.open(self._there(path))
+
+    def opened(self, paths: Iterable[str]) -> Iterator[BufferedIOBase]:
+        """Open many files that are read one after the other."""
+        return self.place.opened(map(self._there, paths))
+
+    def forget(self, path: str) -> None:
+        """Drop copies of a file that turned out damaged."""
+        self.place.forget(self._there(path))
+
+    def _there(self, path: str) -> str:
+        return f"{self.path}/{path}" if path else self.path
+
+
 def _entry(name: str, status: os.stat_result) -> Entry:
     # The time of change of the entry itself, too: contents may be replaced with size and time of writing kept.
     return Entry(name, kind(status.st_mode), status.st_size, (status.st_mtime_ns, status.st_ctime_ns))

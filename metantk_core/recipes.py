@@ -63,7 +63,7 @@ def _published(kind: str, setting: str) -> RunConfig:
     reference = kind == "reference"
     return _recipe(
         f"{kind}-{setting}",
-        data={"source": "folder", "path": folder, "image_size": 84, "channels": 3},
+        data={"path": folder, "image_size": 84, "channels": 3},
         search={
             "space": "darts_fewshot",
             "strategy": "prune",

@@ -1,5 +1,6 @@
 from .config import DataConfig
 from .images import SPLITS, ImageDataset, LabelledImages, Split
+from .overlap import repeated_images, shared_images
 from .sheet import contact_sheet
 from .store import load, prepare, verify
 
@@ -12,5 +13,7 @@ __all__ = [
     "contact_sheet",
     "load",
     "prepare",
+    "repeated_images",
+    "shared_images",
     "verify",
 ]

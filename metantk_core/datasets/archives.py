@@ -10,24 +10,25 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.npy import MAGIC, Header, read_header
 from metantk_core.datasets.sources import (
     MAX_PIXELS,
+    ImageStream,
     Source,
     SplitSource,
     check_counts,
     check_name,
-    to_array,
+    of_kind,
+    stream,
 )
 from metantk_core.errors import InputError
 from metantk_core.files import Place, reason, shown
@@ -93,12 +94,12 @@ def npz(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         splits[split] = _split(_File(place, path, entry.size), split, image_size, channels)
         listing.update(json.dumps([split, entry.size, *entry.version]).encode())
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+    return Source(place.name, listing.hexdigest()[:16], lambda: splits, "npz files", of_kind("npz"))
 
 
 def images_of(
     place: Place, path: str, split: Split, image_size: int, channels: Literal[1, 3], *, blue_first: bool = False
-) -> tuple[int, Callable[[], Iterator[UInt8[np.ndarray, "c h w"]]]]:
+) -> tuple[int, ImageStream]:
     """Return how many images the array ``images`` of an archive holds, and what starts their stream.
 
     Args:
@@ -119,7 +120,7 @@ def images_of(
     with _opened(file) as archive, _array(archive, file, "images") as images:
         header = images.header
     _check_images(file, split, header)
-    return header.shape[0], lambda: _stream(file, header, image_size, channels, blue_first=blue_first)
+    return header.shape[0], lambda start=0: _stream(file, header, image_size, channels, start, blue_first=blue_first)
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _split(file: _File, split: Split, image_size: int, channels: Literal[1, 3]) 
     class_names, labels = _named(file, split, values, labels, given)
     for name in class_names:
         check_name(name, split, str(file))
-    return SplitSource(class_names, labels, lambda: _stream(file, expected, image_size, channels))
+    return SplitSource(class_names, labels, lambda start=0: _stream(file, expected, image_size, channels, start))
 
 
 def _check_images(file: _File, split: Split, header: Header) -> None:
@@ -347,17 +348,20 @@ def _named(
 
 
 def _stream(
-    file: _File, expected: Header, image_size: int, channels: Literal[1, 3], *, blue_first: bool = False
+    file: _File, expected: Header, image_size: int, channels: Literal[1, 3], start: int = 0, *, blue_first: bool = False
 ) -> Iterator[UInt8[np.ndarray, "c h w"]]:
     count, *shape = expected.shape
     size = expected.size // count
     with _opened(file) as archive, _array(archive, file, "images") as images:
         if images.header != expected:
             raise ValueError("it changed while it was read")
-        for _ in range(count):
-            pixels = np.frombuffer(_read_exactly(images.elements, size), np.uint8).reshape(shape)
-            if blue_first and pixels.ndim == 3 and shape[2] == 3:
+        for skipped in range(0, start * size, _PIECE):  # read all the same, for the checksum at the end
+            _read_exactly(images.elements, min(_PIECE, start * size - skipped))
+        at_once = max(1, _PIECE // size)
+        for row in range(start, count, at_once):
+            some = min(at_once, count - row)
+            pixels = np.frombuffer(_read_exactly(images.elements, some * size), np.uint8).reshape(some, *shape)
+            if len(shape) == 3 and shape[2] == 3 and blue_first:
                 pixels = np.ascontiguousarray(pixels[..., ::-1])
-            picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and shape[2] == 1 else pixels)
-            yield to_array(picture, image_size, channels)
+            yield from stream(pixels if len(shape) == 3 else pixels[..., None], image_size, channels)
         images.end()

@@ -22,6 +22,7 @@ from metantk_core.datasets.sources import (
     SplitSource,
     check_counts,
     check_name,
+    of_kind,
     to_array,
 )
 from metantk_core.errors import InputError
@@ -75,10 +76,10 @@ def folder(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         splits[split] = SplitSource(
             class_names=tuple(name for name, _ in classes),
             labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
-            images=lambda files=files: stream_files(place, files, image_size, channels),
+            images=lambda start=0, files=files: stream_files(place, files[start:], image_size, channels),
         )
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+    return Source(place.name, listing.hexdigest()[:16], lambda: splits, "folders of images", of_kind("folder"))
 
 
 def _is_folder(place: Place, path: str = "") -> bool:

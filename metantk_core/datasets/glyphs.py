@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 from scipy.sparse.csgraph import connected_components
 
 from metantk_core.datasets.images import SPLITS, Split
-from metantk_core.datasets.sources import Source, SplitSource
+from metantk_core.datasets.sources import Source, SplitSource, of_kind
 from metantk_core.seeding import digest, numpy_generator
 
 # The first words of the Unicode names of a script's letters, in the order in which look-alikes are resolved: the
@@ -141,11 +142,11 @@ def glyphs(image_size: int, channels: Literal[1, 3], seed: int, images_per_class
             result[split] = SplitSource(
                 class_names=tuple(letter.character for letter in members),
                 labels=np.repeat(np.arange(len(members), dtype=np.int64), images_per_class),
-                images=lambda members=members: stream(members),
+                images=lambda start=0, members=members: islice(stream(members), start, None),
             )
         return result
 
-    return Source(name="glyphs", fingerprint=digest([RECIPE, _versions()]), splits=splits)
+    return Source("glyphs", digest([RECIPE, _versions()]), splits, "embedded letters", of_kind("glyphs"))
 
 
 @cache

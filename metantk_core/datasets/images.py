@@ -102,6 +102,9 @@ class ImageDataset:
         std: Standard deviation of each channel over the train images, which are scaled to 0..1.
         digest: Digest of class names, labels and pixels of all splits: equal for equal content, wherever it came from
             and wherever it lies, and another one for any other.
+        kind: Which data set it was taken for, such as ``cifar-fs``, or how it was stored, such as ``folder``.
+        layout: What its files were, in words.
+        assumptions: Sentences on what the files could not tell.
 
     Raises:
         InputError: If a class name is in two splits.
@@ -114,6 +117,9 @@ class ImageDataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    kind: str = ""
+    layout: str = ""
+    assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_disjoint({split: self.split(split).class_names for split in SPLITS})

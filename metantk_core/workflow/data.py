@@ -23,7 +23,7 @@ _CIFAR10_STD = (63.0 / 255, 62.1 / 255, 66.7 / 255)
 
 def dataset_folder(cache: Path, config: RunConfig) -> Path:
     """Return the folder of a run's dataset among the prepared datasets of a machine."""
-    return cache / f"{config.data.source}-{digest(config.data.model_dump(mode='json'))}"
+    return cache / f"{config.data.source}-{digest(config.data.identity)}"
 
 
 def prepare_dataset(config: RunConfig, directory: Path, ports: Ports, *, cache: Path | None = None) -> ImageDataset:
@@ -94,6 +94,9 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
     score_source(config, dataset)
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
+    # What it was recognised as is known only now.
+    words = {"": dataset.kind, ".layout": dataset.layout, ".assumptions": " ".join(dataset.assumptions)}
+    ports.tracker.tag_run(ports.run, {f"metantk.dataset{which}": text for which, text in words.items() if text})
     for split in datasets.SPLITS:
         ports.tracker.log_dataset(ports.run, summary_of(config, dataset, split), context=split)
     with tempfile.TemporaryDirectory() as folder:

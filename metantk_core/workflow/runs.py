@@ -72,7 +72,6 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
             "metantk.version": __version__,
             "metantk.space": config.search.space,
             "metantk.strategy": config.search.strategy,
-            "metantk.dataset": config.data.source,
             **{tag: value for tag, value in ((PIPELINE, pipeline), (f"{PIPELINE}.page", page), (POD, pod)) if value},
         },
         files={"Report": "report.html", "Leaderboard": "leaderboard.json", "Images": "dataset/contact-sheet.png"},

@@ -217,11 +217,11 @@ def test_npz_labels_name_classes_in_sorted_order(npz, tmp_path):
 
 
 def test_npz_reads_grey_compressed_and_named_classes(npz, tmp_path):
-    grey = np.random.default_rng(1).integers(0, 256, (4, 8, 8), np.uint8)
+    grey = np.random.default_rng(1).integers(0, 200, (4, 8, 8), np.uint8)
     for offset, split in enumerate(SPLITS):
         np.savez_compressed(
             npz / f"{split}.npz",
-            images=grey if split != "test" else grey[..., None],
+            images=grey + np.uint8(offset) if split != "test" else (grey + np.uint8(offset))[..., None],
             labels=np.array([1, 0, 0, 1]),
             class_names=np.array([f"a{offset}", f"b{offset}"]),
         )
@@ -229,7 +229,7 @@ def test_npz_reads_grey_compressed_and_named_classes(npz, tmp_path):
     assert dataset.test.class_names == ("a2", "b2")
     assert dataset.test.labels.tolist() == [1, 0, 0, 1]
     assert np.array_equal(dataset.train.images[:, 0], grey)
-    assert np.array_equal(dataset.test.images[:, 0], grey)
+    assert np.array_equal(dataset.test.images[:, 0], grey + 2)
 
 
 @pytest.mark.parametrize(

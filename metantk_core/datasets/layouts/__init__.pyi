@@ -1,3 +1,3 @@
-from .recognition import LAYOUTS, recognised
+from .recognition import LAYOUTS, chosen, no_folder, recognised
 
-__all__ = ["LAYOUTS", "recognised"]
+__all__ = ["LAYOUTS", "chosen", "no_folder", "recognised"]

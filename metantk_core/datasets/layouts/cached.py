@@ -5,8 +5,15 @@ from typing import Literal
 import numpy as np
 
 from metantk_core.datasets.images import Split
-from metantk_core.datasets.layouts.layout import Layout, by_class, check_images, read_dictionary, stream, whole_numbers
-from metantk_core.datasets.sources import SplitSource
+from metantk_core.datasets.layouts.layout import (
+    Copy,
+    Layout,
+    by_class,
+    check_images,
+    read_dictionary,
+    whole_numbers,
+)
+from metantk_core.datasets.sources import SplitSource, stream
 from metantk_core.errors import InputError
 from metantk_core.files import Place, shown
 
@@ -18,7 +25,7 @@ def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, 
     images = check_images(content["image_data"], "image_data", where, split)
     names, classes = _classes(content["class_dict"], len(images), where)
     class_names, labels = by_class(classes, names, split, where)
-    return SplitSource(class_names, labels, lambda: stream(images, image_size, channels))
+    return SplitSource(class_names, labels, lambda start=0: stream(images[start:], image_size, channels))
 
 
 def _classes(rows: object, count: int, where: str) -> tuple[dict[int, str], np.ndarray]:
@@ -55,12 +62,16 @@ def _classes(rows: object, count: int, where: str) -> tuple[dict[int, str], np.n
 CACHE = Layout(
     "cache pickles of miniImageNet",
     tuple(
-        {
-            "train": ("mini-imagenet-cache-train.pkl",),
-            "val": (f"mini-imagenet-cache-{val}.pkl",),
-            "test": ("mini-imagenet-cache-test.pkl",),
-        }
+        Copy(
+            {
+                "train": ("mini-imagenet-cache-train.pkl",),
+                "val": (f"mini-imagenet-cache-{val}.pkl",),
+                "test": ("mini-imagenet-cache-test.pkl",),
+            },
+            ("miniimagenet",),
+        )
         for val in ("val", "validation")
     ),
     _split,
+    "rgb",
 )

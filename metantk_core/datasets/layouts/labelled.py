@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from metantk_core.datasets.images import Split
+from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.layouts.layout import (
+    Copy,
     Layout,
     by_class,
     check_images,
     check_labels,
     read_dictionary,
-    stream,
 )
-from metantk_core.datasets.sources import SplitSource
+from metantk_core.datasets.sources import SplitSource, stream
 from metantk_core.files import Place
 
 
@@ -22,26 +22,35 @@ def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, 
     images = check_images(content["data"], "data", where, split)
     labels = check_labels(content["labels"], len(images), "labels", where)
     class_names, labels = by_class(labels, None, split, where)
-    return SplitSource(class_names, labels, lambda: stream(images, image_size, channels))
+    return SplitSource(class_names, labels, lambda start=0: stream(images[start:], image_size, channels))
 
 
 # `…_train_phase_val` and `…_train_phase_test` hold further images of the training classes, which nothing here needs.
 MINI_IMAGENET = Layout(
     "pickles of miniImageNet",
     (
-        {
-            "train": ("miniImageNet_category_split_train_phase_train.pickle",),
-            "val": ("miniImageNet_category_split_val.pickle",),
-            "test": ("miniImageNet_category_split_test.pickle",),
-        },
+        Copy(
+            {
+                "train": ("miniImageNet_category_split_train_phase_train.pickle",),
+                "val": ("miniImageNet_category_split_val.pickle",),
+                "test": ("miniImageNet_category_split_test.pickle",),
+            },
+            ("miniimagenet",),
+        ),
     ),
     _split,
+    "rgb",
 )
 CIFAR = Layout(
     "pickles of CIFAR-FS or FC100",
     tuple(
-        {"train": (f"{name}train.pickle",), "val": (f"{name}val.pickle",), "test": (f"{name}test.pickle",)}
-        for name in ("", "CIFAR_FS_", "FC100_")
+        Copy({split: (f"{beginning}{split}.pickle",) for split in SPLITS}, known)
+        for beginning, known in (
+            ("", ("cifar-fs", "fc100")),
+            ("CIFAR_FS_", ("cifar-fs",)),
+            ("FC100_", ("fc100",)),
+        )
     ),
     _split,
+    "rgb",
 )

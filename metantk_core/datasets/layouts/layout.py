@@ -2,22 +2,48 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
+from metantk_core.datasets.config import Choices, ColourOrder
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
+from metantk_core.datasets.layouts.known import taken_for
 from metantk_core.datasets.pickles import Value, read_pickle
-from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check_counts, check_name, to_array
+from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check_counts, check_name
 from metantk_core.errors import InputError
 from metantk_core.files import FILE, Place, shown
 
+NO_CHOICES = Choices()
+_COLOURS: dict[ColourOrder, str] = {
+    "rgb": "Colours are taken as red, green, blue, as the usual copies have them; data.colour_order=bgr turns them "
+    "round.",
+    "bgr": "Colours are taken as blue, green, red, as the usual copies have them; data.colour_order=rgb turns them "
+    "round.",
+}
 Files = Mapping[Split, tuple[str, ...]]
 SplitReader = Callable[[Place, tuple[str, ...], Split, int, Literal[1, 3]], SplitSource]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of the copies of a layout that are about.
+
+    Attributes:
+        files: The names of the files of each split.
+        known: The known data sets that have files of these names.
+    """
+
+    files: Files
+    known: tuple[str, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all files."""
+        return {file for split in SPLITS for file in self.files[split]}
 
 
 @dataclass(frozen=True)
@@ -26,26 +52,32 @@ class Layout:
 
     Attributes:
         name: A name for people.
-        files: The names that the files may have: of each split, in each of the copies that are about.
+        copies: The names that the files may have.
         read: Reads those of one split.
+        colour_order: In which order it has colours; none if its files say so themselves.
     """
 
     name: str
-    files: tuple[Files, ...]
+    copies: tuple[Copy, ...]
     read: SplitReader
+    colour_order: ColourOrder | None
 
-    def source(self, place: Place, files: Files, image_size: int, channels: Literal[1, 3]) -> Source:
+    def source(
+        self, place: Place, copy: Copy, image_size: int, channels: Literal[1, 3], choices: Choices = NO_CHOICES
+    ) -> Source:
         """Return the images in some files of this layout, which are read when the splits are asked for.
 
         Args:
             place: What holds the files.
-            files: Their names.
+            copy: Their names.
             image_size: Height and width to store at.
             channels: 1 for grey, 3 for RGB.
+            choices: What a person says of them.
 
         Raises:
             InputError: A file has gone; later, one is damaged or holds something else, or a class is in two splits.
         """
+        files = copy.files
         listing = hashlib.sha256()
         for split in SPLITS:
             for path in files[split]:
@@ -53,7 +85,14 @@ class Layout:
                 if entry is None or entry.kind != FILE:
                     raise InputError(f"'{shown(place.where(path))}' has gone, or is no file. Put it back.")
                 listing.update(json.dumps([split, path, entry.size, *entry.version]).encode())
-        return Source(place.name, listing.hexdigest()[:16], lambda: self._splits(place, files, image_size, channels))
+        order = () if self.colour_order is None or choices.colour_order else (_COLOURS[self.colour_order],)
+        return Source(
+            place.name,
+            listing.hexdigest()[:16],
+            lambda: self._splits(place, files, image_size, channels),
+            self.name,
+            taken_for(copy.known, choices.name, *order),
+        )
 
     def _splits(self, place: Place, files: Files, image_size: int, channels: Literal[1, 3]) -> dict[Split, SplitSource]:
         splits: dict[Split, SplitSource] = {}
@@ -173,18 +212,3 @@ def by_class(
     for name in class_names:
         check_name(name, split, where)
     return class_names, labels.astype(np.int64)
-
-
-def stream(
-    images: UInt8[np.ndarray, "n h w c"], image_size: int, channels: Literal[1, 3]
-) -> Iterator[UInt8[np.ndarray, "c h w"]]:
-    """Give images as they are stored, one after the other.
-
-    Args:
-        images: As the file has them: RGB, or grey.
-        image_size: Height and width to store at.
-        channels: 1 for grey, 3 for RGB.
-    """
-    for pixels in images:
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        yield to_array(picture, image_size, channels)

@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from metantk_core.datasets.config import Choices
 from metantk_core.datasets.folders import is_image, stream_files
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
+from metantk_core.datasets.layouts.known import taken_for
 from metantk_core.datasets.sources import MAX_IMAGES, Source, SplitSource, check_counts, check_name
 from metantk_core.errors import InputError
 from metantk_core.files import FILE, Place, amount, reason, shown
@@ -19,13 +21,14 @@ FILES: dict[Split, str] = {split: f"{split}.csv" for split in SPLITS}
 _LONGEST = 64_000_000  # bytes of a list; that of the training images of miniImageNet has 1.3 MB
 
 
-def listed(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
+def listed(place: Place, image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
     """Return the images in ``images/`` that ``{train,val,test}.csv`` list, with the header ``filename,label``.
 
     Args:
         place: What holds the folder and the lists.
         image_size: Height and width to store at.
         channels: 1 for grey, 3 for RGB.
+        choices: What a person says of them.
 
     Raises:
         InputError: A list can't be read or names an image that isn't there, or a class is in two splits; later, while
@@ -54,10 +57,11 @@ def listed(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         splits[split] = SplitSource(
             tuple(names.tolist()),
             labels.astype(np.int64),
-            lambda files=files: stream_files(place, files, image_size, channels),
+            lambda start=0, files=files: stream_files(place, files[start:], image_size, channels),
         )
     check_disjoint({split: source.class_names for split, source in splits.items()})
-    return Source(place.name, listing.hexdigest()[:16], lambda: splits)
+    recognise = taken_for(("miniimagenet",), choices.name, otherwise="lists")
+    return Source(place.name, listing.hexdigest()[:16], lambda: splits, "lists of images", recognise)
 
 
 def _rows(place: Place, path: str) -> list[tuple[str, str]]:

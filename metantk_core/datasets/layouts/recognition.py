@@ -1,29 +1,41 @@
 """Which layout a folder has: a place enters, the source of its images leaves."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from metantk_core.datasets import archives, folders
+from metantk_core.datasets.config import Choices, ColourOrder, Rotations, SourceName
 from metantk_core.datasets.images import SPLITS
 from metantk_core.datasets.layouts import listed
 from metantk_core.datasets.layouts.cached import CACHE
+from metantk_core.datasets.layouts.choosing import with_colours_turned_round, with_rotations
+from metantk_core.datasets.layouts.idx import families, idx
+from metantk_core.datasets.layouts.known import taken_for
 from metantk_core.datasets.layouts.labelled import CIFAR, MINI_IMAGENET
-from metantk_core.datasets.layouts.layout import Files, Layout
+from metantk_core.datasets.layouts.layout import NO_CHOICES
+from metantk_core.datasets.layouts.omniglot import PARTS, omniglot
 from metantk_core.datasets.layouts.tiered import TIERED_ARRAYS, TIERED_ENCODED
 from metantk_core.datasets.sources import Source
 from metantk_core.errors import InputError
-from metantk_core.files import FOLDER, Place, reason, shown
+from metantk_core.files import FOLDER, Below, Place, reason, shown
 
 LAYOUTS = (MINI_IMAGENET, CACHE, CIFAR, TIERED_ENCODED, TIERED_ARRAYS)
-"""Layouts with files of their own names; beside them there are folders and npz files."""
+"""Layouts with files of their own names; beside them there are folders, lists, npz and IDX files."""
+_DEEPEST = 4  # folders in one another of which the innermost holds the images, as in omniglot-master/python
 
 
-def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
+def recognised(place: Place, image_size: int, channels: Literal[1, 3], choices: Choices = NO_CHOICES) -> Source:
     """Return the images of a folder in whichever layout its files are.
+
+    If there is nothing in it but a single folder, beside files that mean nothing here, that is looked into.
 
     Args:
         place: The folder.
         image_size: Height and width to store at.
         channels: 1 for grey, 3 for RGB.
+        choices: What a person says where files can't tell.
 
     Raises:
         InputError: It has none, parts of one, or two; or what is in it can't be used.
@@ -37,45 +49,164 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3]) -> Source
             f"Can't read the folder '{shown(place.where())}' ({reason(error)}). Check data.path, and who may read it."
         ) from error
     if not there:
-        raise InputError(f"No folder '{shown(place.where())}': expected one that holds images. Check data.path.")
-    kinds = {entry.name: entry.kind for entry in place.entries()}
+        raise no_folder(place.where())
+    inner: Place = place
+    for _ in range(_DEEPEST):
+        kinds = {entry.name: entry.kind for entry in inner.entries()}
+        found = _found(inner, kinds)
+        if found:
+            return _only(found, inner, choices).source(image_size, channels, choices)
+        broken = _broken(inner, kinds)
+        if broken:
+            raise broken
+        folders_in_it = [name for name, kind in kinds.items() if kind == FOLDER and name != "__MACOSX"]
+        if len(folders_in_it) != 1:
+            break
+        inner = Below(inner, folders_in_it[0])
+    raise _unrecognised(place)
+
+
+def chosen(source: SourceName, place: Place, image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
+    """Return the images of a place in the layout that a person asks for.
+
+    Args:
+        source: The layout; ``auto`` recognises it.
+        place: The folder.
+        image_size: Height and width to store at.
+        channels: 1 for grey, 3 for RGB.
+        choices: What a person says where files can't tell.
+
+    Raises:
+        InputError: What is there can't be used.
+    """
+    if source == "auto":
+        return recognised(place, image_size, channels, choices)
+    return {"folder": _tree, "npz": _archives}[source](place).source(image_size, channels, choices)
+
+
+def no_folder(path: str) -> InputError:
+    """Return the sentence about a path under which nothing lies."""
+    return InputError(
+        f"No folder '{shown(path)}': expected one that holds images, in a layout of docs/own-data.md. Check data.path."
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A data set in a folder.
+
+    Attributes:
+        described: What it is, for people.
+        place: The folder.
+        read: Reads it: image size, channels, choices.
+        names: What ``data.name`` may call it, where that can choose among several.
+        colour_order: In which order its colours are if nobody says; none if it has none.
+        brings_splits: Whether its classes are divided already.
+        rotations: In which splits turned images are further classes if nobody says.
+    """
+
+    described: str
+    place: Place
+    read: Callable[[int, Literal[1, 3], Choices], Source]
+    names: tuple[str, ...] = ()
+    colour_order: ColourOrder | None = "rgb"
+    brings_splits: bool = True
+    rotations: Rotations = "none"
+
+    def source(self, image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
+        """Return its images, with what a person chose."""
+        where = shown(self.place.where())
+        if choices.colour_order is not None and self.colour_order is None:
+            raise InputError(
+                f"data.colour_order is for colours, but {self.described} in '{where}' have none. Leave it out."
+            )
+        if self.brings_splits and (choices.val_classes is not None or choices.test_classes is not None):
+            raise InputError(
+                f"data.val_classes and data.test_classes are for data sets without splits, but {self.described} in "
+                f"'{where}' have theirs. Leave them out, or move classes from one split to another there."
+            )
+        turned_round = choices.colour_order not in (None, self.colour_order)
+        source = self.read(image_size, 3 if turned_round else channels, choices)
+        if turned_round:
+            source = with_colours_turned_round(source, channels)
+        return with_rotations(source, choices.rotations or self.rotations)
+
+
+def _found(place: Place, kinds: dict[str, str]) -> list[_Found]:
+    """Return the data sets whose files are all in a folder."""
     files = {name for name, kind in kinds.items() if kind != FOLDER}
-    found = [(layout, names) for layout in LAYOUTS for names in layout.files if files.issuperset(_all(names))]
-    is_tree = all(kinds.get(split) == FOLDER for split in SPLITS)
-    is_npz = files.issuperset(f"{split}.npz" for split in SPLITS)
-    is_listed = kinds.get(listed.FOLDER_NAME) == FOLDER and files.issuperset(listed.FILES.values())
-    described = [layout.name for layout, _ in found] + ["folders of images"] * is_tree + ["npz files"] * is_npz
-    described += ["lists of images"] * is_listed
-    if len(described) > 1:
-        raise InputError(
-            f"'{shown(place.where())}' holds {' and '.join(described)}: expected one data set. Put each into a folder "
-            "of its own."
+    found = [
+        _Found(
+            layout.name,
+            place,
+            lambda size, channels, choices, layout=layout, copy=copy: layout.source(
+                place, copy, size, channels, choices
+            ),
+            colour_order=layout.colour_order or "rgb",
         )
-    if found:
-        layout, names = found[0]
-        return layout.source(place, names, image_size, channels)
-    if is_tree:
-        return folders.folder(place, image_size, channels)
-    if is_npz:
-        return archives.npz(place, image_size, channels)
-    if is_listed:
-        return listed.listed(place, image_size, channels)
-    raise _unrecognised(place, kinds)
-
-
-def _all(files: Files) -> set[str]:
-    return {file for split in SPLITS for file in files[split]}
-
-
-def _unrecognised(place: Place, kinds: dict[str, str]) -> InputError:
-    """Return the sentence about a folder that has no layout, or a part of one."""
-    partial: list[tuple[Layout, Files]] = [
-        (layout, names) for layout in LAYOUTS for names in layout.files if kinds.keys() & _all(names)
+        for layout in LAYOUTS
+        for copy in layout.copies
+        if files.issuperset(copy.names)
     ]
-    if partial:
+    if all(kinds.get(split) == FOLDER for split in SPLITS):
+        found.append(_tree(place))
+    if files.issuperset(f"{split}.npz" for split in SPLITS):
+        found.append(_archives(place))
+    if kinds.get(listed.FOLDER_NAME) == FOLDER and files.issuperset(listed.FILES.values()):
+        found.append(_Found("lists of images", place, partial(listed.listed, place)))
+    if all(kinds.get(part) == FOLDER for part in PARTS):
+        drawings = "Omniglot's folders of drawings"
+        found.append(
+            _Found(drawings, place, partial(omniglot, place), colour_order=None, brings_splits=False, rotations="all")
+        )
+    for family in families(files):
+        if not family.missing:
+            described = f"IDX files of {' or '.join(family.names)}"
+            read = partial(idx, place, family)
+            found.append(_Found(described, place, read, family.names, colour_order=None, brings_splits=False))
+    return found
+
+
+def _tree(place: Place) -> _Found:
+    def read(image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
+        return _named(folders.folder(place, image_size, channels), choices)
+
+    return _Found("folders of images", place, read)
+
+
+def _archives(place: Place) -> _Found:
+    def read(image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
+        return _named(archives.npz(place, image_size, channels), choices)
+
+    return _Found("npz files", place, read)
+
+
+def _named(source: Source, choices: Choices) -> Source:
+    """Return a source of anybody's images, called as its owner calls it."""
+    return source if choices.name is None else replace(source, recognise=taken_for((), choices.name))
+
+
+def _only(found: list[_Found], place: Place, choices: Choices) -> _Found:
+    """Return the one data set that a folder holds, or that a person chooses among those that it holds."""
+    if len(found) > 1 and choices.name is not None:
+        found = [one for one in found if choices.name in one.names] or found
+    if len(found) > 1:
+        names = [one.names[0] for one in found if one.names]
+        choice = f", or say which with data.name, such as {names[0]}" if len(names) > 1 else ""
+        raise InputError(
+            f"'{shown(place.where())}' holds {' and '.join(one.described for one in found)}: expected one data set. "
+            f"Put each into a folder of its own{choice}."
+        )
+    return found[0]
+
+
+def _broken(place: Place, kinds: dict[str, str]) -> InputError | None:
+    """Return the sentence about a folder that holds a part of a data set; none if it holds none."""
+    parts = [(layout, copy) for layout in LAYOUTS for copy in layout.copies if kinds.keys() & copy.names]
+    if parts:
         # Of several copies' names the one of which most is there.
-        layout, names = max(partial, key=lambda part: len(kinds.keys() & _all(part[1])))
-        missing = ((split, file) for split in SPLITS for file in names[split] if kinds.get(file, FOLDER) == FOLDER)
+        layout, copy = max(parts, key=lambda part: len(kinds.keys() & part[1].names))
+        missing = ((split, file) for split in SPLITS for file in copy.files[split] if kinds.get(file, FOLDER) == FOLDER)
         split, file = next(missing)
         return InputError(
             f"Split '{split}' of the {layout.name} in '{shown(place.where())}' is missing: no file '{file}'. "
@@ -95,9 +226,28 @@ def _unrecognised(place: Place, kinds: dict[str, str]) -> InputError:
                 return InputError(
                     f"Split '{others[0]}' in '{shown(place.where())}' is missing: no {form}. Put it there."
                 )
-    seen = f"it holds {shown(sorted(kinds)[:6])}" if kinds else "it is empty"
+    half = [part for part in PARTS if part in kinds or f"{part}.zip" in kinds]
+    if half:
+        gone = next(part for part in PARTS if kinds.get(part) != FOLDER)
+        how = f"unpack {gone}.zip" if f"{gone}.zip" in kinds else "unpack both archives of Omniglot"
+        return InputError(
+            f"Part of Omniglot in '{shown(place.where())}' is missing: no folder {gone}. Put it there: {how}."
+        )
+    for family in families(set(kinds)):
+        if family.missing:
+            return InputError(
+                f"A file of {family.names[0]} in '{shown(place.where())}' is missing: {family.missing}. Put it there."
+            )
+    return None
+
+
+def _unrecognised(place: Place) -> InputError:
+    """Return the sentence about a folder that has no layout."""
+    seen = [entry.name for entry in place.entries()]
+    holds = f"it holds {shown(seen[:6])}" if seen else "it is empty"
     known = ", ".join(layout.name for layout in LAYOUTS)
     return InputError(
-        f"No data set is recognised in '{shown(place.where())}' ({seen}): expected train/, val/ and test/ with a "
-        f"folder a class, {{train,val,test}}.npz, images/ and {{train,val,test}}.csv, or {known}. See docs/own-data.md."
+        f"No data set is recognised in '{shown(place.where())}' ({holds}): expected train/, val/ and test/ with a "
+        f"folder a class, {{train,val,test}}.npz, images/ and {{train,val,test}}.csv, {known}, Omniglot's folders, or "
+        "IDX files. See docs/own-data.md."
     )

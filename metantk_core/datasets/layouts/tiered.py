@@ -10,7 +10,7 @@ from PIL import Image
 
 from metantk_core.datasets.archives import images_of
 from metantk_core.datasets.images import SPLITS, Split
-from metantk_core.datasets.layouts.layout import Layout, by_class, check_labels, read_dictionary
+from metantk_core.datasets.layouts.layout import Copy, Layout, by_class, check_labels, read_dictionary
 from metantk_core.datasets.pickles import read_pickle
 from metantk_core.datasets.sources import MAX_PIXELS, SplitSource, check_counts, to_array
 from metantk_core.errors import InputError
@@ -45,7 +45,9 @@ def _encoded(
     names = _names(content, labels, split, where_labels)
     class_names, labels = by_class(labels, names, split, where_labels)
     return SplitSource(
-        class_names, labels, lambda: (_decoded(one, row, where, image_size, channels) for row, one in enumerate(images))
+        class_names,
+        labels,
+        lambda start=0: (_decoded(images[row], row, where, image_size, channels) for row in range(start, len(images))),
     )
 
 
@@ -100,12 +102,14 @@ def _decoded(
 
 TIERED_ENCODED = Layout(
     "encoded images of tieredImageNet",
-    ({split: (f"{split}_images_png.pkl", f"{split}_labels.pkl") for split in SPLITS},),
+    (Copy({split: (f"{split}_images_png.pkl", f"{split}_labels.pkl") for split in SPLITS}, ("tieredimagenet",)),),
     _encoded,
+    None,
 )
 # `train_phase_val_…` holds further images of the training classes, which nothing here needs.
 TIERED_ARRAYS = Layout(
     "arrays of tieredImageNet",
-    ({split: (f"{split}_images.npz", f"{split}_labels.pkl") for split in SPLITS},),
+    (Copy({split: (f"{split}_images.npz", f"{split}_labels.pkl") for split in SPLITS}, ("tieredimagenet",)),),
     _arrays,
+    "bgr",
 )
