@@ -25,7 +25,7 @@ from benchmarks.kernel import CASES, WAYS_TO_RUN, images_of, network_of
 from benchmarks.search import DRAWS, random_path, scoring_of, source_of
 from metantk_core.candidates import SPACES, Genotype, SearchSpace, space_named
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
-from metantk_core.meta_training import TrainingConfig, meta_train
+from metantk_core.meta_training import MamlTraining, meta_train
 from metantk_core.networks import NetworkConfig
 from metantk_core.scores import SCORES, Scorer, ScoringConfig, score_candidate
 
@@ -206,7 +206,7 @@ def time_training(quick: bool) -> dict[str, Any]:
         genotype = space_named(space).sample(np.random.default_rng(3))
         row: list[dict[str, Any]] = []
         for device, iterations in (("cpu", 2), (GPU, 2), (GPU, 20), (GPU, 20)):
-            config = TrainingConfig(
+            config = MamlTraining(
                 network=NetworkConfig(channels=channels, cells=cells),
                 first_order=first_order,
                 iterations=iterations,

@@ -1,12 +1,14 @@
 """One configuration for a whole run: a recipe or a file and overrides enter, a frozen ``RunConfig`` leaves."""
 
+import copy
 import difflib
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -14,7 +16,7 @@ from pydantic.fields import FieldInfo
 from metantk_core.candidates import space_named
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError, quoted, without_addresses_of
-from metantk_core.meta_training import EvaluationConfig, TrainingConfig
+from metantk_core.meta_training import LEARNERS_SETTINGS, EvaluationConfig, MamlTraining, TrainingConfig
 from metantk_core.ranking import Criterion, Role
 from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
@@ -86,7 +88,10 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         strict=False,  # JSON has lists alone
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
     )
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Meta-training")
+    training: TrainingConfig = Field(
+        default_factory=MamlTraining,
+        description="Training, by the learner that algorithm names (maml, anil, protonet); each has its own settings",
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
     registered_model: str = Field(
         default="metantk-few-shot",
@@ -131,10 +136,18 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                 )
         if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
             raise ValueError("trained_roles must name 'best', and each role once")
-        if self.training.episode.ways != self.evaluation.episode.ways:
+        head, ways = self.training, self.evaluation.episode.ways
+        if isinstance(head, MamlTraining) and head.episode.ways != ways:
             raise ValueError(
-                f"training.episode.ways is {self.training.episode.ways} and evaluation.episode.ways "
-                f"{self.evaluation.episode.ways}: a meta-trained head answers as many classes as it was trained with"
+                f"training.episode.ways is {head.episode.ways} and evaluation.episode.ways "
+                f"{ways}: a meta-trained head answers as many classes as it was trained with"
+            )
+        evaluation = self.evaluation
+        asked = (evaluation.classifier, *(evaluation.beside or ()))
+        if "gradient_steps" in asked and not isinstance(head, MamlTraining):
+            raise ValueError(
+                f"evaluation asks gradient_steps, but {head.algorithm} learns no weights that adapt: ask prototypes, "
+                "nearest_centroid, cosine or logistic_regression"
             )
         return self
 
@@ -156,6 +169,10 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         values = _deciding(type(self), json.loads(self.to_json()))
         values["data"] = self.data.identity
+        for name in ("classifier", "beside", "augmented_copies", "further_shots"):
+            # The digest of who answers as the learner does stays what it was before there was a choice.
+            if not getattr(self.evaluation, name) and getattr(self.evaluation, name) != 0:
+                del values["evaluation"][name]
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
         elif self.data.path is not None:
@@ -216,10 +233,10 @@ def _deciding(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, An
     """Return the values of the settings of a model that decide numbers, and so on below."""
     kept: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        below = field.annotation
+        below = _model_of(field.annotation, values[name])
         if field.json_schema_extra == HOW:
             continue
-        if isinstance(below, type) and issubclass(below, BaseModel):
+        if below is not None:
             kept[name] = _deciding(below, values[name])
         else:
             kept[name] = values[name]
@@ -233,15 +250,41 @@ def explained(config: RunConfig) -> str:
 
 def _explained(model: type[BaseModel], values: Mapping[str, Any], indent: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        below = field.annotation
+        below = _model_of(field.annotation, values[name])
         limits = _limits(field)
         for line in textwrap.wrap(f"{(field.description or '').rstrip('.')}{f' ({limits})' if limits else ''}.", 100):
             yield f"{indent}# {line}"
-        if isinstance(below, type) and issubclass(below, BaseModel):
+        if below is not None:
             yield f"{indent}{name}:"
             yield from _explained(below, values[name], f"{indent}  ")
         else:
             yield f"{indent}{name}: {json.dumps(values[name], ensure_ascii=False)}"
+
+
+def _model_of(kind: Any, values: Any) -> type[BaseModel] | None:
+    """Return the settings that values of a type are of; none if it is a single value, or may be."""
+    for choice in _choices(kind):
+        if choice is kind or values.get(_name_of_choice(choice)) in _tags(choice):
+            return choice
+    return None
+
+
+def _choices(kind: Any) -> tuple[type[BaseModel], ...]:
+    """Return the kinds of settings that a type stands for: itself, or one of several that a word in it tells apart."""
+    if get_origin(kind) is Annotated:
+        return _choices(get_args(kind)[0])
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return (kind,)
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return members if len(members) > 1 and all(_choices(member) for member in members) else ()
+
+
+def _name_of_choice(choice: type[BaseModel]) -> str:
+    return next(iter(choice.model_fields))  # the first setting says which settings follow
+
+
+def _tags(choice: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(choice.model_fields[_name_of_choice(choice)].annotation)
 
 
 def _limits(field: FieldInfo) -> str:
@@ -274,17 +317,48 @@ def load_config(
         InputError: No such recipe or file, an unreadable file, an unknown key, a wrong value.
     """
     if source in recipes:
-        values, origin = _values_of(recipes[source]), f"recipe {source!r}"
+        base, changes, origin = _values_of(recipes[source]), {}, f"recipe {source!r}"
     else:
-        values, origin = _read_file(source, recipes), source
+        base, changes, origin = *_read_file(source, recipes), source
+    values, given = _merge(copy.deepcopy(base), changes), _named_below(changes, "training")
     for override in filter(None, overrides):  # an MLproject can't leave a parameter out, only empty
         _apply(values, override)
+        path = override.partition("=")[0].split(".")
+        given |= set(path[1:2]) if path[1:] else _named_below(values, path[0]) if path[0] == "training" else set()
+    _start_another_learner(base, values, given)
     if seed is not None:
         values["seed"] = seed
     return RunConfig.from_values(values, origin)
 
 
-def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
+def _named_below(values: Mapping[str, Any], name: str) -> set[str]:
+    below = values.get(name)
+    return set(below) if isinstance(below, Mapping) else set()
+
+
+def _start_another_learner(base: Mapping[str, Any], values: dict[str, Any], given: Collection[str]) -> None:
+    """Let a recipe's settings of one learner not be settings of another that a person has named instead.
+
+    Of the recipe's training the network stays; the rest is as the person says, or the other learner's own.
+
+    Args:
+        base: The recipe's values.
+        values: These with all changes; is changed.
+        given: What the person said of training.
+    """
+    before, after = base.get("training"), values.get("training")
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return
+    kinds = [
+        next((choice for choice in LEARNERS_SETTINGS if training.get("algorithm", "maml") in _tags(choice)), None)
+        for training in (before, after)
+    ]
+    if kinds[0] is not kinds[1]:
+        values["training"] = {name: value for name, value in after.items() if name in given or name == "network"}
+
+
+def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values that a file changes, and its changes."""
     path = Path(source)
     if path.suffix not in (".yaml", ".yml", ".json"):
         near = difflib.get_close_matches(source[:100], recipes, n=1)
@@ -297,14 +371,14 @@ def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> dict[str, Any]:
         )
     recipe = values.pop("recipe", None)
     if recipe is None:
-        return values
+        return {}, values
     if not isinstance(recipe, str) or recipe not in recipes:
         got = quoted(recipe) if isinstance(recipe, str) else _kind(recipe)
         raise InputError(
             f"Expected the name of a recipe under 'recipe' in {source}, but got {got}; the recipes are "
             f"{', '.join(recipes)}."
         )
-    return _merge(_values_of(recipes[recipe]), values)
+    return _values_of(recipes[recipe]), values
 
 
 def _values_of(recipe: RunConfig) -> dict[str, Any]:
@@ -367,14 +441,25 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any], unshown: froze
         known: Iterable[str] = _fields_at(model, location[:-1])
         near = difflib.get_close_matches(location[-1][:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"there is no setting {quoted('.'.join(location))} ({hint})"
+        above = _at(model, location[:-2])
+        for choice in _choices(above) if len(location) > 2 and _is_a_choice(above, location[-2]) else ():
+            if location[-1] in choice.model_fields:
+                learners = " and ".join(_tags(choice))
+                hint = f"it is one of {learners}, which {location[-3]}.{_name_of_choice(choice)} would have to say"
+        named = [part for depth, part in enumerate(location) if not _is_a_choice(_at(model, location[:depth]), part)]
+        return f"there is no setting {quoted('.'.join(named))} ({hint})"
     given = detail["input"]
+    if detail["type"] == "union_tag_invalid":
+        location, given = [*location, detail["ctx"]["discriminator"].strip("'")], detail["ctx"]["tag"]
     hidden = any(part in unshown for part in location)
     if hidden and location[-1] == "[key]":
         del location[-2:]  # the key itself came
     # Behind the settings' own names come the names of types, where a setting may have one of several.
     where = ".".join(
-        part for depth, part in enumerate(location) if _below(_at(model, location[:depth]), part) is not None
+        part
+        for depth, part in enumerate(location)
+        if _below(_at(model, location[:depth]), part) is not None
+        and not _is_a_choice(_at(model, location[:depth]), part)
     )
     message = _message(model, location, detail)
     if not where:
@@ -397,6 +482,8 @@ def _message(model: type[BaseModel], location: Sequence[str], detail: Mapping[st
         fields = _fields_at(model, location)
         known = ", ".join((*fields[:_FIELDS], "…") if len(fields) > _FIELDS else fields)
         return f"expected keys and values{f' ({known})' if known else ''}"
+    if detail["type"] == "union_tag_invalid":
+        return f"expected one of {detail['ctx']['expected_tags']}".replace("'", "")
     if detail["type"] in ("tuple_type", "list_type"):
         return "expected a list, such as [a, b]"
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")
@@ -429,6 +516,8 @@ def _kind(value: object) -> str:
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> tuple[str, ...]:
     found = _at(model, location)
+    if choices := _choices(found):
+        return tuple(choices[0].model_fields)
     members = [member for member in get_args(found) if member is not type(None)]
     if type(None) in get_args(found) and len(members) == 1:
         found = members[0]
@@ -442,7 +531,16 @@ def _at(kind: Any, location: Sequence[str]) -> Any:
     return kind
 
 
+def _is_a_choice(kind: Any, part: str) -> bool:
+    """Return whether a part of pydantic's location is no setting's name, but says which of several settings came."""
+    return len(_choices(kind)) > 1 and any(part in _tags(choice) for choice in _choices(kind))
+
+
 def _below(kind: Any, part: str) -> Any:
+    choices = _choices(kind)
+    if len(choices) > 1:
+        tagged = (choice for choice in choices if part in _tags(choice))
+        return next(tagged, next((_below(choice, part) for choice in choices if part in choice.model_fields), None))
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind.model_fields[part].annotation if part in kind.model_fields else None
     members = [member for member in get_args(kind) if member is not type(None)]

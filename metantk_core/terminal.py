@@ -52,10 +52,10 @@ _LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal 
 def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     """Print the recipes, a line each."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "search space", "strategy", "candidates", "draws", "meta-training"):
+    for heading in ("recipe", "search space", "strategy", "candidates", "draws", "training"):
         table.add_column(heading)
     for name, config in recipes.items():
-        training = f"{config.training.algorithm.upper()} × {config.training.iterations:,}"
+        training = f"{config.training.title}, {config.training.length}"
         table.add_row(
             name,
             config.search.space,
@@ -210,21 +210,35 @@ def print_history(history: SearchHistory, console: Console | None = None) -> Non
 
 
 def print_training(role: str, model: "meta_training.TrainedModel") -> None:
-    """Print the learning curve of a meta-trained network and the weights that were kept."""
+    """Print the learning curve of a trained network and the weights that were kept."""
     table = Table(
-        title=f"meta-training of the {role} candidate {model.genotype}", title_justify="left", box=None, pad_edge=False
+        title=f"{model.protocol}; the {role} candidate {model.genotype}", title_justify="left", box=None, pad_edge=False
     )
-    for heading in ("iteration", "training loss", "training accuracy", "validation accuracy"):
+    epochs = any(point.epoch is not None for point in model.history)
+    for heading in (
+        *(["epoch"] if epochs else []),
+        "iteration",
+        "training loss",
+        "training accuracy",
+        "validation accuracy",
+    ):
         table.add_column(heading, justify="right")
     for point in model.history:
         kept = " ←" if point.iteration == model.best_iteration else "  "
         table.add_row(
-            str(point.iteration),
+            *([str(point.epoch)] if epochs else []),
+            f"{point.iteration:,}",
             f"{point.train_loss:.3f}",
             f"{point.train_accuracy:.1%}",
             f"{point.validation_accuracy:.1%} ± {point.validation_half_width:.1%}{kept}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if model.reason:
+        console.print(
+            f"{model.outcome}: {model.reason}; the weights of iteration {model.best_iteration:,} are kept.",
+            highlight=False,
+        )
 
 
 def print_evaluations(evaluations: Mapping[str, "meta_training.Evaluation"], console: Console | None = None) -> None:
@@ -235,6 +249,9 @@ def print_evaluations(evaluations: Mapping[str, "meta_training.Evaluation"], con
         table.add_column(heading, justify="right" if heading != "candidate" else "left")
     for role, evaluation in evaluations.items():
         table.add_row(role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}")
+        for other in evaluation.others:
+            name = f"  {other.shots}-shot, {other.classifier.replace('_', ' ')}"
+            table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")
     console.print(table)
     console.print(next(iter(evaluations.values())).summary())
 

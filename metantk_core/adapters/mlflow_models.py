@@ -143,7 +143,7 @@ class MlflowModels:
                     "genotype": trained.genotype,
                     "algorithm": trained.training.algorithm,
                     "iterations": str(trained.iterations),
-                    "ways": str(trained.ways),
+                    "ways": str(trained.ways or "any"),
                     "image shape": " × ".join(map(str, trained.image_shape)),
                 },
                 model_type="few-shot classifier",
@@ -239,11 +239,11 @@ def _process_wide_address(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def _signature(image_shape: tuple[int, int, int], ways: int) -> ModelSignature:
+def _signature(image_shape: tuple[int, int, int], ways: int | None) -> ModelSignature:
     images = np.dtype(np.uint8), (-1, *image_shape)
     inputs: list[ColSpec | TensorSpec] = [
         TensorSpec(*images, name="support_images"),
         TensorSpec(np.dtype(np.int64), (-1,), name="support_labels"),
         TensorSpec(*images, name="query_images"),
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, ways))]))
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, ways or -1))]))

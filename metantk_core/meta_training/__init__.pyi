@@ -1,8 +1,16 @@
-from .accuracy import Evaluation
+from .accuracy import Accuracy, Evaluation
 from .checkpoint import Checkpoint
 from .classifier import FewShotClassifier
-from .config import Algorithm, EvaluationConfig, TrainingConfig
-from .evaluation import evaluate
+from .config import (
+    LEARNERS_SETTINGS,
+    Algorithm,
+    Classifier,
+    EvaluationConfig,
+    MamlTraining,
+    ProtoNetTraining,
+    TrainingConfig,
+)
+from .evaluation import asked_of, evaluate
 from .logistic_regression import LinearClassifiers, fit_logistic_regression
 from .model import (
     TrainedModel,
@@ -14,15 +22,21 @@ from .model import (
 from .training import meta_train
 
 __all__ = [
+    "LEARNERS_SETTINGS",
+    "Accuracy",
     "Algorithm",
     "Checkpoint",
+    "Classifier",
     "Evaluation",
     "EvaluationConfig",
     "FewShotClassifier",
     "LinearClassifiers",
+    "MamlTraining",
+    "ProtoNetTraining",
     "TrainedModel",
     "TrainingConfig",
     "Validation",
+    "asked_of",
     "evaluate",
     "fit_logistic_regression",
     "load_model",

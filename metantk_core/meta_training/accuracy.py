@@ -8,6 +8,23 @@ from metantk_core.errors import InputError
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of another way of answering than the one that a model was evaluated for, on as many episodes.
+
+    Attributes:
+        classifier: What answered.
+        shots: Support images of a class; with as many as in the evaluation, the episodes are the same.
+        accuracy: Mean query accuracy over episodes, 0 to 1.
+        half_width: Half width of its 95 % interval.
+    """
+
+    classifier: str
+    shots: int
+    accuracy: float
+    half_width: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The few-shot accuracy of a model, with everything that a reader needs to compare it.
 
@@ -19,9 +36,9 @@ class Evaluation:
         ways: Classes of an episode.
         shots: Support images of a class.
         queries: Query images of a class.
-        algorithm: Which parameters adapt.
-        inner_steps: Steps of the adaptation.
-        inner_learning_rate: Step size of the adaptation.
+        algorithm: By which learner the network was trained.
+        inner_steps: Steps of the adaptation; None if weights don't adapt.
+        inner_learning_rate: Step size of the adaptation; None if weights don't adapt.
         norm: Normalisation layers of the network.
         transductive: Whether the queries of an episode help each other, through batch normalisation.
         dataset: Name of the images.
@@ -31,6 +48,9 @@ class Evaluation:
         best_iteration: Meta-gradient steps behind the weights that were evaluated.
         per_episode: Accuracy of each episode, in order.
         device: Kind of device that the network ran on, such as ``"cpu"`` or ``"cuda"``; empty if that is not known.
+        classifier: What answered.
+        augmented_copies: Augmented copies that stood for each support image; 0 if it stood for itself.
+        others: What other classifiers, or other numbers of shots, came to.
     """
 
     accuracy: float
@@ -41,8 +61,8 @@ class Evaluation:
     shots: int
     queries: int
     algorithm: str
-    inner_steps: int
-    inner_learning_rate: float
+    inner_steps: int | None
+    inner_learning_rate: float | None
     norm: str
     transductive: bool
     dataset: str
@@ -52,18 +72,26 @@ class Evaluation:
     best_iteration: int
     per_episode: tuple[float, ...]
     device: str = ""
+    classifier: str = "gradient_steps"
+    augmented_copies: int = 0
+    others: tuple[Accuracy, ...] = ()
 
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
-        """Everything but the numbers that were measured."""
-        measured = ("accuracy", "half_width", "per_episode")
-        return {name: value for name, value in asdict(self).items() if name not in measured}
+        """Everything but the numbers that were measured, and what does not apply."""
+        measured = ("accuracy", "half_width", "per_episode", "others")
+        return {name: value for name, value in asdict(self).items() if name not in measured and value is not None}
 
     def summary(self) -> str:
         """Return the accuracy and its protocol in one phrase."""
+        copies = f" with {self.augmented_copies} augmented copies of each support image"
+        answered = "" if self.classifier == "gradient_steps" else f"by {self.classifier.replace('_', ' ')}"
+        if self.augmented_copies:
+            answered += copies if answered else copies.removeprefix(" ")
         return (
             f"{100 * self.accuracy:.1f} ± {100 * self.half_width:.1f} % on {self.dataset} {self.split} classes "
             f"({self.ways}-way {self.shots}-shot, {self.queries} queries a class, {self.episodes} episodes, "
+            f"{f'{answered}, ' if answered else ''}"
             f"{'transductive' if self.transductive else 'not transductive'}, {self.interval}"
             f"{f', computed on {self.device}' if self.device else ''})"
         )
@@ -81,6 +109,7 @@ class Evaluation:
         """
         try:
             values = json.loads(text)
-            return cls(**{**values, "per_episode": tuple(values["per_episode"])})
+            others = tuple(Accuracy(**other) for other in values.get("others", ()))
+            return cls(**{**values, "per_episode": tuple(values["per_episode"]), "others": others})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("Expected an evaluation as JSON, but it can't be read; evaluate again.") from error

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.device_memory import NoRoomError
 from metantk_core.errors import InputError
-from metantk_core.meta_training.config import Algorithm
+from metantk_core.meta_training.config import Adaptation
 from metantk_core.networks import FewShotNetwork, forget_moments
 
 Parameters = Mapping[str, Tensor]
@@ -30,7 +30,7 @@ def adapted_logits(
     support_labels: Int64[Tensor, " s"],
     query_images: Float[Tensor, "q c h w"],
     *,
-    algorithm: Algorithm,
+    algorithm: Adaptation,
     learning_rate: float,
     steps: int,
 ) -> Float[Tensor, "q k"]:
@@ -97,12 +97,13 @@ def correct_share(logits: Float[Tensor, "q k"], labels: Int64[Tensor, " q"]) -> 
 
 
 @contextmanager
-def enough_memory(what: str, settings: str) -> Iterator[None]:
+def enough_memory(what: str, fewer: str, *, first_order: bool = False) -> Iterator[None]:
     """Turn a lack of the device's memory, with all done about it, into a sentence for people.
 
     Args:
         what: What there was too little memory for.
-        settings: Group of the settings that say how large that is.
+        fewer: The setting that says how many images that is.
+        first_order: Whether leaving out second derivatives would help.
 
     Raises:
         InputError: There was too little.
@@ -110,9 +111,10 @@ def enough_memory(what: str, settings: str) -> Iterator[None]:
     try:
         yield
     except NoRoomError as error:
+        hint = " (training.first_order=true needs less, too)" if first_order else ""
         raise InputError(
-            f"Expected memory for {what}, but {error}; take a device with more, or fewer {settings}.episode.queries, "
-            "training.network.channels or training.network.cells (training.first_order=true needs less, too)."
+            f"Expected memory for {what}, but {error}; take a device with more, or fewer {fewer}, "
+            f"training.network.channels or training.network.cells{hint}."
         ) from None
 
 
@@ -167,3 +169,8 @@ def _adapt_head(
 def remembers_moments(network: nn.Module) -> bool:
     """Return whether some layer normalises queries by the moments of the support images."""
     return any(getattr(module, "remember", False) for module in network.modules())
+
+
+def mixes_queries(network: nn.Module) -> bool:
+    """Return whether some layer normalises queries by their own moments, so that they help each other."""
+    return any(getattr(module, "remember", None) is False for module in network.modules())

@@ -11,12 +11,12 @@ from jaxtyping import Float64
 
 from metantk_core.episodes import network_input
 from metantk_core.errors import InputError
-from metantk_core.meta_training.adaptation import adapted_logits
+from metantk_core.meta_training.answering import InnerLoop, Shown, answers
 from metantk_core.meta_training.model import TrainedModel
 
 
 class FewShotClassifier:
-    """A meta-trained model in use: shown a few images of new classes, it tells further images of them apart.
+    """A trained model in use: shown a few images of new classes, it tells further images of them apart.
 
     Calls do not influence each other and may come from several threads at once.
 
@@ -33,8 +33,9 @@ class FewShotClassifier:
     ) -> Float64[np.ndarray, "q k"]:
         """Return the probability of each class for each query image; rows sum to 1.
 
-        The head has as many outputs as training episodes had classes, and its start is learned: a request must have
-        exactly that many classes, 0 to k - 1, each with at least one support image, any number of them.
+        A request has classes 0 to k - 1, each with at least one support image, any number of them. Where the head of a
+        network adapts to episodes, k is what it was trained for, because the head's start is learned; features tell
+        any number of classes apart, from two.
 
         Args:
             support_images: Images of the new classes, uint8 ``[s c h w]`` of the size that the model was trained on.
@@ -44,7 +45,6 @@ class FewShotClassifier:
         Raises:
             InputError: Images or labels are not as described.
         """
-        ways = self.model.ways
         self._check_images("support_images", support_images)
         self._check_images("query_images", query_images)
         if support_labels.shape != (len(support_images),) or not np.issubdtype(support_labels.dtype, np.integer):
@@ -52,23 +52,26 @@ class FewShotClassifier:
                 f"Expected support_labels to be {len(support_images)} integers, one a support image, but got "
                 f"{support_labels.dtype} of shape {list(support_labels.shape)}."
             )
-        if not np.array_equal(np.unique(support_labels), np.arange(ways)):
+        training, labels = self.model.training, np.unique(support_labels)
+        ways = self.model.ways or len(labels)
+        if not np.array_equal(labels, np.arange(max(ways, 2))):
+            classes = f"exactly {ways} classes" if self.model.ways else "two classes or more"
+            last = ways - 1 if self.model.ways else "k - 1"
+            remedy = ", or train with another training.episode.ways" if self.model.ways else ""
             raise InputError(
-                f"Expected support images of exactly {ways} classes, labelled 0 to {ways - 1}, which this model was "
-                f"meta-trained for, but the labels are {np.unique(support_labels).tolist()}; relabel them, or train "
-                "with another training.episode.ways."
+                f"Expected support images of {classes}, labelled 0 to {last}, which this model was trained for, but "
+                f"the labels are {labels.tolist()}; relabel them{remedy}."
             )
-        training = self.model.training
-        # Normalisation layers hold an episode's moments: each call has a network of its own.
-        logits = adapted_logits(
+        shown = Shown(
+            # Normalisation layers hold an episode's moments: each call has a network of its own.
             copy.deepcopy(self._network),
             self._normalised(support_images),
             torch.from_numpy(support_labels.astype(np.int64)),
             self._normalised(query_images),
-            algorithm=training.algorithm,
-            learning_rate=training.inner_learning_rate,
-            steps=training.inner_steps,
+            ways,
+            InnerLoop.of(training),
         )
+        logits = answers(shown, [training.classifier])[training.classifier]
         return logits.double().softmax(dim=1).numpy()
 
     def _check_images(self, name: str, images: np.ndarray) -> None:

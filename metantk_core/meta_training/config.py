@@ -1,30 +1,39 @@
-"""How networks are meta-trained and evaluated: settings, which need no torch."""
+"""How networks are trained and evaluated: settings, which need no torch.
 
-from typing import Literal
+A learner is told by ``algorithm``; each has settings of its own, and another learner's setting is an unknown one.
+"""
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
 
 from metantk_core.episodes import EpisodeConfig
-from metantk_core.networks import NetworkConfig, Normalisation
+from metantk_core.networks import EpisodeNormalisation, NetworkConfig, Normalisation
 
-Algorithm = Literal["maml", "anil"]
+Adaptation = Literal["maml", "anil"]
 """Which weights adapt to an episode: all, or the head alone."""
 
+Algorithm = Literal["maml", "anil", "protonet", "rfs"]
+"""What is learned: weights that adapt in a few steps, distances to prototypes, or features by base classes."""
 
-class TrainingConfig(BaseModel, frozen=True, extra="forbid", strict=True):
-    """How a network is meta-trained."""
+Classifier = Literal["gradient_steps", "prototypes", "nearest_centroid", "cosine", "logistic_regression"]
+"""How a trained network answers an episode; see :mod:`metantk_core.meta_training.answering`."""
 
-    algorithm: Algorithm = Field(
+_FEW_SHOT = EpisodeConfig(ways=5, shots=1, queries=15)
+
+
+class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
+    """How a network is meta-trained by MAML (Finn et al. 2017), FOMAML or ANIL (Raghu et al. 2020)."""
+
+    algorithm: Adaptation = Field(
         default="maml", description="maml adapts all weights to an episode, anil the head alone"
     )
     first_order: bool = Field(default=True, description="Leave out second derivatives; ANIL learns little without them")
-    episode: EpisodeConfig = Field(
-        default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of training and validation"
-    )
+    episode: EpisodeConfig = Field(default=_FEW_SHOT, description="Episodes of training and validation")
     network: NetworkConfig = Field(
         default=NetworkConfig(channels=16, cells=5), description="Width and depth of the network"
     )
-    norm: Normalisation = Field(default="batch_support", description="Normalisation layers of the network")
+    norm: EpisodeNormalisation = Field(default="batch_support", description="Normalisation layers of the network")
     inner_learning_rate: float = Field(
         default=0.1, gt=0, le=1000, description="Step size of the adaptation to an episode"
     )
@@ -49,14 +58,140 @@ class TrainingConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default=100, ge=2, le=100_000, description="Episodes of a validation; the same ones each time"
     )
 
+    @property
+    def validated_on(self) -> EpisodeConfig:
+        """The size of the episodes of validation: as in training, for the head has as many outputs."""
+        return self.episode
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        order = " (first order)" if self.first_order else ""
+        return f"{self.algorithm.upper()}{order}"
+
+    @property
+    def classifier(self) -> Classifier:
+        """What answers an episode if nothing else is asked for."""
+        return "gradient_steps"
+
+    @property
+    def beside(self) -> tuple[Classifier, ...]:
+        """What else is reported beside it."""
+        return ()
+
+    @property
+    def augmented_copies(self) -> int:
+        """How many augmented copies stand for a support image, 0 for the image as it is."""
+        return 0
+
+    @property
+    def length(self) -> str:
+        """How long it takes, in its own unit."""
+        return f"{self.iterations:,} iterations"
+
+
+class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
+    """How a network is trained as a prototypical network (Snell et al. 2017)."""
+
+    algorithm: Literal["protonet"] = Field(
+        default="protonet", description="Features whose class means tell queries of an episode apart"
+    )
+    episode: EpisodeConfig = Field(
+        default=EpisodeConfig(ways=20, shots=1, queries=15),
+        description="Episodes of training; more ways than in evaluation train better (Snell et al. 2017, section 3)",
+    )
+    network: NetworkConfig = Field(
+        default=NetworkConfig(channels=16, cells=5), description="Width and depth of the network"
+    )
+    norm: Normalisation = Field(default="batch_running", description="Normalisation layers of the network")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1000, description="Adam's step size")
+    halve_every: int = Field(
+        default=2000, ge=1, le=10_000_000, description="Iterations after which the step size is halved, each time"
+    )
+    meta_batch: int = Field(default=1, ge=1, le=1000, description="Episodes of one gradient")
+    iterations: int = Field(default=10_000, ge=1, le=10_000_000, description="Gradient steps")
+    validate_every: int = Field(
+        default=500, ge=1, le=10_000_000, description="Iterations from one validation to the next"
+    )
+    validation_episode: EpisodeConfig = Field(default=_FEW_SHOT, description="Episodes of validation")
+    validation_episodes: int = Field(
+        default=100, ge=2, le=100_000, description="Episodes of a validation; the same ones each time"
+    )
+
+    @property
+    def validated_on(self) -> EpisodeConfig:
+        """The size of the episodes of validation."""
+        return self.validation_episode
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return "ProtoNet"
+
+    @property
+    def classifier(self) -> Classifier:
+        """What answers an episode if nothing else is asked for."""
+        return "prototypes"
+
+    @property
+    def beside(self) -> tuple[Classifier, ...]:
+        """What else is reported beside it."""
+        return ()
+
+    @property
+    def augmented_copies(self) -> int:
+        """How many augmented copies stand for a support image, 0 for the image as it is."""
+        return 0
+
+    @property
+    def length(self) -> str:
+        """How long it takes, in its own unit."""
+        return f"{self.iterations:,} iterations"
+
+
+LEARNERS_SETTINGS: tuple[type[BaseModel], ...] = (MamlTraining, ProtoNetTraining)
+"""The settings of all learners; the first one in each says of which."""
+
+
+def _with_algorithm(settings: object) -> object:
+    """Return settings that name their algorithm: those of before there were several are MAML's."""
+    return {"algorithm": "maml", **settings} if isinstance(settings, dict) else settings
+
+
+TrainingConfig = Annotated[
+    Annotated[MamlTraining | ProtoNetTraining, Field(discriminator="algorithm")],
+    BeforeValidator(_with_algorithm),
+]
+"""How a network is trained: the settings of one of the learners, which ``algorithm`` names."""
+
 
 class EvaluationConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a model is evaluated."""
 
-    episode: EpisodeConfig = Field(
-        default=EpisodeConfig(ways=5, shots=1, queries=15), description="Episodes of test classes"
-    )
+    episode: EpisodeConfig = Field(default=_FEW_SHOT, description="Episodes of test classes")
     episodes: int = Field(default=600, ge=2, le=1_000_000, description="Number of episodes")
     inner_steps: int | None = Field(
         default=None, ge=0, le=1000, description="Steps of the adaptation; as in training if not given"
+    )
+    classifier: Classifier | None = Field(
+        default=None,
+        description="What answers an episode; if not given, what belongs to the learner: gradient_steps (maml, anil), "
+        "prototypes (protonet), logistic_regression (rfs)",
+    )
+    beside: tuple[Classifier, ...] | None = Field(
+        default=None,
+        strict=False,  # JSON has lists alone
+        description="Further classifiers, on the same episodes; if not given, nearest_centroid and cosine after rfs",
+    )
+    augmented_copies: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Augmented copies that stand for a support image, 0 for the image as it is; if not given, 5 after "
+        "rfs as published, otherwise 0",
+    )
+    further_shots: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        default=(),
+        strict=False,
+        description="Further numbers of support images a class, each on as many episodes",
     )

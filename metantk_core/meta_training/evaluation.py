@@ -3,16 +3,18 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from metantk_core.device_memory import sparingly
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training.accuracy import Evaluation
-from metantk_core.meta_training.adaptation import adapted_logits, correct_share, enough_memory
+from metantk_core.meta_training.accuracy import Accuracy, Evaluation
+from metantk_core.meta_training.adaptation import correct_share, enough_memory
+from metantk_core.meta_training.answering import CLASSIFIERS, InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
-from metantk_core.meta_training.config import EvaluationConfig
+from metantk_core.meta_training.config import Classifier, EvaluationConfig, TrainingConfig
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
@@ -52,53 +54,57 @@ def evaluate(
     """
     if test.config != config.episode:
         raise InputError(f"Expected a source of episodes {config.episode!r}, but got one of {test.config!r}.")
-    if config.episode.ways != model.ways:
+    if model.ways not in (None, config.episode.ways):
         raise InputError(
             f"Expected episodes of {model.ways} classes, as the model's head has, but got {config.episode.ways}; "
             "evaluate with as many ways as in training."
         )
-    training = model.training
-    steps = training.inner_steps if config.inner_steps is None else config.inner_steps
+    training, ways = model.training, config.episode.ways
+    inner_loop = InnerLoop.of(training, config.inner_steps)
+    classifiers = asked_of(training, config)
+    sources = [test, *(_with_shots(test, shots) for shots in config.further_shots)]
     work = digest([model.digest, config.model_dump(mode="json"), seed, source_digest(test)])
     saved = checkpoint.load() if checkpoint else None
-    accuracies = list(unpack(saved, work, "evaluation")[0]["accuracies"]) if saved is not None else []
+    # One row an episode, one accuracy a classifier; the episodes of further shots come after the others.
+    rows: list[list[float]] = list(unpack(saved, work, "evaluation")[0]["accuracies"]) if saved is not None else []
 
     network = model.network().to(device)
     last_save = time.monotonic()
-    progress(len(accuracies), config.episodes, _detail(accuracies))
-    while len(accuracies) < config.episodes:
-        drawn = test.episode(seed, "evaluate", test.images.split, len(accuracies))
-        episode = test.normalised(drawn, device)
-        with enough_memory("an episode of evaluation", "evaluation"):
-            logits = sparingly(
-                lambda: adapted_logits(
-                    network,
-                    episode.support_images,  # noqa: B023 - called at once
-                    episode.support_labels,  # noqa: B023
-                    episode.query_images,  # noqa: B023
-                    algorithm=training.algorithm,
-                    learning_rate=training.inner_learning_rate,
-                    steps=steps,
-                )
-            )
-        accuracies.append(correct_share(logits.cpu(), drawn.query_labels))
-        if checkpoint and (len(accuracies) == config.episodes or time.monotonic() - last_save > CHECKPOINT_SECONDS):
-            checkpoint.save(pack(work, {"accuracies": accuracies}, {}))
+    total = config.episodes * len(sources)
+    progress(len(rows), total, _detail(rows))
+    while len(rows) < total:
+        source, index = sources[len(rows) // config.episodes], len(rows) % config.episodes
+        drawn = source.episode(seed, "evaluate", test.images.split, index)
+        episode = source.normalised(drawn, device)
+        shown = Shown(network, episode.support_images, episode.support_labels, episode.query_images, ways, inner_loop)
+        with enough_memory("an episode of evaluation", "evaluation.episode.queries"):
+            logits = sparingly(lambda: answers(shown, classifiers))  # noqa: B023 - called at once
+        rows.append([correct_share(logits[name].cpu(), drawn.query_labels) for name in classifiers])
+        if checkpoint and (len(rows) == total or time.monotonic() - last_save > CHECKPOINT_SECONDS):
+            checkpoint.save(pack(work, {"accuracies": rows}, {}))
             last_save = time.monotonic()
-        progress(len(accuracies), config.episodes, _detail(accuracies))
+        progress(len(rows), total, _detail(rows[len(rows) // config.episodes * config.episodes :] or rows))
 
-    accuracy, half_width = mean_and_half_width(accuracies)
+    found = [
+        Accuracy(
+            name,
+            source.config.shots,
+            *mean_and_half_width([row[column] for row in rows[number * config.episodes :][: config.episodes]]),
+        )
+        for number, source in enumerate(sources)
+        for column, name in enumerate(classifiers)
+    ]
     return Evaluation(
-        accuracy=accuracy,
-        half_width=half_width,
+        accuracy=found[0].accuracy,
+        half_width=found[0].half_width,
         interval="95 % interval, Student's t over episodes",
         episodes=config.episodes,
-        ways=config.episode.ways,
+        ways=ways,
         shots=config.episode.shots,
         queries=config.episode.queries,
         algorithm=training.algorithm,
-        inner_steps=steps,
-        inner_learning_rate=training.inner_learning_rate,
+        inner_steps=inner_loop.steps if inner_loop else None,
+        inner_learning_rate=inner_loop.learning_rate if inner_loop else None,
         norm=training.norm,
         transductive=training.norm == "batch_transductive",
         dataset=test.images.name,
@@ -106,9 +112,38 @@ def evaluate(
         seed=seed,
         model=model.digest,
         best_iteration=model.best_iteration,
-        per_episode=tuple(accuracies),
+        per_episode=tuple(row[0] for row in rows[: config.episodes]),
         device=torch.device(device).type,
+        classifier=found[0].classifier,
+        augmented_copies=0,
+        others=tuple(found[1:]),
     )
+
+
+def asked_of(training: TrainingConfig, config: EvaluationConfig) -> tuple[Classifier, ...]:
+    """Return the classifiers that an evaluation asks, the one of the accuracy first.
+
+    Args:
+        training: How the network was trained.
+        config: How it is evaluated; what it doesn't say is what belongs to the learner.
+
+    Raises:
+        InputError: Weights that don't adapt are to answer by gradient steps.
+    """
+    first = config.classifier or training.classifier
+    beside = config.beside if config.beside is not None else training.beside
+    asked: tuple[Classifier, ...] = tuple(dict.fromkeys((first, *beside)))
+    if "gradient_steps" in asked and InnerLoop.of(training) is None:
+        others = ", ".join(name for name in CLASSIFIERS if name != "gradient_steps")
+        raise InputError(
+            f"Expected classifiers that {training.title} has been trained for, but evaluation asks gradient_steps, "
+            f"which maml and anil alone learn; give some of {others}."
+        )
+    return asked
+
+
+def _with_shots(source: EpisodeSource, shots: int) -> EpisodeSource:
+    return replace(source, config=source.config.model_copy(update={"shots": shots}))
 
 
 def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -124,5 +159,5 @@ def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tu
     return mean, student_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
 
 
-def _detail(accuracies: Sequence[float]) -> str:
-    return f"accuracy {100 * math.fsum(accuracies) / len(accuracies):.1f} %" if accuracies else ""
+def _detail(rows: Sequence[Sequence[float]]) -> str:
+    return f"accuracy {100 * math.fsum(row[0] for row in rows) / len(rows):.1f} %" if rows else ""

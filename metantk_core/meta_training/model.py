@@ -1,4 +1,4 @@
-"""Meta-trained networks as values: weights with all that is needed to rebuild and use them enter and leave folders.
+"""Trained networks as values: weights with all that is needed to rebuild and use them enter and leave folders.
 
 A folder holds ``weights.safetensors`` and ``model.json``.
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.files import write_atomically
-from metantk_core.meta_training.config import TrainingConfig
+from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, TrainingConfig
 from metantk_core.networks import FewShotNetwork, build, initialise
 from metantk_core.seeding import digest
 
@@ -31,6 +31,7 @@ ModelOutcome = Literal["finished", "diverged", "untrained"]
 _FORMAT = 1
 _WEIGHTS = "weights.safetensors"
 _MODEL = "model.json"
+_TRAINING: TypeAdapter[TrainingConfig] = TypeAdapter(TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Validation:
     """What was known about a network at one iteration.
 
     Attributes:
-        iteration: Meta-gradient steps taken, at least 0.
-        train_loss: Mean query loss over the iterations since the validation before; at iteration 0, that of the first
-            iteration's episodes under the initial weights.
-        train_accuracy: The same mean of the query accuracy, 0 to 1.
+        iteration: Gradient steps taken, at least 0.
+        train_loss: Mean loss (of queries, or of a batch) over the iterations since the validation before; at iteration
+            0, that of the first iteration under the initial weights.
+        train_accuracy: The same mean of the accuracy, 0 to 1.
         validation_accuracy: Mean query accuracy on the validation episodes, 0 to 1.
         validation_half_width: Half width of its 95 % interval (Student's t over episodes).
+        epoch: Passes over the training images until then; None if training has no epochs.
     """
 
     iteration: int
@@ -51,25 +53,28 @@ class Validation:
     train_accuracy: float
     validation_accuracy: float
     validation_half_width: float
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A meta-trained network and where it comes from.
+    """A trained network and where it comes from.
 
     Attributes:
         space: Name of the search space.
         genotype: The candidate, in the space's text form.
-        training: How it was trained, and how it adapts.
+        training: By which learner it was trained, how, and how it adapts.
         seed: Seed of the run.
         image_shape: Channels, height and width of its images.
         mean: Mean of each channel of images scaled to 0..1, subtracted before the network sees them.
         std: Standard deviation of each channel, divided by.
         dataset: Name of the training data.
-        state: Weights by name, on the CPU: those with the best validation accuracy.
+        outputs: Outputs of the head: the ways of an episode, or all base classes; 0 if there is no head.
+        state: Weights by name, on the CPU: those that were kept.
         history: One entry a validation, the first at iteration 0.
-        best_iteration: The iteration whose weights were kept: the earliest with the best validation accuracy.
-        iterations: Meta-gradient steps taken.
+        best_iteration: The iteration whose weights were kept: the earliest with the best validation accuracy, or the
+            last one, where the learner takes that.
+        iterations: Gradient steps taken.
         outcome: ``"finished"``; ``"diverged"`` if a loss or a gradient was not finite, which ended training at
             ``iterations``; or ``"untrained"``.
         reason: Why it diverged, for people; empty otherwise.
@@ -84,6 +89,7 @@ class TrainedModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset: str
+    outputs: int
     state: Mapping[str, Tensor]
     history: tuple[Validation, ...]
     best_iteration: int
@@ -93,16 +99,23 @@ class TrainedModel:
     seconds: float
 
     @property
-    def ways(self) -> int:
-        """The number of classes that the head tells apart."""
-        return self.training.episode.ways
+    def ways(self) -> int | None:
+        """The number of classes that it must tell apart, if that is fixed: by a head that adapts to episodes."""
+        return self.outputs if isinstance(self.training, MamlTraining) else None
+
+    @property
+    def protocol(self) -> str:
+        """What was learned from what, for how long, for people."""
+        return described(self.training, self.outputs)
 
     @property
     def digest(self) -> str:
         """The digest of all that its predictions depend on: 16 hexadecimal digits."""
         weights = hashlib.sha256(save(_plain(self.state))).hexdigest()
         training = self.training
-        adaptation = [training.algorithm, training.inner_learning_rate, training.inner_steps, training.norm]
+        adaptation: list[str | float] = [training.algorithm, training.norm]
+        if isinstance(training, MamlTraining):
+            adaptation = [training.algorithm, training.inner_learning_rate, training.inner_steps, training.norm]
         network = training.network.model_dump(mode="json")
         return digest([self.space, self.genotype, network, adaptation, self.image_shape, self.mean, self.std, weights])
 
@@ -112,7 +125,7 @@ class TrainedModel:
         Raises:
             InputError: The weights don't fit the genotype and the configuration.
         """
-        network = _network(parse_genotype(self.space, self.genotype), self.training, self.image_shape[0])
+        network = _network(parse_genotype(self.space, self.genotype), self.training, self.image_shape[0], self.outputs)
         try:
             network.load_state_dict(dict(self.state))
         except RuntimeError as error:
@@ -123,8 +136,20 @@ class TrainedModel:
         return network
 
 
+def described(training: TrainingConfig, outputs: int) -> str:
+    """Return what is learned from what, for how long, for people.
+
+    Args:
+        training: The settings of a learner.
+        outputs: Outputs of the head, as in ``TrainedModel``.
+    """
+    episode = getattr(training, "episode", None)
+    classes = f"{episode.ways}-way {episode.shots}-shot episodes" if episode else f"{outputs} base classes"
+    return f"{training.title}, {classes}, {training.length}"
+
+
 def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingConfig, seed: int) -> TrainedModel:
-    """Return the model that meta-training starts from, as a baseline.
+    """Return the model that training starts from, as a baseline.
 
     Args:
         genotype: A candidate.
@@ -132,6 +157,7 @@ def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingC
         config: How it would be trained, and how it adapts.
         seed: Seed of the run.
     """
+    outputs = outputs_of(config, source)
     return TrainedModel(
         space=genotype.space,
         genotype=str(genotype),
@@ -141,7 +167,8 @@ def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingC
         mean=source.mean,
         std=source.std,
         dataset=source.images.name,
-        state=initial_network(genotype, config, source.image_shape[0], seed).state_dict(),
+        outputs=outputs,
+        state=initial_network(genotype, config, source.image_shape[0], outputs, seed).state_dict(),
         history=(),
         best_iteration=0,
         iterations=0,
@@ -151,9 +178,23 @@ def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingC
     )
 
 
-def initial_network(genotype: Genotype, config: TrainingConfig, in_channels: int, seed: int) -> FewShotNetwork:
-    """Return the network that meta-training starts from."""
-    network = _network(genotype, config, in_channels)
+def outputs_of(config: TrainingConfig, source: EpisodeSource) -> int:
+    """Return the outputs of the head that a learner trains, 0 for none.
+
+    Args:
+        config: The settings of the learner.
+        source: What it learns from.
+    """
+    if isinstance(config, MamlTraining):
+        return config.episode.ways
+    return 0 if isinstance(config, ProtoNetTraining) else len(source.images.class_names)
+
+
+def initial_network(
+    genotype: Genotype, config: TrainingConfig, in_channels: int, outputs: int, seed: int
+) -> FewShotNetwork:
+    """Return the network that training starts from."""
+    network = _network(genotype, config, in_channels, outputs)
     initialise(network, seed, "train", "init")
     return network
 
@@ -207,8 +248,11 @@ def load_model(directory: Path) -> TrainedModel:
         if values.pop("format") != _FORMAT or values.pop("weights_sha256") != hashlib.sha256(weights).hexdigest():
             raise ValueError("its parts do not belong together")
         channels, height, width = values.pop("image_shape")
+        training = _TRAINING.validate_python(values.pop("training"))
+        if isinstance(training, MamlTraining):
+            values.setdefault("outputs", training.episode.ways)  # models of before there were other learners
         return TrainedModel(
-            training=TrainingConfig.model_validate(values.pop("training")),
+            training=training,
             history=tuple(Validation(**point) for point in values.pop("history")),
             image_shape=(channels, height, width),
             mean=tuple(values.pop("mean")),
@@ -220,17 +264,20 @@ def load_model(directory: Path) -> TrainedModel:
         raise InputError(f"The model in {directory} is damaged or from another version; train it again.") from error
 
 
-def _network(genotype: Genotype, config: TrainingConfig, in_channels: int) -> FewShotNetwork:
+def _network(genotype: Genotype, config: TrainingConfig, in_channels: int, outputs: int) -> FewShotNetwork:
     # Building draws default weights from the global generator; all of them are replaced, and it must not notice.
     with torch.random.fork_rng(devices=()):
-        return build(
+        network = build(
             genotype,
             config.network,
             in_channels=in_channels,
-            ways=config.episode.ways,
+            ways=max(outputs, 1),
             variant="training",
             norm=config.norm,
         )
+    if outputs == 0:
+        network.head = nn.Identity()
+    return network
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

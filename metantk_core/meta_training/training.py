@@ -1,51 +1,63 @@
-"""Meta-training: a genotype and episode sources enter, the network with the best validation accuracy leaves.
+"""Training: a genotype, episodes or batches and a learner enter, the network that was kept leaves.
 
-Every number is a function of (genotype, configuration, seed, images): episodes are drawn by (seed, "train", iteration,
-index), so that training continues after an interruption exactly as if there had been none.
+The loop validates, keeps weights, saves checkpoints, says how far it is and stops where numbers are not finite; what is
+learned stands in the learners. Every number is a function of (genotype, configuration, seed, images): what an iteration
+learns from is drawn by (seed, iteration), so that training continues after an interruption exactly as if there had
+been none.
 """
 
-import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.candidates import Genotype
 from metantk_core.device_memory import sparingly
-from metantk_core.episodes import EpisodeSource, NormalisedEpisode
+from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training.adaptation import adapted_logits, correct_share, enough_memory, remembers_moments
+from metantk_core.meta_training.adaptation import correct_share, enough_memory
+from metantk_core.meta_training.answering import InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
+from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, TrainingConfig
 from metantk_core.meta_training.evaluation import mean_and_half_width
-from metantk_core.meta_training.learn2learn_import import load_maml
-from metantk_core.meta_training.model import TrainedModel, TrainingConfig, Validation, initial_network, untrained_model
+from metantk_core.meta_training.learning import Learner, Step, mean
+from metantk_core.meta_training.maml import MamlLearner
+from metantk_core.meta_training.model import TrainedModel, Validation, initial_network, untrained_model
+from metantk_core.meta_training.protonet import ProtoNetLearner
 from metantk_core.meta_training.sources import source_digest
-from metantk_core.networks import FewShotNetwork, forget_moments
+from metantk_core.networks import FewShotNetwork
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
+from metantk_core.stopping import shielded
 
 #: Checkpoints are written at least this often, in seconds; numbers don't depend on it.
 CHECKPOINT_SECONDS = 20.0
+
+_LATEST = 20  # iterations whose mean loss is shown while it trains
+
+#: Makes the learner of some settings from (network, settings, source, seed, device).
+LEARNERS: Mapping[type, Callable[..., Learner]] = MappingProxyType(
+    {MamlTraining: MamlLearner, ProtoNetTraining: ProtoNetLearner}
+)
 
 
 @dataclass
 class _State:
     """Where training is; all of it goes into a checkpoint."""
 
-    network: FewShotNetwork
-    optimiser: torch.optim.Adam
-    best: dict[str, Tensor]
+    kept: dict[str, Tensor]
     iteration: int = 0
-    best_iteration: int = 0
+    kept_iteration: int = 0
     history: list[Validation] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # one per iteration since the last validation
     accuracies: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    reason: str = ""  # why training ended early
+    problem: str = ""  # why training ended early
 
 
 @exact_arithmetic()
@@ -61,12 +73,14 @@ def meta_train(
     on_validation: Callable[[Validation], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedModel:
-    """Meta-train a candidate by MAML (Finn et al. 2017) or ANIL (Raghu et al. 2020), with learn2learn.
+    """Train a candidate by the learner that the configuration is of.
 
-    The outer loop is Adam, its learning rate falls to 0 along half a cosine, its gradients are clipped in norm. The
-    network is validated before the first iteration, every ``validate_every`` iterations and after the last one, always
-    on the same episodes; the weights with the best validation accuracy are kept, the earliest of equals. A loss or a
-    gradient that is not finite ends training, with the outcome ``"diverged"``; the best weights until then are kept.
+    The network is validated before the first step, every ``validate_every`` and after the last one, always on the same
+    episodes; the weights with the best validation accuracy are kept, the earliest of equals, or those of the last
+    validation, as the learner says. A loss or a gradient that is not finite ends training, with the outcome
+    ``"diverged"``; what was kept until then stays.
+
+    Interrupted by a signal, it saves where it is before it goes.
 
     Args:
         genotype: A decided candidate.
@@ -83,15 +97,10 @@ def meta_train(
         InputError: The sources don't fit the configuration, the checkpoint is of other work, or the device has too
             little memory for a step.
     """
-    for name, source in (("training", train), ("validation", validation)):
-        if source.config.ways != config.episode.ways:
-            raise InputError(
-                f"Expected {name} episodes of {config.episode.ways} classes, as training.episode.ways says, but they "
-                f"have {source.config.ways}; make the two equal."
-            )
+    _admit(train, validation, config)
     start = untrained_model(genotype, train, config, seed)
-    network = initial_network(genotype, config, start.image_shape[0], seed).to(device)
-    learner = _Learner(network, config)
+    network = initial_network(genotype, config, start.image_shape[0], start.outputs, seed).to(device)
+    learner = LEARNERS[type(config)](network, config, train, seed, device)
     work = digest(
         [
             start.genotype,
@@ -102,164 +111,204 @@ def meta_train(
             source_digest(validation),
         ]
     )
-    state = _State(network, torch.optim.Adam(network.parameters(), lr=config.outer_learning_rate), _copy(network))
+    state = _State(_copy(network))
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
-        _restore(state, saved, work)
+        _restore(state, learner, saved, work)
     for point in state.history:
         if on_validation:
             on_validation(point)
-    progress(state.iteration, config.iterations, _detail(state))
+    pace = _Pace()
+    progress(state.iteration, learner.iterations, _detail(state, learner, pace))
 
     clock = last_save = time.monotonic()
     before = state.seconds
+    keeps_last = getattr(config, "keep", "best") == "last"
+    second_order = isinstance(config, MamlTraining) and not config.first_order
+
+    def save() -> None:
+        nonlocal last_save
+        state.seconds = before + time.monotonic() - clock
+        if checkpoint:
+            checkpoint.save(_dump(state, learner, work))
+        last_save = time.monotonic()
 
     def validate() -> None:
-        with enough_memory("an episode of validation", "training"):
+        with enough_memory("an episode of validation", "training.episode.queries", first_order=second_order):
             accuracies = [
-                _validation_accuracy(
-                    network,
-                    validation.normalised(validation.episode(seed, "validation", index), device),
-                    config,
-                )
+                _validation_accuracy(network, validation, seed, index, config, device)
                 for index in range(config.validation_episodes)
             ]
         accuracy, half_width = mean_and_half_width(accuracies)
         best = max((point.validation_accuracy for point in state.history), default=-1.0)
-        if accuracy > best:
-            state.best, state.best_iteration = _copy(network), state.iteration
-        state.history.append(
-            Validation(state.iteration, _mean(state.losses), _mean(state.accuracies), accuracy, half_width)
-        )
-        state.losses, state.accuracies = [], []
-        state.seconds = before + time.monotonic() - clock
-        if checkpoint:
-            checkpoint.save(_dump(state, work))
+        if keeps_last or accuracy > best:
+            state.kept, state.kept_iteration = _copy(network), state.iteration
+        epoch = None if learner.steps_per_epoch is None else state.iteration // learner.steps_per_epoch
+        with shielded():
+            state.history.append(
+                Validation(state.iteration, mean(state.losses), mean(state.accuracies), accuracy, half_width, epoch)
+            )
+            state.losses, state.accuracies = [], []
+        save()
         if on_validation:
             on_validation(state.history[-1])
 
-    while state.iteration < config.iterations and not state.reason:
-        episodes = [
-            train.normalised(train.episode(seed, "train", state.iteration, index), device)
-            for index in range(config.meta_batch)
-        ]
-        with enough_memory("a step of meta-training", "training"):
-            loss, accuracy, state.reason = sparingly(lambda: learner.meta_gradient(episodes))  # noqa: B023 - at once
-        if state.reason:
-            state.reason = f"{state.reason} at iteration {state.iteration}"
-            break
-        if not state.history:
-            # The loss of the first episodes is that of the initial weights: the start of the learning curve.
-            state.losses, state.accuracies = [loss], [accuracy]
+    def validate_in_time() -> bool:
+        """Validate if it is time and was not done; an interruption can have come between."""
+        due = state.iteration == learner.iterations or state.iteration % learner.validate_every == 0
+        due = due and bool(state.history) and state.history[-1].iteration < state.iteration
+        if due:
             validate()
-        for group in state.optimiser.param_groups:
-            group["lr"] = config.outer_learning_rate * (1 + math.cos(math.pi * state.iteration / config.iterations)) / 2
-        state.optimiser.step()
-        state.losses.append(loss)
-        state.accuracies.append(accuracy)
-        state.iteration += 1
-        if state.iteration % config.validate_every == 0 or state.iteration == config.iterations:
-            validate()
-            last_save = time.monotonic()
-        elif checkpoint and time.monotonic() - last_save > CHECKPOINT_SECONDS:
-            state.seconds = before + time.monotonic() - clock
-            checkpoint.save(_dump(state, work))
-            last_save = time.monotonic()
-        progress(state.iteration, config.iterations, _detail(state))
+        return due
+
+    buffers = _Buffers(network)
+    try:
+        validate_in_time()
+        while state.iteration < learner.iterations and not state.problem:
+            drawn = learner.draw(state.iteration)
+            with (
+                pace.of_a_step(),
+                enough_memory("a step of meta-training", learner.too_much, first_order=second_order),
+            ):
+                step = sparingly(lambda: buffers.restored(lambda: learner.gradient(drawn)))  # noqa: B023 - at once
+            if step.problem:
+                state.problem = f"{step.problem} at iteration {state.iteration}"
+                break
+            if not state.history:
+                # The loss of the first iteration is that of the initial weights: the start of the learning curve.
+                state.losses, state.accuracies = [step.loss], [step.accuracy]
+                validate()
+            for group in learner.optimiser.param_groups:
+                group["lr"] = learner.learning_rate(state.iteration)
+            with shielded():  # weights, their optimiser's state and the iteration belong together
+                learner.optimiser.step()
+                buffers.keep()
+                _count(state, step)
+            pace.add(step)
+            if not validate_in_time() and checkpoint and time.monotonic() - last_save > CHECKPOINT_SECONDS:
+                save()
+            progress(state.iteration, learner.iterations, _detail(state, learner, pace))
+    except (KeyboardInterrupt, SystemExit):
+        buffers.put_back()
+        save()
+        raise
 
     return replace(
         start,
-        state=state.best,
+        state=state.kept,
         history=tuple(state.history),
-        best_iteration=state.best_iteration,
+        best_iteration=state.kept_iteration,
         iterations=state.iteration,
-        outcome="diverged" if state.reason else "finished",
-        reason=state.reason,
+        outcome="diverged" if state.problem else "finished",
+        reason=state.problem,
         seconds=before + time.monotonic() - clock,
     )
 
 
-class _Learner:
-    """learn2learn's MAML around the network (MAML) or around its head (ANIL)."""
-
-    def __init__(self, network: FewShotNetwork, config: TrainingConfig) -> None:
-        self.network = network
-        self.config = config
-        self.refresh = remembers_moments(network)
-        # Weights that no logit depends on (beside a `none` edge) have no gradient: that is not an error.
-        self.maml = load_maml()(
-            network if config.algorithm == "maml" else network.head,
-            lr=config.inner_learning_rate,
-            first_order=config.first_order,
-            allow_unused=True,
-        )
-
-    def meta_gradient(self, episodes: list[NormalisedEpisode]) -> tuple[float, float, str]:
-        """Put the clipped mean gradient of the episodes' query losses into the parameters.
-
-        Returns:
-            The mean loss, the mean accuracy, and a reason if one of them or the gradient is not finite, else nothing.
-        """
-        self.network.zero_grad(set_to_none=True)
-        forget_moments(self.network)  # an attempt that memory was too little for may have left some
-        losses, accuracies = [], []
-        for episode in episodes:
-            logits = self.query_logits(episode)
-            loss = F.cross_entropy(logits, episode.query_labels)
-            losses.append(loss.item())
-            accuracies.append(correct_share(logits.detach(), episode.query_labels))
-            if not math.isfinite(losses[-1]):
-                return math.nan, math.nan, f"the loss is {losses[-1]}"
-            (loss / len(episodes)).backward()
-        forget_moments(self.network)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        if not norm.isfinite():
-            return math.nan, math.nan, f"the meta-gradient's norm is {norm.item()}"
-        return _mean(losses), _mean(accuracies), ""
-
-    def query_logits(self, episode: NormalisedEpisode) -> Tensor:
-        """Return the logits of an episode's queries after adaptation, differentiable in the network's parameters."""
-        learner = self.maml.clone()
-        if self.config.algorithm == "anil":
-            self.network.train()
-            support = self.network.features(episode.support_images)
-            for _ in range(self.config.inner_steps):
-                learner.adapt(F.cross_entropy(learner(support), episode.support_labels))
-            self.network.eval()
-            return learner(self.network.features(episode.query_images))
-        learner.train()
-        for _ in range(self.config.inner_steps):
-            learner.adapt(F.cross_entropy(learner(episode.support_images), episode.support_labels))
-        if self.refresh:
-            learner(episode.support_images)
-        learner.eval()
-        return learner(episode.query_images)
+def _admit(train: EpisodeSource, validation: EpisodeSource, config: TrainingConfig) -> None:
+    for name, source, episode in (
+        ("training", train, config.episode),
+        ("validation", validation, config.validated_on),
+    ):
+        if source.config.ways != episode.ways:
+            raise InputError(
+                f"Expected {name} episodes of {episode.ways} classes, as the training's settings say, but they have "
+                f"{source.config.ways}; make the two equal."
+            )
 
 
-def _validation_accuracy(network: FewShotNetwork, episode: NormalisedEpisode, config: TrainingConfig) -> float:
-    logits = sparingly(
-        lambda: adapted_logits(
-            network,
-            episode.support_images,
-            episode.support_labels,
-            episode.query_images,
-            algorithm=config.algorithm,
-            learning_rate=config.inner_learning_rate,
-            steps=config.inner_steps,
-        )
+class _Buffers:
+    """What a network changes while it computes (running moments), so that a step that isn't finished changes nothing.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: FewShotNetwork) -> None:
+        self._buffers = list(network.buffers())
+        self.keep()
+
+    def keep(self) -> None:
+        """Take what is there for what is valid."""
+        self._valid = [buffer.clone() for buffer in self._buffers]
+
+    def put_back(self) -> None:
+        """Let the network have what is valid."""
+        for buffer, valid in zip(self._buffers, self._valid, strict=True):
+            buffer.copy_(valid)
+
+    def restored(self, work: Callable[[], Step]) -> Step:
+        """Return what work gives that begins with what is valid."""
+        self.put_back()
+        return work()
+
+
+class _Pace:
+    """How many images a second pass, and what the loss is lately."""
+
+    def __init__(self) -> None:
+        self.losses: deque[float] = deque(maxlen=_LATEST)
+        self._images, self._seconds = 0, 0.0
+        self._began = 0.0
+
+    def of_a_step(self) -> "_Pace":
+        """Return a context that takes the time of a step."""
+        return self
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds += time.perf_counter() - self._began
+
+    def add(self, step: Step) -> None:
+        """Take note of a step."""
+        self._images += step.images
+        self.losses.append(step.loss)
+
+    @property
+    def images_a_second(self) -> float | None:
+        """The pace since this process began, of steps alone; None before the first one."""
+        return self._images / self._seconds if self.losses and self._seconds else None
+
+
+def _count(state: _State, step: Step) -> None:
+    state.losses.append(step.loss)
+    state.accuracies.append(step.accuracy)
+    state.iteration += 1
+
+
+def _validation_accuracy(
+    network: FewShotNetwork,
+    source: EpisodeSource,
+    seed: int,
+    index: int,
+    config: TrainingConfig,
+    device: torch.device | str,
+) -> float:
+    episode = source.normalised(source.episode(seed, "validation", index), device)
+    shown = Shown(
+        network,
+        episode.support_images,
+        episode.support_labels,
+        episode.query_images,
+        config.validated_on.ways,
+        InnerLoop.of(config),
     )
-    return correct_share(logits, episode.query_labels)
+    logits = sparingly(lambda: answers(shown, [config.classifier]))
+    return correct_share(logits[config.classifier], episode.query_labels)
 
 
-def _dump(state: _State, work: str) -> bytes:
-    tensors = {f"network.{name}": tensor for name, tensor in state.network.state_dict().items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-    for name, parameter in state.network.named_parameters():
-        for key, tensor in state.optimiser.state.get(parameter, {}).items():
-            tensors[f"adam.{key}.{name}"] = tensor
+def _dump(state: _State, learner: Learner, work: str) -> bytes:
+    tensors = {f"network.{name}": tensor for name, tensor in learner.network.state_dict().items()}
+    tensors |= {f"kept.{name}": tensor for name, tensor in state.kept.items()}
+    for name, parameter in learner.network.named_parameters():
+        for key, tensor in learner.optimiser.state.get(parameter, {}).items():
+            if tensor is not None:
+                tensors[f"optimiser.{key}.{name}"] = tensor
     values = {
         "iteration": state.iteration,
-        "best_iteration": state.best_iteration,
+        "kept_iteration": state.kept_iteration,
         "history": [asdict(point) for point in state.history],
         "losses": state.losses,
         "accuracies": state.accuracies,
@@ -268,32 +317,39 @@ def _dump(state: _State, work: str) -> bytes:
     return pack(work, values, tensors)
 
 
-def _restore(state: _State, data: bytes, work: str) -> None:
+def _restore(state: _State, learner: Learner, data: bytes, work: str) -> None:
     values, tensors = unpack(data, work, "meta-training")
-    device = next(state.network.parameters()).device
-    state.network.load_state_dict({name: tensors[f"network.{name}"] for name in state.network.state_dict()})
-    state.best = {name: tensors[f"best.{name}"] for name in state.best}
-    for name, parameter in state.network.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            if f"adam.{key}.{name}" in tensors:
-                # Adam keeps its step count on the CPU.
-                tensor = tensors[f"adam.{key}.{name}"]
-                state.optimiser.state[parameter][key] = tensor if key == "step" else tensor.to(device)
+    network = learner.network
+    device = next(network.parameters()).device
+    network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
+    state.kept = {name: tensors[f"kept.{name}"] for name in state.kept}
+    parameters = dict(network.named_parameters())
+    for place, tensor in tensors.items():
+        what, _, rest = place.partition(".")
+        if what == "optimiser":
+            key, _, name = rest.partition(".")
+            # Adam keeps its step count on the CPU.
+            learner.optimiser.state[parameters[name]][key] = tensor if key == "step" else tensor.to(device)
     state.iteration = values["iteration"]
-    state.best_iteration = values["best_iteration"]
+    state.kept_iteration = values["kept_iteration"]
     state.history = [Validation(**point) for point in values["history"]]
     state.losses = values["losses"]
     state.accuracies = values["accuracies"]
     state.seconds = values["seconds"]
 
 
-def _detail(state: _State) -> str:
-    return f"val {100 * state.history[-1].validation_accuracy:.1f} %" if state.history else ""
+def _detail(state: _State, learner: Learner, pace: _Pace) -> str:
+    """Return how training goes in a few words, such as ``"epoch 3 of 100, val 55.0 %, loss 1.234, 812 images/s"``."""
+    words: list[str] = []
+    if learner.steps_per_epoch is not None:
+        epochs = learner.iterations // learner.steps_per_epoch
+        words.append(f"epoch {min(state.iteration // learner.steps_per_epoch + 1, epochs)} of {epochs}")
+    if state.history:
+        words.append(f"val {100 * state.history[-1].validation_accuracy:.1f} %")
+    if pace.images_a_second is not None:
+        words += [f"loss {mean(list(pace.losses)):.3f}", f"{pace.images_a_second:,.0f} images/s"]
+    return ", ".join(words)
 
 
 def _copy(network: FewShotNetwork) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

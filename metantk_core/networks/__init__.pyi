@@ -5,7 +5,16 @@ from .batch_norm import (
     mixes_images,
 )
 from .build import FewShotNetwork, build, build_thin, restricted
-from .config import BatchNormTreatment, NetworkConfig, Normalisation, Scheme, Variant
+from .cells import dropping_paths
+from .config import (
+    BatchNormTreatment,
+    EpisodeNormalisation,
+    ImageNormalisation,
+    NetworkConfig,
+    Normalisation,
+    Scheme,
+    Variant,
+)
 from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from .counts import count_macs, count_parameters, macs_of_pass
 from .initialisation import initialise
@@ -17,7 +26,9 @@ __all__ = [
     "REVISIONS",
     "BatchNormTreatment",
     "CostTable",
+    "EpisodeNormalisation",
     "FewShotNetwork",
+    "ImageNormalisation",
     "LatencyTable",
     "NetworkConfig",
     "Normalisation",
@@ -32,6 +43,7 @@ __all__ = [
     "cost_table",
     "count_macs",
     "count_parameters",
+    "dropping_paths",
     "forget_moments",
     "initialise",
     "macs_of_pass",

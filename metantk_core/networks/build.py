@@ -31,7 +31,7 @@ class FewShotNetwork(nn.Module):
     def __init__(self, body: nn.Module, features: int, ways: int) -> None:
         super().__init__()
         self.body = body
-        self.head = nn.Linear(features, ways)
+        self.head: nn.Module = nn.Linear(features, ways)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return what the head sees of images."""

@@ -6,7 +6,8 @@ A body takes images to feature maps. Names of parameters say where they sit, as 
 Axes: n images, c channels (d: other channels), h height, w width.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,8 @@ class Nodes(nn.Module):
     Raises:
         ValueError: If no edge enters some later node.
     """
+
+    kept: Iterator[Tensor] | None = None  # see dropping_paths
 
     def __init__(
         self,
@@ -86,10 +89,54 @@ class Nodes(nn.Module):
             for source in sources:
                 operations = self.edges[f"{source}-{target}"]
                 assert isinstance(operations, nn.ModuleDict)
-                outputs.setdefault(len(operations), []).extend(op(nodes[source]) for op in operations.values())
+                outputs.setdefault(len(operations), []).extend(
+                    self._of(operation, nodes[source]) for operation in operations.values()
+                )
             means = [sum_of(terms) / count if count > 1 else sum_of(terms) for count, terms in outputs.items()]
             nodes.append(sum_of(means))
         return nodes
+
+    def _of(self, operation: nn.Module, x: Maps) -> Maps:
+        y = operation(x)
+        if self.kept is None or isinstance(operation, nn.Identity):
+            return y
+        return y * next(self.kept)[:, None, None, None].to(y.dtype)
+
+
+@contextmanager
+def dropping_paths(
+    network: nn.Module, share: float, images: Float[Tensor, "n c h w"], random: torch.Generator
+) -> Iterator[None]:
+    """Leave out operations on edges of cells at random while images pass once, for each image others.
+
+    What stays is divided by its probability, so that the mean of a node is what it is otherwise. Edges that pass their
+    input on as it is always stay (Larsson et al. 2017; as NASNet and DARTS train their cells).
+
+    Args:
+        network: Its cells are those of the search spaces; other networks are left as they are.
+        share: Probability that an operation is left out for an image, below 1.
+        images: What will pass.
+        random: On the CPU, so that what is left out is the same on all devices.
+    """
+    cells = [module for module in network.modules() if isinstance(module, Nodes)]
+    number = sum(
+        not isinstance(operation, nn.Identity)
+        for cell in cells
+        for operations in cell.edges.children()
+        for operation in operations.children()
+    )
+    if share == 0 or number == 0:
+        yield
+        return
+    kept = (torch.rand(number, len(images), generator=random) >= share) / (1 - share)
+    rows = iter(kept.to(images.device, images.dtype))
+    for cell in cells:
+        cell.kept = rows
+    try:
+        yield
+    finally:
+        for cell in cells:
+            cell.kept = None
 
 
 def _sources(edges: Sequence[Edge], targets: Iterable[int]) -> dict[int, tuple[int, ...]]:

@@ -7,8 +7,14 @@ from pydantic import BaseModel, Field
 Variant = Literal["scoring", "training"]
 """What a network is for; see :func:`build`."""
 
-Normalisation = Literal["batch_support", "batch_transductive", "group"]
+Normalisation = Literal["batch_support", "batch_transductive", "batch_running", "group"]
 """What normalises activations; see :mod:`metantk_core.networks.normalisation`."""
+
+EpisodeNormalisation = Literal["batch_support", "batch_transductive", "group"]
+"""Those that keep nothing from one episode to the next: weights that adapt to an episode can have these alone."""
+
+ImageNormalisation = Literal["batch_running", "group"]
+"""Those by which what a trained network makes of an image depends on no other image."""
 
 BatchNormTreatment = Literal["group", "eval"]
 """What is done about batch normalisation in a network of a person's own: GroupNorm instead, or running statistics."""

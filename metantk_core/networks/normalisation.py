@@ -1,7 +1,8 @@
 """Normalisation layers: activations ``[n c h w]`` enter, normalised activations of the same shape leave.
 
-Three kinds: per sample (GroupNorm: needed by kernels, because samples must not mix), by the moments of an episode's
-support images (training), and by the moments of whatever is in the batch (training, transductive).
+Four kinds: per sample (GroupNorm: needed by kernels, because samples must not mix), by the moments of an episode's
+support images (training), by the moments of whatever is in the batch (training, transductive), and by those of the
+batch while training and their running mean afterwards (torch's own, for training that knows no episodes).
 
 Axes: n images, c channels, h height, w width.
 """
@@ -146,8 +147,17 @@ def _batch_transductive(channels: int) -> nn.Module:
     return BatchMoments(channels, remember=False)
 
 
+def _batch_running(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels)
+
+
 NORMALISATIONS: Mapping[str, Normalise] = MappingProxyType(
-    {"batch_support": _batch_support, "batch_transductive": _batch_transductive, "group": _group}
+    {
+        "batch_support": _batch_support,
+        "batch_transductive": _batch_transductive,
+        "batch_running": _batch_running,
+        "group": _group,
+    }
 )
 
 

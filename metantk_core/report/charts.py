@@ -83,6 +83,7 @@ class Curve:
         validation_accuracy: Mean query accuracy on validation episodes, 0 to 1.
         validation_half_width: Half width of its 95 % interval.
         chosen: The iteration whose weights were kept.
+        unit: What training is counted in: ``iterations`` and ``chosen`` are of it.
     """
 
     role: str
@@ -92,6 +93,7 @@ class Curve:
     validation_accuracy: Float[np.ndarray, " v"]
     validation_half_width: Float[np.ndarray, " v"]
     chosen: int
+    unit: str = "iteration"
 
 
 def new_figure(width: float = _WIDTH, height: float = _HEIGHT) -> Figure:
@@ -504,7 +506,8 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
     """
     last = max((float(curve.iterations.max()) for curve in curves if len(curve.iterations)), default=1.0)
     figure = new_figure()
-    axes = new_axes(figure, "iteration", "training loss (query images)")
+    unit = curves[0].unit if curves else "iteration"
+    axes = new_axes(figure, unit, "training loss")
     for curve in curves:
         axes.plot(
             curve.iterations,
@@ -519,7 +522,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, last * 1.02)
     add_legend(axes, above=True)
-    charts = [("Training loss", to_svg(figure, "loss", "Training loss of each network over the iterations."))]
+    charts = [("Training loss", to_svg(figure, "loss", f"Training loss of each network over the {unit}s."))]
     shares = [
         share
         for curve in curves
@@ -534,7 +537,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
     low, high = max(0.0, min(shares, default=0.0) - 0.04), min(1.0, max(shares, default=1.0) + 0.04)
     for curve in curves:
         figure = new_figure()
-        axes = new_axes(figure, "iteration", "accuracy (query images)")
+        axes = new_axes(figure, curve.unit, "accuracy")
         colour = _colour(curve.role)
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 2)), label="chance")

@@ -276,14 +276,17 @@ def _curve(candidate: TrainedCandidate) -> Curve:
         values = [getattr(point, name) for point in candidate.history]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
+    epochs = all(point.epoch is not None for point in candidate.history)
+    chosen = next((p for p in candidate.history if p.iteration == candidate.best_iteration), None)
     return Curve(
         role=candidate.role,
-        iterations=column("iteration"),
+        iterations=column("epoch" if epochs else "iteration"),
         train_loss=column("train_loss"),
         train_accuracy=column("train_accuracy"),
         validation_accuracy=column("validation_accuracy"),
         validation_half_width=column("validation_half_width"),
-        chosen=candidate.best_iteration,
+        chosen=chosen.epoch if chosen is not None and chosen.epoch is not None else candidate.best_iteration,
+        unit="epoch" if epochs else "iteration",
     )
 
 
@@ -308,6 +311,13 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
                 "apart": difference.clear if difference else None,
                 "p_value": _p_value(difference.p_value) if difference else None,
                 "reference": candidate is evaluated[0],
+                "others": [
+                    (
+                        f"{other.shots}-shot, {other.classifier.replace('_', ' ')}",
+                        percent_with_interval(other.accuracy, other.half_width),
+                    )
+                    for other in evaluation.others
+                ],
             }
         )
     return rows
@@ -323,11 +333,23 @@ def _protocol(evaluation: Evaluation) -> str:
     return (
         f"{evaluation.ways}-way {evaluation.shots}-shot, {evaluation.queries} query images a class, "
         f"{evaluation.episodes} episodes of the {evaluation.split} classes of {evaluation.dataset} drawn with seed "
-        f"{evaluation.seed}; {evaluation.algorithm.upper()}, {evaluation.inner_steps} inner steps of size "
-        f"{evaluation.inner_learning_rate:g}; normalisation {evaluation.norm} ({kind}). ± is the "
+        f"{evaluation.seed}; {_learner(evaluation)}; normalisation {evaluation.norm} ({kind}). ± is the "
         f"{evaluation.interval}, of one training run each: it does not cover what another training seed would change."
         f"{f' Computed on {evaluation.device}.' if evaluation.device else ''} "
         "docs/protocol.md says what each of these means."
+    )
+
+
+def _learner(evaluation: Evaluation) -> str:
+    """Return by what the network was trained and how it answers."""
+    if evaluation.inner_steps is not None and evaluation.classifier == "gradient_steps":
+        steps = f"{evaluation.inner_steps} inner steps of size {evaluation.inner_learning_rate:g}"
+        return f"{evaluation.algorithm.upper()}, {steps}"
+    names = {"protonet": "ProtoNet", "rfs": "RFS"}
+    copies = f" with {evaluation.augmented_copies} augmented copies of a support image"
+    return (
+        f"{names.get(evaluation.algorithm, evaluation.algorithm.upper())}, answers by "
+        f"{evaluation.classifier.replace('_', ' ')}{copies if evaluation.augmented_copies else ''}"
     )
 
 

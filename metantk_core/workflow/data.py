@@ -135,7 +135,8 @@ def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
 
 def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
     """Return the source of the episodes of one split, for meta-training, validation or evaluation."""
-    episode = config.evaluation.episode if split == "test" else config.training.episode
+    training = config.training
+    episode = {"train": training.episode, "val": training.validated_on, "test": config.evaluation.episode}[split]
     return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
 
 

@@ -92,7 +92,7 @@ def latency_table(config: RunConfig, ports: Ports) -> LatencyTable | None:
         config.search.space,
         config.training.network,
         image_shape=config.data.image_shape,
-        ways=config.training.episode.ways,
+        ways=config.evaluation.episode.ways,
         device=ports.device,
     )
     write_sealed(ports.store, key, measured.to_json().encode())
@@ -104,5 +104,5 @@ def _costs(config: RunConfig) -> CostTable:
         config.search.space,
         config.training.network,
         image_shape=config.data.image_shape,
-        ways=config.training.episode.ways,
+        ways=config.evaluation.episode.ways,
     )

@@ -2,7 +2,7 @@
 
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
-from metantk_core.meta_training import Evaluation, TrainedModel
+from metantk_core.meta_training import Evaluation, MamlTraining, TrainedModel
 from metantk_core.workflow.runs import versions
 
 _LIMITS = (
@@ -22,18 +22,18 @@ def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, d
     """
     training = config.training
     shape = " × ".join(map(str, model.image_shape))
-    order = " (first order)" if training.first_order else ""
+    classes = f"{model.ways} classes" if model.ways else "as many classes as the support images have"
     diverged = f", where training diverged ({model.reason})" if model.outcome == "diverged" else ""
+    kept = "" if getattr(training, "keep", "best") == "last" else ", best on validation classes"
     train, test = dataset.train, dataset.test
     rows = {
         "In": f"support and query images (uint8, {shape}, as they are on disk), labels of the support images",
-        "Out": f"probabilities of {model.ways} classes for each query image; queries "
+        "Out": f"probabilities of {classes} for each query image; queries "
         f"{'help' if evaluation.transductive else 'do not help'} each other",
         "Network": f"`{model.genotype}` of `{model.space}`, chosen by {config.criterion.label} at initialisation",
-        "Meta-training": f"{training.algorithm.upper()}{order}, {model.ways}-way {training.episode.shots}-shot, "
-        f"{model.iterations} iterations{diverged}; the weights of iteration {model.best_iteration}, best on "
-        "validation classes",
-        "Adaptation": f"{training.inner_steps} steps of {training.inner_learning_rate:g}",
+        "Training": f"{model.protocol}; {model.iterations} iterations{diverged}, the weights of iteration "
+        f"{model.best_iteration}{kept}",
+        "Answers": _answer(model),
         "Images": f"`{dataset.name}`, digest `{dataset.digest}`: trained on {len(train.labels):,} images of "
         f"{len(train.class_names)} classes, evaluated on {len(test.labels):,} of {len(test.class_names)} others",
         "Made by": f"run `{config.run_id}`, seed {config.seed}; "
@@ -41,6 +41,14 @@ def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, d
     }
     table = "".join(f"| {name} | {_escaped(text)} |\n" for name, text in rows.items())
     return f"**Few-shot classifier**, {evaluation.summary()}.\n\n| | |\n|---|---|\n{table}\n{_LIMITS}\n"
+
+
+def _answer(model: TrainedModel) -> str:
+    """Return how the network answers, in words."""
+    training = model.training
+    if isinstance(training, MamlTraining):
+        return f"adapts by {training.inner_steps} gradient steps of {training.inner_learning_rate:g}"
+    return f"by {training.classifier.replace('_', ' ')} on its features"
 
 
 def _escaped(text: str) -> str:

@@ -64,7 +64,7 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
         config.run_id,
         description=(
             f"Search of `{config.search.space}` by the strategy **{config.search.strategy}**, {config.criterion.label} "
-            f"at random initialisation, then {config.training.algorithm.upper()} meta-training of: "
+            f"at random initialisation, then {config.training.title} training of: "
             f"{', '.join(config.trained_roles)}." + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
         ),
         tags={

@@ -146,6 +146,7 @@ def learning_metrics(point: Validation) -> list[MetricPoint]:
         MetricPoint("train/loss", point.train_loss, point.iteration),
         MetricPoint("train/accuracy", point.train_accuracy, point.iteration),
         MetricPoint("val/accuracy", point.validation_accuracy, point.iteration),
+        *([MetricPoint("train/epoch", point.epoch, point.iteration)] if point.epoch is not None else []),
     ]
 
 
@@ -155,6 +156,10 @@ def accuracy_metrics(evaluation: Evaluation, role: str = "") -> list[MetricPoint
     return [
         MetricPoint(f"eval/accuracy{named}", evaluation.accuracy),
         MetricPoint(f"eval/half width 95{named}", evaluation.half_width),
+        *(
+            MetricPoint(f"eval/accuracy{named}, {other.shots}-shot {other.classifier}", other.accuracy)
+            for other in evaluation.others
+        ),
     ]
 
 

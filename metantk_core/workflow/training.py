@@ -53,10 +53,7 @@ def meta_train(
     genotype = genotype_of(leaderboard, role, config.seed)
     key = f"training/{FORMAT}/{training_key(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
-    described = (
-        f"{training.algorithm.upper()}{' (first order)' if training.first_order else ''}, "
-        f"{training.iterations} iterations, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
-    )
+    described = f"{training.title}, {training.length}, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
     with step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
 
         def log(points: Sequence[meta_training.Validation]) -> None:

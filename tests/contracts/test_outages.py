@@ -28,7 +28,7 @@ from metantk_core.config import load_config
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training import TrainingConfig, load_model, save_model, untrained_model
+from metantk_core.meta_training import MamlTraining, load_model, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
 from metantk_core.ports import AwayError, DatasetSummary, MetricPoint, ModelRegistry, Tracker, run_scope
 from metantk_core.recipes import RECIPES
@@ -67,7 +67,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="noise",
     )
     episode = EpisodeConfig(ways=3, shots=2, queries=1)
-    config = TrainingConfig(episode=episode, network=NetworkConfig(channels=4, cells=2), inner_steps=1)
+    config = MamlTraining(episode=episode, network=NetworkConfig(channels=4, cells=2), inner_steps=1)
     genotype = space_named("darts_fewshot").sample(np.random.default_rng(3))
     directory = tmp_path_factory.mktemp("trained")
     save_model(untrained_model(genotype, EpisodeSource(images, episode, (0.5,), (0.25,)), config, 0), directory)

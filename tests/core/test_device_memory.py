@@ -20,7 +20,8 @@ from metantk_core.device_memory import NoRoomError, in_chunks, sparingly
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.kernels import kernels_by_pairs, tangent_and_last_layer_kernel
-from metantk_core.meta_training import EvaluationConfig, TrainingConfig, evaluate, meta_train, training, untrained_model
+from metantk_core.meta_training import EvaluationConfig, MamlTraining, evaluate, meta_train, untrained_model
+from metantk_core.meta_training.maml import MamlLearner
 from metantk_core.networks import NetworkConfig
 from metantk_core.scores import SCORES, Outcome, Scorer, ScoringConfig, scorer
 from metantk_core.scores.record import ScoreRecord
@@ -177,7 +178,7 @@ TRAINING: dict[str, Any] = {
 @pytest.mark.usefixtures("_quick")
 @pytest.mark.parametrize("settings", [{}, {"first_order": True}, {"algorithm": "anil"}], ids=str)
 def test_step_of_training_whose_activations_lie_elsewhere_gives_the_same_bits(settings, monkeypatch):
-    config = TrainingConfig.model_validate({**TRAINING, **settings})
+    config = MamlTraining.model_validate({**TRAINING, **settings})
     usual = meta_train(CELL, source(), source(), config, 0)
     failed: list[int] = []
 
@@ -189,8 +190,8 @@ def test_step_of_training_whose_activations_lie_elsewhere_gives_the_same_bits(se
         failed.append(1)
         return gradient(learner, episodes)
 
-    gradient = training._Learner.meta_gradient
-    monkeypatch.setattr(training._Learner, "meta_gradient", refuse_once)
+    gradient = MamlLearner.gradient
+    monkeypatch.setattr(MamlLearner, "gradient", refuse_once)
     frugal = meta_train(CELL, source(), source(), config, 0)
     assert len(failed) == 2
     assert frugal.digest == usual.digest
@@ -201,14 +202,14 @@ def test_training_says_what_it_had_too_little_memory_for(monkeypatch):
     def refuse(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(training._Learner, "meta_gradient", refuse)
+    monkeypatch.setattr(MamlLearner, "gradient", refuse)
     with pytest.raises(InputError, match=r"a step of meta-training.*training\.episode\.queries"):
-        meta_train(CELL, source(), source(), TrainingConfig.model_validate(TRAINING), 0)
+        meta_train(CELL, source(), source(), MamlTraining.model_validate(TRAINING), 0)
 
 
 def test_activations_elsewhere_take_no_memory_of_the_device_and_what_is_too_little_even_then_is_said():
     asked = EvaluationConfig(episodes=2, episode=EpisodeConfig(ways=3, shots=4, queries=1), inner_steps=1)
-    model = untrained_model(CELL, source(), TrainingConfig.model_validate(TRAINING), 0)
+    model = untrained_model(CELL, source(), MamlTraining.model_validate(TRAINING), 0)
 
     def evaluated(room: int | None) -> int:
         with OneDevice(room=room) as seen:

@@ -17,7 +17,7 @@ from metantk_core.candidates import space_named
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
-from metantk_core.meta_training import FewShotClassifier, TrainingConfig, load_model, save_model, untrained_model
+from metantk_core.meta_training import FewShotClassifier, MamlTraining, load_model, save_model, untrained_model
 from metantk_core.networks import NetworkConfig
 from metantk_core.ports import DatasetSummary, MetricPoint, RegisteredModel
 
@@ -48,7 +48,7 @@ def _save(directory: Path, seed: int) -> Path:
     episode = EpisodeConfig(ways=WAYS, shots=SHOTS, queries=1)
     source = EpisodeSource(images, episode, (0.5,), (0.25,))
     genotype = space_named("darts_fewshot").sample(np.random.default_rng(3))
-    config = TrainingConfig(episode=episode, network=NetworkConfig(channels=4, cells=2), inner_steps=2)
+    config = MamlTraining(episode=episode, network=NetworkConfig(channels=4, cells=2), inner_steps=2)
     save_model(untrained_model(genotype, source, config, seed), directory)
     return directory
 

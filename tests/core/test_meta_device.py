@@ -20,8 +20,14 @@ from metantk_core.candidates import parse_genotype
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.kernels import last_layer_kernel, tangent_and_last_layer_kernel
 from metantk_core.kernels.tangent import IMPLEMENTATIONS
-from metantk_core.meta_training import EvaluationConfig, TrainingConfig, evaluate, meta_train, untrained_model
-from metantk_core.meta_training import evaluation as evaluating
+from metantk_core.meta_training import (
+    EvaluationConfig,
+    MamlTraining,
+    answering,
+    evaluate,
+    meta_train,
+    untrained_model,
+)
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
 from metantk_core.scores import SCORES, Scorer, ScoringConfig
 
@@ -97,7 +103,7 @@ def scored(names: tuple[str, ...], device: str) -> None:
 
 
 def trained(device: str, **settings: Any) -> None:
-    config = TrainingConfig.model_validate(
+    config = MamlTraining.model_validate(
         {
             "network": NETWORK,
             "episode": EPISODE,
@@ -113,7 +119,7 @@ def trained(device: str, **settings: Any) -> None:
 
 
 def evaluated(device: str, **settings: Any) -> None:
-    config = TrainingConfig.model_validate({"network": NETWORK, "episode": EPISODE, "inner_steps": 1, **settings})
+    config = MamlTraining.model_validate({"network": NETWORK, "episode": EPISODE, "inner_steps": 1, **settings})
     asked = EvaluationConfig(episodes=2, episode=EPISODE)
     evaluate(untrained_model(CELL, source(), config, 0), source(), asked, 0, device=device)
 
@@ -193,13 +199,13 @@ def test_step_stays_on_the_device_until_it_has_a_loss_or_logits(step, device):
     with OneDevice(device) as seen:
         STEPS[step](device)
     reached = [line for line in seen.copies if not line.endswith("network.state_dict().items()}")]
-    assert "loss.item()" in reached[0] if "training" in step else "logits.cpu()" in reached[0], reached[:3]
+    assert "loss.item()" in reached[0] if "training" in step else "logits[name].cpu()" in reached[0], reached[:3]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("step", STEPS)
 def test_images_that_are_left_on_the_cpu_fail_the_step(step, device, monkeypatch):
-    move, answer = EpisodeSource.normalised, evaluating.adapted_logits
+    move, answer = EpisodeSource.normalised, answering.adapted_logits
 
     def half_moved(source: EpisodeSource, episode: Any, device: Any) -> Any:
         return replace(move(source, episode, device), query_images=move(source, episode, "cpu").query_images)
@@ -208,7 +214,7 @@ def test_images_that_are_left_on_the_cpu_fail_the_step(step, device, monkeypatch
         return answer(network, support, labels, torch.randn(queries.shape), **settings)
 
     monkeypatch.setattr(EpisodeSource, "normalised", half_moved)
-    monkeypatch.setattr(evaluating, "adapted_logits", half_asked)
+    monkeypatch.setattr(answering, "adapted_logits", half_asked)
     with pytest.raises(MixedDevicesError, match="cpu and"), OneDevice(device):
         STEPS[step](device)
 

@@ -18,7 +18,7 @@ from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import (
     FewShotClassifier,
-    TrainingConfig,
+    MamlTraining,
     Validation,
     load_model,
     meta_train,
@@ -28,14 +28,14 @@ from metantk_core.meta_training import (
 from metantk_core.meta_training.adaptation import adapted_logits, gradient_descent
 from metantk_core.meta_training.checkpoint import pack, unpack
 from metantk_core.meta_training.learn2learn_import import load_maml
-from metantk_core.meta_training.training import _Learner
+from metantk_core.meta_training.maml import MamlLearner
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
 
 GENOTYPE = parse_genotype(
     "nasbench201", "|nor_conv_1x1~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
 )
 EPISODE = EpisodeConfig(ways=3, shots=1, queries=3)
-CONFIG = TrainingConfig(
+CONFIG = MamlTraining(
     episode=EPISODE,
     network=NetworkConfig(channels=4, cells=1),
     inner_steps=2,
@@ -153,7 +153,7 @@ def test_meta_gradient_of_learn2learn_is_that_of_the_inner_loop_written_out(algo
     episode = copy.copy(TRAIN.normalised(TRAIN.episode(0, "test")))
     for name, value in zip(("support_images", "query_images"), (support, query), strict=True):
         object.__setattr__(episode, name, value)
-    loss = F.cross_entropy(_Learner(network, config).query_logits(episode), query_labels)
+    loss = F.cross_entropy(MamlLearner(network, config, TRAIN, 0).query_logits(episode), query_labels)
     loss.backward()
 
     parameters = {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
@@ -217,7 +217,7 @@ def test_plain_adaptation_gives_the_logits_of_learn2learn(algorithm, norm, space
     episode = copy.copy(TRAIN.normalised(TRAIN.episode(0, "test")))
     for name in ("support_images", "query_images"):
         object.__setattr__(episode, name, getattr(episode, name).double())
-    expected = _Learner(network, config).query_logits(episode).detach()
+    expected = MamlLearner(network, config, TRAIN, 0).query_logits(episode).detach()
     with torch.inference_mode():
         found = adapted_logits(
             network,
@@ -272,7 +272,7 @@ def distracted(split, classes, seed):
 # ANIL needs the second order: without it no gradient reaches the features through the support images.
 @pytest.mark.parametrize(("algorithm", "first_order", "steps"), [("maml", True, 1), ("anil", False, 5)])
 def test_training_learns_to_tell_new_classes_apart(algorithm, first_order, steps):
-    config = TrainingConfig(
+    config = MamlTraining(
         algorithm=algorithm,
         first_order=first_order,
         episode=EpisodeConfig(ways=3, shots=1, queries=4),
@@ -511,6 +511,7 @@ import numpy, torch
 import metantk_core.meta_training
 assert "learn2learn" not in sys.modules and "gym" not in sys.modules
 from metantk_core.meta_training.learn2learn_import import load_maml
+from metantk_core.meta_training.maml import MamlLearner
 before = dict(os.environ), list(warnings.filters), random.getstate(), torch.get_rng_state().tolist()
 maml = load_maml()
 assert maml is load_maml() and maml.__name__ == "MAML"

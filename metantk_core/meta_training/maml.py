@@ -1,0 +1,93 @@
+"""MAML, first-order MAML and ANIL, by learn2learn: episodes enter, meta-gradients leave."""
+
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metantk_core.episodes import EpisodeSource, NormalisedEpisode
+from metantk_core.meta_training.adaptation import remembers_moments
+from metantk_core.meta_training.config import MamlTraining
+from metantk_core.meta_training.learn2learn_import import load_maml
+from metantk_core.meta_training.learning import Step, gradient_problem, query_gradient
+from metantk_core.networks import FewShotNetwork, forget_moments
+
+
+class MamlLearner:
+    """learn2learn's MAML around the network (Finn et al. 2017) or around its head (ANIL, Raghu et al. 2020).
+
+    The outer loop is Adam, its learning rate falls to 0 along half a cosine, its gradients are clipped in norm.
+
+    Args:
+        network: What learns.
+        config: How.
+        source: Episodes of training classes.
+        seed: Seed of the run.
+        device: Where the network is.
+    """
+
+    def __init__(
+        self,
+        network: FewShotNetwork,
+        config: MamlTraining,
+        source: EpisodeSource,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.network = network
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), lr=config.outer_learning_rate)
+        self.iterations = config.iterations
+        self.validate_every = config.validate_every
+        self.steps_per_epoch: int | None = None
+        self.too_much = "training.episode.queries"
+        self._config, self._source, self._seed, self._device = config, source, seed, device
+        self._refresh = remembers_moments(network)
+        # Weights that no logit depends on (beside a `none` edge) have no gradient: that is not an error.
+        self._maml = load_maml()(
+            network if config.algorithm == "maml" else network.head,
+            lr=config.inner_learning_rate,
+            first_order=config.first_order,
+            allow_unused=True,
+        )
+
+    def draw(self, iteration: int) -> list[NormalisedEpisode]:
+        """Return the episodes of a meta-gradient."""
+        return [
+            self._source.normalised(self._source.episode(self._seed, "train", iteration, index), self._device)
+            for index in range(self._config.meta_batch)
+        ]
+
+    def gradient(self, drawn: list[NormalisedEpisode]) -> Step:
+        """Put the clipped mean gradient of the episodes' query losses into the parameters."""
+        self.network.zero_grad(set_to_none=True)
+        forget_moments(self.network)  # an attempt that memory was too little for may have left some
+        step = query_gradient(drawn, self.query_logits)
+        if step.problem:
+            return step
+        forget_moments(self.network)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.gradient_clip)
+        return replace(step, problem=gradient_problem(norm, "meta-gradient"))
+
+    def learning_rate(self, iteration: int) -> float:
+        """Return Adam's step size."""
+        return self._config.outer_learning_rate * (1 + math.cos(math.pi * iteration / self.iterations)) / 2
+
+    def query_logits(self, episode: NormalisedEpisode) -> Tensor:
+        """Return the logits of an episode's queries after adaptation, differentiable in the network's parameters."""
+        learner = self._maml.clone()
+        if self._config.algorithm == "anil":
+            self.network.train()
+            support = self.network.features(episode.support_images)
+            for _ in range(self._config.inner_steps):
+                learner.adapt(F.cross_entropy(learner(support), episode.support_labels))
+            self.network.eval()
+            return learner(self.network.features(episode.query_images))
+        learner.train()
+        for _ in range(self._config.inner_steps):
+            learner.adapt(F.cross_entropy(learner(episode.support_images), episode.support_labels))
+        if self._refresh:
+            learner(episode.support_images)
+        learner.eval()
+        return learner(episode.query_images)

@@ -1,0 +1,311 @@
+import math
+import os
+import pkgutil
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_meta_training import (
+    GENOTYPE,
+    InterruptedWorkError,
+    Memory,
+    assert_same_state,
+    changed,
+    distracted,
+    interrupt_at,
+    source,
+    tiny_network,
+)
+
+from metantk_core import stopping
+from metantk_core.episodes import EpisodeConfig
+from metantk_core.errors import InputError
+from metantk_core.meta_training import (
+    EvaluationConfig,
+    FewShotClassifier,
+    ProtoNetTraining,
+    TrainingConfig,
+    evaluate,
+    load_model,
+    meta_train,
+    save_model,
+    untrained_model,
+)
+from metantk_core.meta_training.answering import CLASSIFIERS, FEATURE_BATCH, InnerLoop, Shown, answers
+from metantk_core.meta_training.protonet import ProtoNetLearner
+from metantk_core.networks import NetworkConfig, build, initialise
+
+WIDE = EpisodeConfig(ways=5, shots=2, queries=3)
+FEW = EpisodeConfig(ways=3, shots=1, queries=3)
+PROTONET = ProtoNetTraining(
+    episode=WIDE,
+    network=NetworkConfig(channels=4, cells=1),
+    learning_rate=1e-2,
+    halve_every=2,
+    meta_batch=2,
+    iterations=4,
+    validate_every=2,
+    validation_episode=FEW,
+    validation_episodes=4,
+)
+TRAININGS: dict[str, TrainingConfig] = {"maml": changed(), "anil": changed(algorithm="anil"), "protonet": PROTONET}
+
+
+def learned(training, **ports):
+    episode = training.episode
+    return meta_train(GENOTYPE, source("train", episode), source("val", training.validated_on), training, 0, **ports)
+
+
+def shown(network, *, seed=0, episode=FEW, **values):
+    """An episode of the test classes before a network, in double precision."""
+    origin = source("test", episode)
+    drawn = origin.normalised(origin.episode(seed, "test"))
+    network = network.double()
+    return Shown(
+        network,
+        drawn.support_images.double(),
+        drawn.support_labels,
+        drawn.query_images.double(),
+        episode.ways,
+        **values,
+    )
+
+
+def running_network(norm="batch_running", seed=1):
+    """A network whose running moments are those of some images, not 0 and 1."""
+    network = build(
+        GENOTYPE, NetworkConfig(channels=4, cells=1), in_channels=1, ways=3, variant="training", norm=norm
+    ).double()
+    initialise(network, seed)
+    network.train()
+    images = source("train").images.images
+    with torch.no_grad():
+        network(torch.from_numpy(images[:40] / 255).double())
+    return network.eval()
+
+
+def test_protonet_loss_and_gradient_are_those_of_the_definition_in_float64():
+    network = tiny_network()
+    learner = ProtoNetLearner(network, PROTONET, source("train", WIDE), 0)
+    episodes = learner.draw(3)
+    for episode in episodes:
+        for name in ("support_images", "query_images"):
+            object.__setattr__(episode, name, getattr(episode, name).double())
+    step = learner.gradient(episodes)
+
+    weights = {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
+    losses = []
+    for episode in episodes:
+
+        def feature(image):
+            return torch.tanh(weights["body.map.weight"] @ image.reshape(64) + weights["body.map.bias"])
+
+        of_class = [episode.support_images[episode.support_labels == k] for k in range(5)]
+        prototypes = [(feature(one) + feature(other)) / 2 for one, other in of_class]
+        for image, label in zip(episode.query_images, episode.query_labels, strict=True):
+            similar = [torch.exp(-((feature(image) - prototype) ** 2).sum()) for prototype in prototypes]
+            losses.append(-torch.log(similar[int(label)] / sum(similar)))
+    loss = sum(losses) / len(losses)
+    loss.backward()
+    assert step.loss == pytest.approx(loss.item(), abs=1e-12)
+    assert step.images == 2 * 5 * (2 + 3)
+    for name in ("body.map.weight", "body.map.bias"):
+        torch.testing.assert_close(network.get_parameter(name).grad, weights[name].grad, atol=1e-12, rtol=1e-9)
+
+
+def test_each_classifier_is_its_definition_in_float64():
+    network = running_network()
+    seen = shown(network, episode=EpisodeConfig(ways=3, shots=2, queries=3))
+    found = answers(seen, ["prototypes", "nearest_centroid", "cosine", "logistic_regression"])
+    with torch.no_grad():
+        support, queries = (network.features(images) for images in (seen.support_images, seen.query_images))
+    labels = seen.support_labels
+    raw = torch.stack([support[labels == k].mean(dim=0) for k in range(3)])
+    unit = torch.stack([(support / support.norm(dim=1, keepdim=True))[labels == k].mean(dim=0) for k in range(3)])
+    for row, query in enumerate(queries):
+        direction = query / query.norm()
+        torch.testing.assert_close(found["prototypes"][row], -((query - raw) ** 2).sum(dim=1))
+        torch.testing.assert_close(found["nearest_centroid"][row], -((direction - unit) ** 2).sum(dim=1))
+        torch.testing.assert_close(found["cosine"][row], unit @ direction / unit.norm(dim=1))
+    weights, intercepts = logistic_optimum(support / support.norm(dim=1, keepdim=True), labels, 3)
+    expected = queries / queries.norm(dim=1, keepdim=True) @ weights.mT + intercepts
+    torch.testing.assert_close(
+        found["logistic_regression"], expected - expected.mean(1, keepdim=True), atol=1e-6, rtol=0
+    )
+
+
+def logistic_optimum(features, labels, ways):
+    """Minimise the sum of cross-entropies plus half the squared weights (C = 1) by a general method."""
+    weights = torch.zeros(ways, features.shape[1], dtype=torch.float64, requires_grad=True)
+    intercepts = torch.zeros(ways, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [weights, intercepts], max_iter=2000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def objective():
+        optimiser.zero_grad()
+        value = (
+            F.cross_entropy(features @ weights.mT + intercepts, labels, reduction="sum") + weights.square().sum() / 2
+        )
+        value.backward()
+        return value
+
+    optimiser.step(objective)
+    with torch.no_grad():
+        return weights - weights.mean(0), intercepts - intercepts.mean()
+
+
+@pytest.mark.parametrize("norm", ["batch_running", "group"])
+def test_features_are_the_same_to_the_last_digit_however_many_images_are_asked_for(norm):
+    network = running_network(norm).float()
+    images = torch.randn(FEATURE_BATCH + 9, 1, 8, 8)
+    together = Shown(network, images[:3], torch.arange(3), images[3:], 3).features[1]
+    for rows in ([0, 1], [5], [*range(40)]):
+        some = Shown(network, images[:3], torch.arange(3), images[3:][rows], 3).features[1]
+        assert torch.equal(some, together[rows])
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("norm", ["batch_support", "batch_transductive", "batch_running", "group"])
+def test_every_classifier_tells_apart_what_is_far_apart(name, norm):
+    if name == "gradient_steps" and norm == "batch_running":
+        pytest.skip("weights that adapt have no running moments")
+    network = running_network(norm)
+    seen = shown(network, inner_loop=InnerLoop("anil", 0.5, 300))
+    # Queries that are the support images themselves, in another order.
+    order = torch.tensor([2, 0, 1])
+    again = Shown(network, seen.support_images, seen.support_labels, seen.support_images[order], 3, seen.inner_loop)
+    assert torch.equal(answers(again, [name])[name].argmax(dim=1), order)
+
+
+@pytest.mark.parametrize("name", ["protonet"])  # the others in test_meta_training
+@pytest.mark.parametrize("stop", [1, 2])
+def test_interrupted_training_of_each_learner_continues_with_the_same_bits(name, stop, monkeypatch):
+    monkeypatch.setattr("metantk_core.meta_training.training.CHECKPOINT_SECONDS", 0.0)
+    expected, memory = learned(TRAININGS[name]), Memory()
+    with pytest.raises(InterruptedWorkError):
+        learned(TRAININGS[name], checkpoint=memory, progress=interrupt_at(stop))
+    model = learned(TRAININGS[name], checkpoint=memory)
+    assert model.history == expected.history
+    assert_same_state(model.state, expected.state)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("maml", "step"), ("protonet", "features"), ("protonet", "step"), ("protonet", "validation")],
+)
+def test_signal_saves_where_training_is_whatever_it_was_at(name, place, monkeypatch):
+    expected, memory, passed = learned(TRAININGS[name]), Memory(), []
+    signalled = partial(os.kill, os.getpid(), signal.SIGTERM)
+    calls = {"features": 23, "step": 3, "validation": 7}[place]
+    target = {
+        "features": "metantk_core.networks.build.FewShotNetwork.features",
+        "step": "torch.optim.adam.Adam.step",
+        "validation": "metantk_core.meta_training.training.answers",
+    }[place]
+    module, _, attribute = target.rpartition(".")
+    owner = pkgutil.resolve_name(module)
+    work = getattr(owner, attribute)
+
+    def interrupted(*values, **named):
+        passed.append(1)
+        if len(passed) == calls:
+            signalled()
+        return work(*values, **named)
+
+    monkeypatch.setattr(owner, attribute, interrupted)
+    with stopping.raising(), pytest.raises(SystemExit) as ended:
+        learned(TRAININGS[name], checkpoint=memory)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert memory.saves > 0
+    told = []
+    model = learned(TRAININGS[name], checkpoint=memory, progress=lambda done, *_: told.append(done))
+    if place == "step":
+        assert told[0] == 3  # the step that was under way was ended, and isn't done again
+    assert model.history == expected.history
+    assert_same_state(model.state, expected.state)
+
+
+def test_protonet_learns_to_tell_new_classes_apart():
+    training = PROTONET.model_copy(
+        update={
+            "episode": EpisodeConfig(ways=8, shots=1, queries=4),
+            "network": NetworkConfig(channels=8, cells=1),
+            "iterations": 60,
+            "validate_every": 60,
+            "halve_every": 1000,
+            "validation_episodes": 40,
+        }
+    )
+    sources = [distracted("train", 60, [1]), distracted("val", 40, [2])]
+    object.__setattr__(sources[0], "config", training.episode)
+    object.__setattr__(sources[1], "config", FEW)
+    before, after = (p.validation_accuracy for p in meta_train(GENOTYPE, *sources, training, 0).history)
+    assert after > max(before, 1 / 3) + 0.2
+
+
+def test_step_size_of_protonet_is_halved_at_intervals():
+    learner = ProtoNetLearner(tiny_network(), PROTONET, source("train", WIDE), 0)
+    assert [learner.learning_rate(iteration) for iteration in range(6)] == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
+
+
+def test_weights_of_a_diverged_network_are_the_last_good_ones_and_what_happened_is_said():
+    model = learned(PROTONET.model_copy(update={"learning_rate": 1e30, "validate_every": 1}))
+    assert model.outcome == "diverged"
+    assert "at iteration" in model.reason
+    assert all(value.isfinite().all() for value in model.state.values())
+
+
+def test_metric_learner_answers_more_ways_and_shots_than_it_was_trained_with(tmp_path):
+    model = learned(PROTONET)
+    save_model(model, tmp_path)
+    model = load_model(tmp_path)
+    asked = EvaluationConfig(
+        episode=EpisodeConfig(ways=7, shots=1, queries=2), episodes=3, further_shots=(3,), beside=("cosine",)
+    )
+    found = evaluate(model, source("test", asked.episode), asked, 0)
+    assert (found.ways, found.classifier, found.algorithm, found.inner_steps) == (7, "prototypes", "protonet", None)
+    assert [(other.classifier, other.shots) for other in found.others] == [
+        ("cosine", 1),
+        ("prototypes", 3),
+        ("cosine", 3),
+    ]
+    alone = evaluate(
+        model,
+        source("test", EpisodeConfig(ways=7, shots=3, queries=2)),
+        EvaluationConfig(episode=EpisodeConfig(ways=7, shots=3, queries=2), episodes=3),
+        0,
+    )
+    assert (found.others[1].accuracy, found.others[1].half_width) == (alone.accuracy, alone.half_width)
+    assert "by prototypes" in found.summary()
+    images = source("test").images.images
+    request = images[[0, 8, 16, 24]], np.array([0, 1, 2, 3]), images[[1, 9]]
+    assert FewShotClassifier(model).predict_proba(*request).shape == (2, 4)
+
+
+def test_interrupted_evaluation_of_several_ways_continues_with_the_same_numbers(monkeypatch):
+    monkeypatch.setattr("metantk_core.meta_training.evaluation.CHECKPOINT_SECONDS", 0.0)
+    model = untrained_model(GENOTYPE, source("train", WIDE), PROTONET, 0)
+    asked = EvaluationConfig(episode=FEW, episodes=4, further_shots=(2,), beside=("cosine",))
+    run, memory = partial(evaluate, model, source("test", FEW), asked, 0), Memory()
+    with pytest.raises(InterruptedWorkError):
+        run(checkpoint=memory, progress=interrupt_at(5))
+    assert run(checkpoint=memory) == run()
+
+
+def test_weights_that_do_not_adapt_are_not_asked_for_gradient_steps():
+    model = untrained_model(GENOTYPE, source("train", WIDE), PROTONET, 0)
+    asked = EvaluationConfig(episode=FEW, episodes=2, beside=("gradient_steps",))
+    with pytest.raises(InputError, match=r"gradient_steps, which maml and anil alone learn; give some of prototypes"):
+        evaluate(model, source("test", FEW), asked, 0)
+
+
+def test_progress_says_loss_and_images_a_second():
+    told = []
+    learned(PROTONET, progress=lambda done, total, detail="": told.append(detail))
+    assert "images/s" in told[-1]
+    assert "loss " in told[-1]
+    assert math.isfinite(float(told[-1].partition("loss ")[2].split(",")[0]))
