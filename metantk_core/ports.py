@@ -512,6 +512,18 @@ class ModelRegistry(Protocol):
         """
         ...
 
+    def fetch(self, address: str, directory: Path) -> Path:
+        """Return the folder with a registered network, as ``meta_training.load_model`` reads it.
+
+        Args:
+            address: Address of a version: ``models:/name/3`` or ``models:/name@champion``.
+            directory: A new folder on this machine, into which it is put.
+
+        Raises:
+            InputError: There is no such version, or it holds no network of ours.
+        """
+        ...
+
 
 @runtime_checkable
 class Cluster(Protocol):

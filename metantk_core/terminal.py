@@ -103,6 +103,34 @@ def print_records(records: Sequence[ScoreRecord], console: Console | None = None
         console.print("* computed in float64: in float32, rounding could have been more than 1 % of it")
 
 
+def print_classified(found: workflow.Classified, console: Console | None = None) -> None:
+    """Print what each image was taken for, and how many answers are right where that is known."""
+    console = console or Console()
+    counts = ", ".join(f"{label} ({count})" for label, count in zip(found.labels, found.support, strict=True))
+    console.print(f"Shown: {counts}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    table.add_column("next", overflow="fold")
+    for number, answer in enumerate(found.answers):
+        label, chance = max(
+            ((label, chance) for label, chance in answer.probabilities.items() if label != answer.label),
+            key=lambda other: other[1],
+        )
+        wrong = found.truth is not None and found.truth[number] != answer.label
+        table.add_row(
+            Text(answer.name),
+            Text(answer.label + (" (wrong)" if wrong else "")),
+            f"{100 * answer.probability:.1f} %",
+            Text(f"{label} {100 * chance:.1f} %"),
+        )
+    console.print(table)
+    if found.right is not None:
+        share = 100 * found.right / len(found.answers)
+        console.print(f"{found.right} of {len(found.answers)} are right ({share:.0f} %).", highlight=False)
+
+
 def print_leaderboard(leaderboard: Leaderboard, console: Console | None = None) -> None:
     """Print the first ranks, the last one, and how far the ranking can be trusted."""
     # matplotlib comes with the package.

@@ -142,6 +142,25 @@ class Workspace:
         except AwayError:
             return None
 
+    def network(self, address: str, run: str, scratch: Path) -> Path:
+        """Return the folder of a trained network, fetched from MLflow unless it is one on this machine.
+
+        Args:
+            address: Of a version in the registry, or a folder.
+            run: Name of the run that registered it, instead; else empty.
+            scratch: A folder for what is fetched.
+
+        Raises:
+            InputError: There is no such run, model or version, or MLflow does not answer.
+        """
+        if run:
+            address = workflow.registered_address(self.existing_store(), run)
+        elif not address.startswith("models:/"):
+            return Path(address).expanduser()
+        admit_tracking(self.tracking_uri)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        return wiring.model_registry(self.tracking_uri).fetch(address, scratch / "model")
+
     def sync_command(self) -> list[str]:
         """Return the arguments that send what could not be logged, beside the program's name."""
         arguments = ["sync"]

@@ -1,5 +1,6 @@
 """Model registry on MLflow: a folder with a meta-trained network enters, a version that any process can load leaves."""
 
+import io
 import json
 import os
 import tempfile
@@ -11,12 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from mlflow import pyfunc
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Map
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+from PIL import Image
 
 import metantk_core
 from metantk_core.adapters.mlflow_client import MlflowError, found_or_created
@@ -70,7 +76,7 @@ class MlflowModels:
             alias: Moved to this version, such as ``champion``.
             description: Markdown, shown with the version; also the model's ``README.md``.
             tags: More words, shown with the version.
-            input_example: A request; see ``few_shot_pyfunc``.
+            input_example: A request, as arrays; kept as the table of image files that a served model takes.
             metrics: What was measured of the model; points that the run has already are shown with the model, too.
             dataset: What it was measured on.
 
@@ -108,6 +114,30 @@ class MlflowModels:
         self._note_version(entry, name, str(found.version))
         self._client.set_registered_model_alias(name, alias, found.version)
         return RegisteredModel(name, str(found.version), f"models:/{name}/{found.version}")
+
+    def fetch(self, address: str, directory: Path) -> Path:
+        """Return the folder with a registered network, downloaded into a new one.
+
+        Args:
+            address: Address of a version: ``models:/name/3`` or ``models:/name@champion``.
+            directory: Where it is put.
+
+        Raises:
+            InputError: There is no such version, or it holds no network of ours.
+        """
+        try:
+            with _process_wide_address(self._connection.uri):
+                folder = Path(download_artifacts(artifact_uri=address, dst_path=str(directory)))
+        except MlflowException as error:
+            raise InputError(
+                f"Expected a registered model at {address}, but MLflow has none that it could give "
+                f"({error.message.splitlines()[0]}); see the names and versions in its page of models."
+            ) from error
+        described = Model.load(str(folder)).flavors.get("python_function", {}).get("artifacts") or {}
+        network = folder / str(described.get(_ARTIFACT, {}).get("path", "none"))
+        if not network.is_dir():
+            raise InputError(f"Expected a few-shot classifier of this project at {address}, but it is another model.")
+        return network
 
     def _ensure_name(self, name: str) -> None:
         try:
@@ -160,7 +190,7 @@ class MlflowModels:
         card: str,
     ) -> None:
         with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-            # Hints of types can't say what the signature says: named tensors with their shapes.
+            # Hints of types would become a signature of their own.
             warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method", UserWarning)
             folder = Path(scratch) / "model"
             pyfunc.save_model(
@@ -168,8 +198,8 @@ class MlflowModels:
                 python_model=Path(__file__).with_name("few_shot_pyfunc.py"),
                 artifacts={_ARTIFACT: str(model_directory)},
                 code_paths=[str(Path(metantk_core.__file__).parent)],
-                signature=_signature(trained.image_shape, trained.ways),
-                input_example=dict(input_example),
+                signature=_signature(),
+                input_example=_table(input_example),
                 pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in SERVING_PACKAGES],
                 mlflow_model=Model(run_id=run, model_id=model.model_id),
             )
@@ -239,11 +269,29 @@ def _process_wide_address(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
-def _signature(image_shape: tuple[int, int, int], ways: int | None) -> ModelSignature:
-    images = np.dtype(np.uint8), (-1, *image_shape)
-    inputs: list[ColSpec | TensorSpec] = [
-        TensorSpec(*images, name="support_images"),
-        TensorSpec(np.dtype(np.int64), (-1,), name="support_labels"),
-        TensorSpec(*images, name="query_images"),
+def _signature() -> ModelSignature:
+    image = ColSpec(DataType.binary, name="image")
+    label = ColSpec(DataType.string, name="label", required=False)
+    answer: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.string, name="label"),
+        ColSpec(DataType.double, name="probability"),
+        ColSpec(Map(DataType.double), name="probabilities"),
     ]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, ways or -1))]))
+    return ModelSignature(inputs=Schema([image, label]), outputs=Schema(answer))
+
+
+def _table(example: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return a request of arrays as people send it: image files, those of support images with a label."""
+    support, queries = (map(_png, example[part]) for part in ("support_images", "query_images"))
+    rows = [
+        *zip(support, (f"class {label}" for label in example["support_labels"]), strict=True),
+        *((image, None) for image in queries),
+    ]
+    return pd.DataFrame(rows, columns=["image", "label"])
+
+
+def _png(image: np.ndarray) -> bytes:
+    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()

@@ -17,6 +17,7 @@ from metantk_core.command_line import (
     experiments,
     runs,
     schedule,
+    serving,
     store,
     submission,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 for _heading, _topics in {
     "Architectures": (architectures,),
     "Experiments": (experiments, benchmark),
+    "Trained networks": (serving,),
     "Kubeflow": (cluster, submission, runs, schedule),
     "Upkeep": (doctor, store),
 }.items():

@@ -11,6 +11,7 @@ from .config import (
     TrainingConfig,
 )
 from .evaluation import asked_of, evaluate
+from .image_requests import Answer, Picture, classify
 from .logistic_regression import LinearClassifiers, fit_logistic_regression
 from .model import (
     TrainedModel,
@@ -25,6 +26,7 @@ __all__ = [
     "LEARNERS_SETTINGS",
     "Accuracy",
     "Algorithm",
+    "Answer",
     "Checkpoint",
     "Classifier",
     "Evaluation",
@@ -32,11 +34,13 @@ __all__ = [
     "FewShotClassifier",
     "LinearClassifiers",
     "MamlTraining",
+    "Picture",
     "ProtoNetTraining",
     "TrainedModel",
     "TrainingConfig",
     "Validation",
     "asked_of",
+    "classify",
     "evaluate",
     "fit_logistic_regression",
     "load_model",

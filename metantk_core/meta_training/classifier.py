@@ -28,6 +28,11 @@ class FewShotClassifier:
         self.model = model
         self._network = model.network()
 
+    @property
+    def ways(self) -> int | None:
+        """How many classes a request must have; none for any number."""
+        return self.model.ways
+
     def predict_proba(
         self, support_images: np.ndarray, support_labels: np.ndarray, query_images: np.ndarray
     ) -> Float64[np.ndarray, "q k"]:

@@ -8,6 +8,7 @@ from .baselines import (
     find_baseline,
     latest_accepted,
 )
+from .classifying import Classified, classify_folders
 from .data import (
     admit_dataset,
     dataset_folder,
@@ -22,7 +23,7 @@ from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_m
 from .records import Records, load_records, read_records, write_records
 from .reporting import RunResult, read_result, report
 from .rerunning import PAGE, finished_rerun, log_rerun, open_rerun, rerun, rerun_key
-from .runs import Ports, open_run, remark, versions
+from .runs import Ports, open_run, registered_address, remark, versions
 from .scoring import found_a_value, score, score_shard, shard_names, shard_number
 from .searching import SearchResult, close_round, finish_search, search, start_search
 from .surroundings import surroundings
@@ -35,6 +36,7 @@ __all__ = [
     "PAGE",
     "RERUN_FILE",
     "Baseline",
+    "Classified",
     "Estimate",
     "KeepingRegistry",
     "KeepingTracker",
@@ -50,6 +52,7 @@ __all__ = [
     "admit_dataset",
     "all_reruns",
     "check_limits",
+    "classify_folders",
     "close_reruns",
     "close_round",
     "dataset_folder",
@@ -80,6 +83,7 @@ __all__ = [
     "read_records",
     "read_result",
     "register_model",
+    "registered_address",
     "remark",
     "report",
     "rerun",

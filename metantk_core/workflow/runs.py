@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
+from metantk_core.errors import InputError
 from metantk_core.extras import installed_version
 from metantk_core.files import Place
 from metantk_core.ports import PIPELINE, POD, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
@@ -152,6 +153,32 @@ def note_model(store: ArtifactStore, run: str, registered: RegisteredModel) -> N
         f"{run}/model.json",
         json.dumps({"name": registered.name, "version": registered.version, "uri": registered.uri}).encode(),
     )
+
+
+def registered_address(store: ArtifactStore, run: str) -> str:
+    """Return the address of the model that a run registered.
+
+    Args:
+        store: Where ``note_model`` kept it.
+        run: Name of the run, ``RunConfig.run_id``.
+
+    Raises:
+        InputError: The run has registered none yet, or what was kept is damaged.
+    """
+    key = f"{run}/model.json"
+    data = store.read(key)
+    if data is None:
+        raise InputError(
+            f"Expected a run that has registered its model, but {store.place(key)} is not there; name one as "
+            "`metantk run` does, such as smoke-8b61b5cf, or finish it."
+        )
+    try:
+        address = json.loads(data)["uri"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.place(key)} is damaged; run the pipeline again, which writes it anew.") from error
+    if not address:
+        raise InputError(f"The model of the run {run} waits for its MLflow server; send it with `metantk sync`.")
+    return str(address)
 
 
 def versions(names: Sequence[str] = (*COMPUTING, "kfp", "mlflow")) -> tuple[tuple[str, str], ...]:

@@ -386,6 +386,10 @@ class KeepingRegistry:
         )
         return RegisteredModel(name, "", "")
 
+    def fetch(self, address: str, directory: Path) -> Path:
+        """Return the folder with a registered network; one that was kept for later can't be had yet."""
+        return self._connect().fetch(address, directory)
+
 
 @dataclass(frozen=True)
 class Sent:
