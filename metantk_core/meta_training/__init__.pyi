@@ -1,5 +1,5 @@
 from .accuracy import Accuracy, Evaluation
-from .checkpoint import Checkpoint
+from .checkpoint import FORMAT, Checkpoint
 from .classifier import FewShotClassifier
 from .config import (
     LEARNERS_SETTINGS,
@@ -23,6 +23,7 @@ from .model import (
 from .training import meta_train
 
 __all__ = [
+    "FORMAT",
     "LEARNERS_SETTINGS",
     "Accuracy",
     "Algorithm",

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from metantk_core.errors import InputError
 
+FORMAT = 3
+"""Number of what checkpoints hold; part of their names, so that those of other versions are not taken up."""
+
 _VALUES = "values"
 
 

@@ -18,7 +18,6 @@ from metantk_core.workflow.data import episode_source, summary_of
 from metantk_core.workflow.identity import evaluation_key, training_key
 from metantk_core.workflow.model_card import model_card
 from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
-from metantk_core.workflow.sealed import FORMAT
 from metantk_core.workflow.tracked import accuracy_metrics, learning_metrics
 
 
@@ -51,7 +50,7 @@ def meta_train(
 ) -> TrainedModel:
     """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
     genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{FORMAT}/{training_key(config, genotype, dataset, ports.device_kind)}.checkpoint"
+    key = f"training/{meta_training.FORMAT}/{training_key(config, genotype, dataset, ports.device_kind)}.checkpoint"
     training = config.training
     described = f"{training.title}, {training.length}, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
     with step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
@@ -77,7 +76,7 @@ def meta_train(
 
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
     """Evaluate a meta-trained network on episodes of test classes."""
-    key = f"evaluation/{FORMAT}/{evaluation_key(config, model, dataset, ports.device_kind)}.checkpoint"
+    key = f"evaluation/{meta_training.FORMAT}/{evaluation_key(config, model, dataset, ports.device_kind)}.checkpoint"
     described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
         evaluation = meta_training.evaluate(
