@@ -16,6 +16,7 @@ from metantk_core.errors import InputError
 from metantk_core.extras import PIPELINES, STORAGE, admit_installed
 from metantk_core.files import Place
 from metantk_core.ports import ArtifactStore, ModelRegistry, Tracker
+from metantk_core.seeding import digest
 
 if TYPE_CHECKING:
     from metantk_core.adapters.kubeflow.client import KubeflowCluster
@@ -33,6 +34,7 @@ __all__ = [
     "no_accelerator",
     "opened_store",
     "tracker",
+    "waiting_room",
 ]
 
 _RECORDS = "scores/"
@@ -88,6 +90,23 @@ def images(path: str | None) -> Place | None:
     from metantk_core.adapters.s3_images import connect_images
 
     return connect_images(bucket, prefix)
+
+
+def waiting_room(address: str) -> Path:
+    """Return the folder on this machine in which a data set is made that goes to a bucket: the same at each attempt.
+
+    Args:
+        address: Where it goes.
+
+    Raises:
+        InputError: There is no home to have it in.
+    """
+    from metantk_core.adapters.pieces import FOLDER, cache_folder
+
+    folder = cache_folder()
+    if folder is None:
+        raise InputError(f"This account has no home folder; set {FOLDER} to a folder with enough space.")
+    return folder / "imports" / digest(address)
 
 
 @contextmanager

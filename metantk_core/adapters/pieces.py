@@ -148,12 +148,18 @@ def pieces() -> Pieces | None:
     limit = int(float(found[1]) * _UNITS[found[2].upper()]) if found and text else _USUAL_SIZE
     if not limit:
         return None
+    folder = cache_folder()
+    return None if folder is None else Pieces(folder / "pieces", limit)
+
+
+def cache_folder() -> Path | None:
+    """Return the folder that the environment names for what may be removed at any time; none without a home."""
     named = os.environ.get(FOLDER)
-    if named:
-        return Pieces(Path(named).expanduser() / "pieces", limit)
-    above = os.environ.get("XDG_CACHE_HOME")
     try:
-        return Pieces((Path(above) if above else Path.home() / ".cache") / "metantk" / "pieces", limit)
+        if named:
+            return Path(named).expanduser()
+        above = os.environ.get("XDG_CACHE_HOME")
+        return (Path(above) if above else Path.home() / ".cache") / "metantk"
     except RuntimeError:  # an account without a home
         return None
 

@@ -13,6 +13,7 @@ from metantk_core.command_line import (
     architectures,
     benchmark,
     cluster,
+    data,
     doctor,
     experiments,
     runs,
@@ -39,6 +40,7 @@ for _heading, _topics in {
     "Architectures": (architectures,),
     "Experiments": (experiments, benchmark),
     "Trained networks": (serving,),
+    "Images": (data,),
     "Kubeflow": (cluster, submission, runs, schedule),
     "Upkeep": (doctor, store),
 }.items():

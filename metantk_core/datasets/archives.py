@@ -362,6 +362,6 @@ def _stream(
             some = min(at_once, count - row)
             pixels = np.frombuffer(_read_exactly(images.elements, some * size), np.uint8).reshape(some, *shape)
             if len(shape) == 3 and shape[2] == 3 and blue_first:
-                pixels = np.ascontiguousarray(pixels[..., ::-1])
+                pixels = pixels[..., ::-1]
             yield from stream(pixels if len(shape) == 3 else pixels[..., None], image_size, channels)
         images.end()

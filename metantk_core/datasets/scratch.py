@@ -4,6 +4,8 @@ Beside the place ``x`` stands ``.x.metantk-unfinished`` while someone works on i
 the worker has a lock of the operating system (it ends with the process, however that ends), and a folder named after
 the worker's machine, in which the work lies. Locks may not reach from one machine to another on a shared volume, so
 what another machine made is left alone until nothing in it has changed for an hour.
+
+What takes hours, and can go on, is made in ``.x.metantk-resumable`` instead, which stays when its worker dies.
 """
 
 import contextlib
@@ -19,13 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metantk_core.errors import InputError
+from metantk_core.files import write_atomically
 from metantk_core.seeding import digest
 
 SUFFIX = ".metantk-unfinished"
+RESUMABLE = ".metantk-resumable"
 SECONDS_TO_MESSAGE = 2.0
 SECONDS_TO_GIVE_UP = 600.0
 SECONDS_TO_STALE = 3600.0
 _LOCK = "lock"
+_IDENTITY = "made-of"
 _logger = logging.getLogger(__name__)
 
 
@@ -56,6 +61,41 @@ def workplace(target: Path) -> Iterator[Path]:
             yield mine
         finally:
             shutil.rmtree(mine, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def resumable(target: Path, identity: str) -> Iterator[Path]:
+    """Give the folder in which ``target`` is made, on the same disk, with what an earlier attempt has left in it.
+
+    It is left there when an exception, or nobody, ends the work; who is done moves it into place. While another process
+    makes the same, wait for it, as in `workplace`.
+
+    Args:
+        target: The folder to be made.
+        identity: What it is made of. What was made of something else is removed, after a warning.
+
+    Raises:
+        InputError: The other process has written nothing for ten minutes.
+        OSError: The folder can't be made.
+    """
+    place = target.with_name(f".{target.name}{RESUMABLE}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with _held(place):
+        made, note = place / "new", place / _IDENTITY
+        before = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else None
+        if before != identity:
+            if before is not None and made.is_dir():
+                _logger.warning(
+                    "What an earlier attempt left beside '%s' was made of something else, or the source has changed "
+                    "since: all is made anew.",
+                    target,
+                )
+            shutil.rmtree(made, ignore_errors=True)
+            write_atomically(note, identity.encode())
+        made.mkdir(exist_ok=True)
+        yield made
+        shutil.rmtree(made, ignore_errors=True)  # unless it was moved
+        note.unlink()
 
 
 @contextlib.contextmanager

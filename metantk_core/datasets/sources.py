@@ -7,6 +7,7 @@ passes through one image at a time. Axes: ``n`` images, ``c`` channels, ``h`` ro
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 from metantk_core.datasets.images import Split
 from metantk_core.errors import InputError
 from metantk_core.files import shown
+from metantk_core.progress import Progress
 
 # Far above every data set of the field; what claims more is damaged or hostile, and would fill memory.
 MAX_IMAGES = 20_000_000
@@ -77,6 +79,8 @@ class Source:
         splits: Find the splits; asked only if images must be stored.
         layout: What its files are, in words.
         recognise: Says from the splits what it was taken for.
+        finished: Puts arrays into a folder that are stored already as they are asked for; none if images must be
+            converted.
     """
 
     name: str
@@ -84,6 +88,7 @@ class Source:
     splits: Callable[[], Mapping[Split, SplitSource]]
     layout: str
     recognise: Callable[[Mapping[Split, SplitSource]], Recognition]
+    finished: Callable[[Path, Progress], None] | None = None
 
 
 def of_kind(kind: str) -> Callable[[Mapping[Split, SplitSource]], Recognition]:

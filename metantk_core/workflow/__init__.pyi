@@ -18,6 +18,7 @@ from .data import (
     score_source,
 )
 from .estimating import Estimate, estimate
+from .importing import import_into
 from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
 from .records import Records, load_records, read_records, write_records
@@ -65,6 +66,7 @@ __all__ = [
     "finished_rerun",
     "found_a_value",
     "genotype_of",
+    "import_into",
     "join_shards",
     "latest_accepted",
     "leaderboard_columns",

@@ -251,7 +251,7 @@ def test_a_prepared_dataset_is_taken_from_the_store_and_never_prepared_again(
     config = own_images(write_tree(tmp_path / "images"))
     first = prepare_images(config, tmp_path / "first", store=store)
     with monkeypatch.context() as patched:
-        patched.setattr("metantk_core.datasets.store._write", _never)
+        patched.setattr("metantk_core.datasets.store.write", _never)
         second = prepare_images(config, tmp_path / "second", store=wiring.artifact_store(address))
         third = prepare_images(config, tmp_path / "third" / "out", cache=tmp_path / "third", store=store)
     assert first.digest == second.digest == third.digest
@@ -268,7 +268,7 @@ def test_what_a_machine_has_prepared_before_it_knew_the_store_is_there_for_other
     config = own_images(write_tree(tmp_path / "images"))
     prepare_images(config, tmp_path / "first")
     prepare_images(config, tmp_path / "first", store=store)
-    monkeypatch.setattr("metantk_core.datasets.store._write", _never)
+    monkeypatch.setattr("metantk_core.datasets.store.write", _never)
     prepare_images(config, tmp_path / "second", store=store)
 
 

@@ -49,9 +49,11 @@ def with_rotations(source: Source, which: Rotations) -> Source:
         source: Square images.
         which: The splits.
     """
+    if which == "none":
+        return source
 
     def turned(split: Split, part: SplitSource) -> SplitSource:
-        if which == "none" or (which == "train" and split != "train"):
+        if which == "train" and split != "train":
             return part
         check_counts(4 * len(part.labels), 4 * len(part.class_names), split, source.name)
         names = tuple(f"{name}{turn}" for name in part.class_names for turn in ("", "/rot90", "/rot180", "/rot270"))
@@ -75,7 +77,7 @@ def _changed(source: Source, change: Callable[[Split, SplitSource], SplitSource]
     def splits() -> dict[Split, SplitSource]:
         return {split: change(split, part) for split, part in source.splits().items()}
 
-    return replace(source, splits=splits)
+    return replace(source, splits=splits, finished=None)
 
 
 def split_of_each(

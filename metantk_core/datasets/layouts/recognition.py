@@ -8,7 +8,7 @@ from typing import Literal
 from metantk_core.datasets import archives, folders
 from metantk_core.datasets.config import Choices, ColourOrder, Rotations, SourceName
 from metantk_core.datasets.images import SPLITS
-from metantk_core.datasets.layouts import listed
+from metantk_core.datasets.layouts import imported, listed
 from metantk_core.datasets.layouts.cached import CACHE
 from metantk_core.datasets.layouts.choosing import with_colours_turned_round, with_rotations
 from metantk_core.datasets.layouts.idx import families, idx
@@ -18,6 +18,7 @@ from metantk_core.datasets.layouts.layout import NO_CHOICES
 from metantk_core.datasets.layouts.omniglot import PARTS, omniglot
 from metantk_core.datasets.layouts.tiered import TIERED_ARRAYS, TIERED_ENCODED
 from metantk_core.datasets.sources import Source
+from metantk_core.datasets.stored import FILES, SUMMARY
 from metantk_core.errors import InputError
 from metantk_core.files import FOLDER, Below, Place, reason, shown
 
@@ -159,6 +160,8 @@ def _found(place: Place, kinds: dict[str, str]) -> list[_Found]:
         found.append(
             _Found(drawings, place, partial(omniglot, place), colour_order=None, brings_splits=False, rotations="all")
         )
+    if files.issuperset(FILES):
+        found.append(_Found(imported.NAME, place, partial(_imported, place)))
     for family in families(files):
         if not family.missing:
             described = f"IDX files of {' or '.join(family.names)}"
@@ -179,6 +182,10 @@ def _archives(place: Place) -> _Found:
         return _named(archives.npz(place, image_size, channels), choices)
 
     return _Found("npz files", place, read)
+
+
+def _imported(place: Place, image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
+    return _named(imported.imported(place, image_size, channels), choices)
 
 
 def _named(source: Source, choices: Choices) -> Source:
@@ -226,6 +233,12 @@ def _broken(place: Place, kinds: dict[str, str]) -> InputError | None:
                 return InputError(
                     f"Split '{others[0]}' in '{shown(place.where())}' is missing: no {form}. Put it there."
                 )
+    if SUMMARY in kinds:
+        gone = next(name for name in sorted(FILES) if kinds.get(name, FOLDER) == FOLDER)
+        return InputError(
+            f"Part of the imported data set in '{shown(place.where())}' is missing: no file '{gone}'. Import the "
+            "images again."
+        )
     half = [part for part in PARTS if part in kinds or f"{part}.zip" in kinds]
     if half:
         gone = next(part for part in PARTS if kinds.get(part) != FOLDER)

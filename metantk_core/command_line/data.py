@@ -1,0 +1,128 @@
+"""Commands about images as people have them: check, import, split."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from metantk_core.command_line.options import AsJson, Commands, print_json
+
+commands = typer.Typer(
+    name="data",
+    cls=Commands,
+    help="Look at images as you have them, convert them once, make splits of classes where there are none.",
+    epilog="Examples: metantk data check /data/mini-imagenet  ·  metantk data import /data/mini-imagenet /data/mini-84",
+    no_args_is_help=True,
+)
+
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="What holds the images: a folder, or s3://bucket/prefix.")
+]
+Channels = Annotated[
+    str | None,
+    typer.Option(metavar="1|3", help="1 stores grey images, 3 stores RGB; without it, what the images are."),
+]
+
+
+Name = Annotated[str | None, typer.Option(help="What the data set is called, where files can't tell, as in data.name.")]
+ColourOrder = Annotated[
+    str | None,
+    typer.Option(metavar="rgb|bgr", help="Order of the colours in this copy, as in data.colour_order."),
+]
+Rotations = Annotated[
+    str | None,
+    typer.Option(metavar="none|train|all", help="Splits in which turned images are further classes."),
+]
+ValClasses = Annotated[
+    str | None,
+    typer.Option(metavar="N|A,B,…", help="Classes for val where there are no splits: how many, or their names."),
+]
+TestClasses = Annotated[
+    str | None,
+    typer.Option(metavar="N|A,B,…", help="Classes for test where there are no splits: how many, or their names."),
+]
+
+
+@commands.command(
+    name="import",
+    epilog="Examples: metantk data import /data/mini-imagenet /data/mini-84 --image-size 84  ·  "
+    "metantk data import /data/cifar-fs s3://bucket/cifar-fs",
+)
+def import_(
+    source: Source,
+    destination: Annotated[
+        str, typer.Argument(help="A folder, not there yet or empty; or s3://bucket/prefix, with nothing there.")
+    ],
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=8, max=512, metavar="PIXELS", help="Height and width of stored images; without it, those of the images."
+        ),
+    ] = None,
+    channels: Channels = None,
+    name: Name = None,
+    colour_order: ColourOrder = None,
+    rotations: Rotations = None,
+    val_classes: ValClasses = None,
+    test_classes: TestClasses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert images once to what runs read: data.path may then name the destination.
+
+    A command that was killed goes on where it was. The source stays as it is.
+    """
+    import time
+
+    given = _channels(channels)
+    from metantk_core import data_display, wiring, workflow
+    from metantk_core.datasets import importing
+    from metantk_core.workspace import told
+
+    choices = _choices(name, colour_order, rotations, val_classes, test_classes)
+    plan = importing.planned(source, image_size, given, wiring.images(source), choices)
+    place = wiring.images(destination)
+    started = time.monotonic()
+    if place is None:
+        made = importing.import_images(plan, Path(destination).expanduser(), told("import"))
+    else:
+        store = wiring.artifact_store(destination)
+        made = workflow.import_into(plan, store, place, wiring.waiting_room(destination), told)
+    seconds = time.monotonic() - started
+    if as_json:
+        print_json({"destination": destination, "layout": plan.layout, **asdict(made), "seconds": round(seconds, 3)})
+    else:
+        data_display.print_import(made, plan.layout, destination, seconds)
+
+
+def _channels(text: str | None) -> Literal[1, 3] | None:
+    if text is None:
+        return None
+    if text not in ("1", "3"):
+        raise typer.BadParameter("1 is grey, 3 is RGB", param_hint="--channels")
+    return 1 if text == "1" else 3
+
+
+def _choices(
+    name: str | None,
+    colour_order: str | None,
+    rotations: str | None,
+    val_classes: str | None,
+    test_classes: str | None,
+) -> dict[str, object]:
+    """Return what a person says of files that can't, as settings of the data."""
+    given = {
+        "name": name,
+        "colour_order": colour_order,
+        "rotations": rotations,
+        "val_classes": _held_out(val_classes),
+        "test_classes": _held_out(test_classes),
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _held_out(text: str | None) -> int | list[str] | None:
+    """Return a number of classes, or their names."""
+    if text is None or text.isdecimal():
+        return int(text) if text else None
+    return [name.strip() for name in text.split(",")]
