@@ -138,6 +138,6 @@ def _with_content(images: LabelledImages, rows: Int64[np.ndarray, " k"]) -> Bool
     """Return which of some images are more than one plain colour, as blank pages and missing photographs are."""
     content = np.empty(len(rows), np.bool_)
     for start in range(0, len(rows), _AT_ONCE):
-        some = images.images[rows[start : start + _AT_ONCE]]
+        some = images.take(rows[start : start + _AT_ONCE])
         content[start : start + _AT_ONCE] = (some != some[:, :, :1, :1]).any((1, 2, 3))
     return content

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faulty_proxy import Fault, FaultyProxy, Request
+from made_layouts import MADE
 from object_servers import BUCKET, READER, READERS_SECRET, SECRET, Moto, SeaweedFS, environment, raw_client
 from PIL import Image
 
@@ -108,12 +109,27 @@ def refusal(path: str, out: Path, source: str = "folder") -> str:
 # The same as a folder
 
 
-@pytest.mark.parametrize("kind", ["cifarfs-metaopt", "mini-cache", "tiered-rfs", "tiered-ren", "mini-ravi"])
+@pytest.mark.parametrize("kind", ["mini-cache", "tiered-ren"])
 def test_archives_of_others_are_recognised_as_on_disk(moto, use, few_shot_archives, tmp_path, kind):
     use(moto.address)
     address = upload(few_shot_archives / kind, moto.address)
     near = prepared(few_shot_archives / kind, tmp_path / "near", "auto")
     assert prepared(address, tmp_path / "far", "auto").digest == near.digest
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_every_layout_is_in_a_bucket_what_it_is_on_disk(moto, use, tmp_path, kind):
+    use(moto.address)
+    (tmp_path / "images").mkdir()
+    MADE[kind](tmp_path / "images")
+    near = prepared(tmp_path / "images", tmp_path / "near", "auto")
+    far = prepared(upload(tmp_path / "images", moto.address), tmp_path / "far", "auto")
+    assert (far.digest, far.kind, far.layout, far.assumptions) == (
+        near.digest,
+        near.kind,
+        near.layout,
+        near.assumptions,
+    )
 
 
 @pytest.mark.parametrize("server", ["moto", "seaweedfs"])

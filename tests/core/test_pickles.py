@@ -1,6 +1,7 @@
 """Pickles of the archives that people have: each kind is read, and from a map of the file."""
 
 import io
+import pickle
 import struct
 import tracemalloc
 from collections import Counter
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metantk_core.datasets.layouts import recognised
+from metantk_core.datasets.layouts.layout import streamed
 from metantk_core.datasets.pickles import read_pickle
 from metantk_core.errors import InputError
 from metantk_core.files import Folder
@@ -153,3 +156,35 @@ def test_a_file_that_is_cut_off_is_told(few_shot_archives, tmp_path, kept):
     (tmp_path / "val.pickle").write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(InputError, match=r"val\.pickle' ends after [0-9,]+ bytes.*Copy or download it again\."):
         read_pickle(Folder(tmp_path), "val.pickle")
+
+
+def resident_pages_of_files() -> int:
+    """Return the bytes of mapped files that count as memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssFile"))
+
+
+def test_images_that_were_given_are_no_memory_any_more(tmp_path):
+    images = content(full_size(tmp_path / "train.pickle", 10_000).parent, "train.pickle")[b"data"]
+    before = resident_pages_of_files()
+    assert sum(1 for _ in streamed(images, 84, 3)) == 10_000
+    assert resident_pages_of_files() - before < 30e6  # of 212 MB
+    assert images[-1, -1, -1].tolist() == [1, 2, 3]  # what was let go of is read again
+
+
+def test_encoded_images_that_were_given_are_no_memory_any_more(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (84, 84, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(noise).save(encoded, format="PNG", compress_level=0)
+    for split, rows in (("train", 3000), ("val", 2), ("test", 2)):
+        images = [encoded.getvalue() + bytes([row % 256]) for row in range(rows)]
+        (tmp_path / f"{split}_images_png.pkl").write_bytes(pickle.dumps(images, 4))
+        labels = {"label_specific": [0] * rows, "label_specific_str": [split]}
+        (tmp_path / f"{split}_labels.pkl").write_bytes(pickle.dumps(labels))
+    del images
+    before = resident_pages_of_files()
+    train = recognised(Folder(tmp_path), 84, 3).splits()["train"]
+    assert resident_pages_of_files() - before < 30e6  # of 64 MB
+    for image in train.images():
+        assert np.array_equal(image, noise.transpose(2, 0, 1))
+    assert resident_pages_of_files() - before < 30e6

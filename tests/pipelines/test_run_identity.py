@@ -60,6 +60,9 @@ def test_other_images_at_the_same_path_are_another_run(place: Workspace, tmp_pat
     inputs = client.get_run(shown[0]).inputs
     assert inputs is not None
     assert {entry.dataset.digest for entry in inputs.dataset_inputs} == {second.dataset_digest}
+    # What was recognised, whatever data.source says.
+    tags = client.get_run(shown[0]).data.tags
+    assert (tags["metantk.dataset"], tags["metantk.dataset.layout"]) == ("folder", "folders of images")
     # Images that were pinned, or that changed while a run was on its way, are not mixed with others.
     pinned = open_run(first, place)
     with pytest.raises(InputError, match=f"Expected the images with the digest {first.dataset_digest}, but"), pinned:

@@ -11,9 +11,10 @@ from metantk_core.datasets.layouts.layout import (
     by_class,
     check_images,
     read_dictionary,
+    streamed,
     whole_numbers,
 )
-from metantk_core.datasets.sources import SplitSource, stream
+from metantk_core.datasets.sources import SplitSource
 from metantk_core.errors import InputError
 from metantk_core.files import Place, shown
 
@@ -25,7 +26,7 @@ def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, 
     images = check_images(content["image_data"], "image_data", where, split)
     names, classes = _classes(content["class_dict"], len(images), where)
     class_names, labels = by_class(classes, names, split, where)
-    return SplitSource(class_names, labels, lambda start=0: stream(images[start:], image_size, channels))
+    return SplitSource(class_names, labels, lambda start=0: streamed(images[start:], image_size, channels))
 
 
 def _classes(rows: object, count: int, where: str) -> tuple[dict[int, str], np.ndarray]:

@@ -10,8 +10,9 @@ from metantk_core.datasets.layouts.layout import (
     check_images,
     check_labels,
     read_dictionary,
+    streamed,
 )
-from metantk_core.datasets.sources import SplitSource, stream
+from metantk_core.datasets.sources import SplitSource
 from metantk_core.files import Place
 
 
@@ -22,7 +23,7 @@ def _split(place: Place, paths: tuple[str, ...], split: Split, image_size: int, 
     images = check_images(content["data"], "data", where, split)
     labels = check_labels(content["labels"], len(images), "labels", where)
     class_names, labels = by_class(labels, None, split, where)
-    return SplitSource(class_names, labels, lambda start=0: stream(images[start:], image_size, channels))
+    return SplitSource(class_names, labels, lambda start=0: streamed(images[start:], image_size, channels))
 
 
 # `…_train_phase_val` and `…_train_phase_test` hold further images of the training classes, which nothing here needs.

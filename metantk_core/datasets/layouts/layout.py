@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ from jaxtyping import Int64, UInt8
 from metantk_core.datasets.config import Choices, ColourOrder
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.layouts.known import taken_for
-from metantk_core.datasets.pickles import Value, read_pickle
-from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check_counts, check_name
+from metantk_core.datasets.pickles import Value, let_go, read_pickle
+from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check_counts, check_name, stream
 from metantk_core.errors import InputError
 from metantk_core.files import FILE, Place, shown
 
@@ -24,6 +24,7 @@ _COLOURS: dict[ColourOrder, str] = {
     "bgr": "Colours are taken as blue, green, red, as the usual copies have them; data.colour_order=rgb turns them "
     "round.",
 }
+_AT_ONCE = 512
 Files = Mapping[Split, tuple[str, ...]]
 SplitReader = Callable[[Place, tuple[str, ...], Split, int, Literal[1, 3]], SplitSource]
 
@@ -100,6 +101,22 @@ class Layout:
             splits[split] = self.read(place, files[split], split, image_size, channels)
         check_disjoint({split: source.class_names for split, source in splits.items()})
         return splits
+
+
+def streamed(
+    images: UInt8[np.ndarray, "n h w c"], image_size: int, channels: Literal[1, 3]
+) -> Iterator[UInt8[np.ndarray, "c h w"]]:
+    """Give images of a mapped file as they are stored, one after the other, and let go of those that were given.
+
+    Args:
+        images: As the file has them.
+        image_size: Height and width to store at.
+        channels: 1 for grey, 3 for RGB.
+    """
+    for start in range(0, len(images), _AT_ONCE):
+        some = images[start : start + _AT_ONCE]
+        yield from stream(some, image_size, channels)
+        let_go(some)
 
 
 def read_dictionary(place: Place, path: str, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from metantk_core.datasets.archives import images_of
 from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.layouts.layout import Copy, Layout, by_class, check_labels, read_dictionary
-from metantk_core.datasets.pickles import read_pickle
+from metantk_core.datasets.pickles import let_go, read_pickle
 from metantk_core.datasets.sources import MAX_PIXELS, SplitSource, check_counts, to_array
 from metantk_core.errors import InputError
 from metantk_core.files import Place, reason, shown
@@ -47,8 +48,16 @@ def _encoded(
     return SplitSource(
         class_names,
         labels,
-        lambda start=0: (_decoded(images[row], row, where, image_size, channels) for row in range(start, len(images))),
+        lambda start=0: _stream(images[start:], start, where, image_size, channels),
     )
+
+
+def _stream(
+    images: Sequence[Any], first: int, where: str, image_size: int, channels: Literal[1, 3]
+) -> Iterator[UInt8[np.ndarray, "c h w"]]:
+    for row, encoded in enumerate(images, first):
+        yield _decoded(encoded, row, where, image_size, channels)
+        let_go(encoded)
 
 
 def _is_encoded(image: object) -> bool:

@@ -30,6 +30,7 @@ ALLOWANCE = 64_000_000
 LARGEST_MEMO = 1 << 26
 """Positions at which a pickle may keep values to come back to."""
 _LONGEST_LINE = 256
+_OFTEN = 1 << 24  # bytes between two reports of where the reading is
 _WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,19}")
 # Bytes that Python needs besides an object's own size, rounded up: places in lists that grow, keys of dictionaries.
 _PLACE = 24
@@ -45,13 +46,15 @@ class Machine:
 
     Args:
         data: The whole file.
+        passed: Told now and then up to which byte the file has been read.
 
     Attributes:
         start: Where the instruction begins that is being carried out, bytes from the beginning.
     """
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: memoryview, passed: Callable[[int], object] = bool) -> None:
         self.start = 0
+        self._passed, self._next = passed, _OFTEN
         self._data = data
         self._at = 0
         self._left = len(data) + ALLOWANCE - DECODING
@@ -67,6 +70,9 @@ class Machine:
         """
         while True:
             self.start = self._at
+            if self._at >= self._next:
+                self._passed(self._at)
+                self._next = self._at + _OFTEN
             if self._at == len(self._data):
                 self._take(1)  # says that there is nothing more
             code = self._data[self._at]

@@ -6,6 +6,7 @@ import tempfile
 from io import BufferedIOBase, UnsupportedOperation
 
 from metantk_core.datasets.pickles.machine import Machine
+from metantk_core.datasets.pickles.pages import let_go_of
 from metantk_core.datasets.pickles.refusals import RefusalError
 from metantk_core.datasets.pickles.results import Value, finished
 from metantk_core.errors import InputError
@@ -76,9 +77,18 @@ def unpickled(data: bytes | mmap.mmap | memoryview, where: str) -> Value:
         raise InputError(
             f"'{shown(where)}' has {amount(len(view))}: expected at most {amount(LARGEST_FILE)}. Split it up."
         )
-    machine = Machine(view)
+    before = 0
+
+    def passed(at: int) -> None:
+        nonlocal before
+        if isinstance(data, mmap.mmap):
+            let_go_of(data, before, at)
+        before = at
+
+    machine = Machine(view, passed)
     try:
         value = machine.run()
+        passed(len(view))
     except RefusalError as refusal:
         raise InputError(f"'{shown(where)}' {refusal.what} at byte {machine.start:,}: {refusal.instead}.") from refusal
     try:
