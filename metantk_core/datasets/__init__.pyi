@@ -1,6 +1,6 @@
 from .config import DataConfig
 from .images import SPLITS, ImageDataset, LabelledImages, Split
-from .overlap import repeated_images, shared_images
+from .overlap import SharedImages, repeated_images, shared_images
 from .sheet import contact_sheet
 from .store import load, prepare, verify
 
@@ -9,6 +9,7 @@ __all__ = [
     "DataConfig",
     "ImageDataset",
     "LabelledImages",
+    "SharedImages",
     "Split",
     "contact_sheet",
     "load",

@@ -20,7 +20,7 @@ _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedImages:
     """Images that two splits have in common, pixel for pixel; those of one plain colour are not counted.
 
     Attributes:
@@ -56,7 +56,7 @@ class Shared:
         )
 
 
-def shared_images(dataset: ImageDataset) -> tuple[Shared, ...]:
+def shared_images(dataset: ImageDataset) -> tuple[SharedImages, ...]:
     """Return which images lie in two splits, for each two that have any in common.
 
     Only the checksums of all images are read, and the pixels of those that are there twice.
@@ -110,7 +110,7 @@ def _keys(images: LabelledImages) -> np.ndarray:
     return np.ascontiguousarray(images.checksums).view(f"V{CHECKSUM_BYTES}").ravel()
 
 
-def _shared(one: LabelledImages, other: LabelledImages, mine: np.ndarray, others: np.ndarray) -> Shared | None:
+def _shared(one: LabelledImages, other: LabelledImages, mine: np.ndarray, others: np.ndarray) -> SharedImages | None:
     rows, rows_there = np.flatnonzero(np.isin(mine, others)), np.flatnonzero(np.isin(others, mine))
     rows, rows_there = rows[_with_content(one, rows)], rows_there[_with_content(other, rows_there)]
     if not len(rows):
@@ -119,7 +119,7 @@ def _shared(one: LabelledImages, other: LabelledImages, mine: np.ndarray, others
     equal = rows_there[np.argmax(others[rows_there] == mine[rows[0]])]
     rows_there = np.concatenate([[equal], rows_there[rows_there != equal]])
     of_class = max(_of_class(one, rows), _of_class(other, rows_there))
-    return Shared(
+    return SharedImages(
         (one.split, other.split),
         (tuple(rows.tolist()), tuple(rows_there.tolist())),
         (len(rows) / len(one), len(rows_there) / len(other)),

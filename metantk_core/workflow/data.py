@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metantk_core import datasets
 from metantk_core.config import RunConfig
-from metantk_core.datasets import ImageDataset, Split
+from metantk_core.datasets import ImageDataset, SharedImages, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.files import Place, link_or_copy
@@ -14,7 +14,7 @@ from metantk_core.ports import ArtifactStore, DatasetSummary
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
 from metantk_core.workflow.prepared import StoredDatasets
-from metantk_core.workflow.runs import Ports
+from metantk_core.workflow.runs import Ports, remark
 
 # Channel moments of CIFAR-10's training images; the published search normalises all datasets with them.
 _CIFAR10_MEAN = (125.3 / 255, 123.0 / 255, 113.9 / 255)
@@ -95,7 +95,9 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
     for split in datasets.SPLITS:
         episode_source(config, dataset, split)
     # What it was recognised as is known only now.
-    words = {"": dataset.kind, ".layout": dataset.layout, ".assumptions": " ".join(dataset.assumptions)}
+    told = " ".join((*dataset.assumptions, *(f"{shared.sentence}." for shared in _shared(config, dataset))))
+    remark(ports.store, config.run_id, "images", told)
+    words = {"": dataset.kind, ".layout": dataset.layout, ".assumptions": told}
     ports.tracker.tag_run(ports.run, {f"metantk.dataset{which}": text for which, text in words.items() if text})
     for split in datasets.SPLITS:
         ports.tracker.log_dataset(ports.run, summary_of(config, dataset, split), context=split)
@@ -103,6 +105,11 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
         sheet = Path(folder, "contact-sheet.png")
         datasets.contact_sheet(dataset, sheet)
         ports.tracker.log_file(ports.run, sheet, "dataset")
+
+
+def _shared(config: RunConfig, dataset: ImageDataset) -> tuple[SharedImages, ...]:
+    """Return which images lie in two splits, of those that may; glyphs are drawn to differ."""
+    return () if config.data.source == "glyphs" else datasets.shared_images(dataset)
 
 
 def summary_of(config: RunConfig, dataset: ImageDataset, split: Split) -> DatasetSummary:

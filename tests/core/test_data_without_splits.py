@@ -230,6 +230,20 @@ def test_which_of_several_is_a_name(digits, letters):
     assert len(classes(digits, name="emnist-letters")["train"]) == 16
 
 
+def test_of_several_folders_that_hold_data_sets_one_is_to_be_named(digits, drawn, letters, tmp_path):
+    for name, raw in (("MNIST", digits), ("EMNIST", letters)):
+        (tmp_path / "torchvision" / name / "processed").mkdir(parents=True)
+        raw.rename(tmp_path / "torchvision" / name / "raw")
+    root = tmp_path / "torchvision"
+    assert f"holds data sets in '{root}/EMNIST/raw' and '{root}/MNIST/raw': data.path must name one" in refusal(root)
+    assert len(source(root / "EMNIST").splits()["train"].class_names) == 16
+    shutil.rmtree(root / "EMNIST")
+    assert len(source(root).splits()["train"].class_names) == 4
+    for number in range(20):
+        (root / f"class {number}").mkdir()
+    assert "No data set is recognised in" in refusal(root)
+
+
 def test_which_family_it_is_files_can_not_tell(digits):
     found = source(digits).recognise(source(digits).splits())
     assert found.kind == "mnist"

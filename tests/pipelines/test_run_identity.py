@@ -15,6 +15,7 @@ from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
 from metantk_core.recipes import RECIPES
 from metantk_core.scores import scorer
+from metantk_core.workflow.runs import remarks
 from metantk_core.workspace import Workspace, open_run, own_run
 
 
@@ -67,6 +68,23 @@ def test_other_images_at_the_same_path_are_another_run(place: Workspace, tmp_pat
     pinned = open_run(first, place)
     with pytest.raises(InputError, match=f"Expected the images with the digest {first.dataset_digest}, but"), pinned:
         pass
+
+
+def test_what_was_assumed_of_images_and_what_splits_share_is_told_with_the_run(place: Workspace, tmp_path: Path):
+    folder = tmp_path / "images"
+    images(folder, 4)
+    (folder / "test" / "test-0" / "0.png").write_bytes((folder / "train" / "train-3" / "1.png").read_bytes())
+    with pytest.raises(InputError, match=r"1 image of split 'test' .* also in 'train'"):
+        place.prepare(of_folder(folder))
+    settings = ["data.allow_shared_images=true", "data.name=fc100"]
+    config = place.prepare(load_config("smoke", RECIPES, [f"data.path={folder}", *settings]))
+    with open_run(config, place) as (dataset, ports):
+        tags = MlflowClient(tracking_uri=place.tracking_uri).get_run(ports.run).data.tags
+        (remark,) = remarks(ports.store, config.run_id)
+    assert (dataset.kind, tags["metantk.dataset"]) == ("fc100", "fc100")
+    assert remark == f"images: {tags['metantk.dataset.assumptions']}"
+    assert "By data.name it is FC100 (60, 20 and 20 classes); there are 5, 5 and 5 classes." in remark
+    assert "1 image of split 'test' (3.33%) also in 'train', pixel for pixel" in remark
 
 
 def test_the_step_that_prepares_images_opens_the_run_of_these_images(place: Workspace, tmp_path: Path):

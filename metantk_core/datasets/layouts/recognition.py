@@ -24,13 +24,14 @@ from metantk_core.files import FOLDER, Below, Place, reason, shown
 
 LAYOUTS = (MINI_IMAGENET, CACHE, CIFAR, TIERED_ENCODED, TIERED_ARRAYS)
 """Layouts with files of their own names; beside them there are folders, lists, npz and IDX files."""
-_DEEPEST = 4  # folders in one another of which the innermost holds the images, as in omniglot-master/python
+_DEEPEST = 3  # folders in one another that are looked into, as in omniglot-master/python
+_MOST_FOLDERS = 16  # in all, of one depth: more are classes
 
 
 def recognised(place: Place, image_size: int, channels: Literal[1, 3], choices: Choices = NO_CHOICES) -> Source:
     """Return the images of a folder in whichever layout its files are.
 
-    If there is nothing in it but a single folder, beside files that mean nothing here, that is looked into.
+    If there is nothing in it but a few folders, beside files that mean nothing here, these are looked into.
 
     Args:
         place: The folder.
@@ -51,19 +52,22 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3], choices: 
         ) from error
     if not there:
         raise no_folder(place.where())
-    inner: Place = place
-    for _ in range(_DEEPEST):
-        kinds = {entry.name: entry.kind for entry in inner.entries()}
-        found = _found(inner, kinds)
+    level: list[Place] = [place]
+    for _ in range(_DEEPEST + 1):
+        inside = [(one, {entry.name: entry.kind for entry in one.entries()}) for one in level]
+        found = [(one, sets) for one, kinds in inside if (sets := _found(one, kinds))]
+        if len(found) > 1:
+            places = " and ".join(f"'{shown(one.where())}'" for one, _ in found)
+            raise InputError(f"'{shown(place.where())}' holds data sets in {places}: data.path must name one of these.")
         if found:
-            return _only(found, inner, choices).source(image_size, channels, choices)
-        broken = _broken(inner, kinds)
+            ((inner, sets),) = found
+            return _only(sets, inner, choices).source(image_size, channels, choices)
+        broken = next(filter(None, (_broken(one, kinds) for one, kinds in inside)), None)
         if broken:
             raise broken
-        folders_in_it = [name for name, kind in kinds.items() if kind == FOLDER and name != "__MACOSX"]
-        if len(folders_in_it) != 1:
+        level = [Below(one, name) for one, kinds in inside for name, kind in kinds.items() if kind == FOLDER]
+        if len(level) > _MOST_FOLDERS:
             break
-        inner = Below(inner, folders_in_it[0])
     raise _unrecognised(place)
 
 
