@@ -90,7 +90,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     )
     training: TrainingConfig = Field(
         default_factory=MamlTraining,
-        description="Training, by the learner that algorithm names (maml, anil, protonet); each has its own settings",
+        description="Training, by the learner that algorithm names; each has settings of its own",
     )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
     registered_model: str = Field(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from metantk_core.config import RunConfig
+from metantk_core.meta_training import RfsTraining
 
 
 def _recipe(name: str, **values: object) -> RunConfig:
@@ -139,6 +140,43 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),
+        # The paper's training on letters: features by telling the base classes apart, then a linear classifier an
+        # episode. Letters are not mirrored.
+        "glyphs-rfs": _recipe(
+            "glyphs-rfs",
+            data={"source": "glyphs", "image_size": 32},
+            search={"space": "nasbench201", "strategy": "sample", "num_candidates": 16, "shards": 2},
+            scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            training={
+                "algorithm": "rfs",
+                "network": {"channels": 8, "cells": 1},
+                "epochs": 8,
+                "decay_epochs": [5, 7],
+                "learning_rate": 0.2,
+                "augmentation": {"flip": False},
+                "validate_every": 1,
+                "validation_episodes": 40,
+            },
+            evaluation={"episode": _FEW_SHOT, "episodes": 600, "further_shots": [5]},
+        ),
+        # Distances to class means, learned on episodes of more classes than those that are evaluated.
+        "glyphs-protonet": _recipe(
+            "glyphs-protonet",
+            data={"source": "glyphs", "image_size": 32},
+            search={"space": "nasbench201", "strategy": "sample", "num_candidates": 16, "shards": 2},
+            scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            training={
+                "algorithm": "protonet",
+                "network": {"channels": 8, "cells": 1},
+                "episode": {"ways": 20, "shots": 1, "queries": 5},
+                "learning_rate": 0.01,
+                "halve_every": 100,
+                "iterations": 300,
+                "validate_every": 50,
+                "validation_episodes": 40,
+            },
+            evaluation={"episode": _FEW_SHOT, "episodes": 600, "further_shots": [5]},
+        ),
         # Everything once, as small as it gets: proves an installation. Its numbers mean nothing.
         "smoke": _recipe(
             "smoke",
@@ -171,6 +209,9 @@ _QUICK: Mapping[str, Mapping[str, int]] = MappingProxyType(
 )
 
 
+_QUICK_EPOCHS = 3
+
+
 def quickened(config: RunConfig) -> RunConfig:
     """Return a configuration that takes minutes where the given one takes longer: another experiment, of another name.
 
@@ -180,7 +221,11 @@ def quickened(config: RunConfig) -> RunConfig:
     values = json.loads(config.to_json())
     for part, limits in _QUICK.items():
         for name, most in limits.items():
-            values[part][name] = min(values[part][name], most)
+            if name in values[part]:
+                values[part][name] = min(values[part][name], most)
+    if isinstance(config.training, RfsTraining):
+        values["training"]["epochs"] = min(config.training.epochs, _QUICK_EPOCHS)
+        values["training"]["decay_epochs"] = [e for e in config.training.decay_epochs if e < _QUICK_EPOCHS]
     if config.search.strategy == "evolve":
         values["search"]["evolve"]["population"] = min(config.search.evolve.population, 6)
     return RunConfig.from_values({**values, "name": f"{config.name[:44]}-quick"}, f"the quick form of {config.name}")

@@ -8,6 +8,7 @@ from .config import (
     EvaluationConfig,
     MamlTraining,
     ProtoNetTraining,
+    RfsTraining,
     TrainingConfig,
 )
 from .evaluation import asked_of, evaluate
@@ -37,6 +38,7 @@ __all__ = [
     "MamlTraining",
     "Picture",
     "ProtoNetTraining",
+    "RfsTraining",
     "TrainedModel",
     "TrainingConfig",
     "Validation",

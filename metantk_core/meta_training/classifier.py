@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from metantk_core.augmentation import augmented_copies
 from metantk_core.episodes import network_input
 from metantk_core.errors import InputError
 from metantk_core.meta_training.answering import InnerLoop, Shown, answers
+from metantk_core.meta_training.evaluation import augmentation_of
 from metantk_core.meta_training.model import TrainedModel
+from metantk_core.seeding import numpy_generator
 
 
 class FewShotClassifier:
@@ -67,6 +70,17 @@ class FewShotClassifier:
                 f"Expected support images of {classes}, labelled 0 to {last}, which this model was trained for, but "
                 f"the labels are {labels.tolist()}; relabel them{remedy}."
             )
+        if training.augmented_copies:
+            # As it was evaluated; the same request has the same copies, and the same answer.
+            random = numpy_generator(self.model.seed, "classify", "augmentation")
+            pixels = augmented_copies(
+                torch.from_numpy(np.ascontiguousarray(support_images)),
+                training.augmented_copies,
+                augmentation_of(training),
+                random,
+            )
+            support_images = pixels.numpy()
+            support_labels = np.tile(support_labels, training.augmented_copies)
         shown = Shown(
             # Normalisation layers hold an episode's moments: each call has a network of its own.
             copy.deepcopy(self._network),

@@ -5,10 +5,11 @@ A learner is told by ``algorithm``; each has settings of its own, and another le
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from metantk_core.augmentation import AugmentationConfig
 from metantk_core.episodes import EpisodeConfig
-from metantk_core.networks import EpisodeNormalisation, NetworkConfig, Normalisation
+from metantk_core.networks import EpisodeNormalisation, ImageNormalisation, NetworkConfig, Normalisation
 
 Adaptation = Literal["maml", "anil"]
 """Which weights adapt to an episode: all, or the head alone."""
@@ -26,7 +27,9 @@ class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a network is meta-trained by MAML (Finn et al. 2017), FOMAML or ANIL (Raghu et al. 2020)."""
 
     algorithm: Adaptation = Field(
-        default="maml", description="maml adapts all weights to an episode, anil the head alone"
+        default="maml",
+        description="maml adapts all weights to an episode, anil the head alone; protonet and rfs, which learn "
+        "features, have other settings (docs/training.md)",
     )
     first_order: bool = Field(default=True, description="Leave out second derivatives; ANIL learns little without them")
     episode: EpisodeConfig = Field(default=_FEW_SHOT, description="Episodes of training and validation")
@@ -149,7 +152,93 @@ class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         return f"{self.iterations:,} iterations"
 
 
-LEARNERS_SETTINGS: tuple[type[BaseModel], ...] = (MamlTraining, ProtoNetTraining)
+class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
+    """How a network is trained to tell all base classes apart (RFS: Tian et al. 2020, "Rethinking few-shot ...")."""
+
+    algorithm: Literal["rfs"] = Field(
+        default="rfs", description="Features that tell all training classes apart; a linear classifier an episode"
+    )
+    network: NetworkConfig = Field(
+        default=NetworkConfig(channels=16, cells=5), description="Width and depth of the network"
+    )
+    norm: ImageNormalisation = Field(
+        default="batch_running", description="Normalisation layers of the network: batches here are no episodes"
+    )
+    batch_size: int = Field(default=64, ge=2, le=100_000, description="Images of a step")
+    epochs: int = Field(default=100, ge=1, le=100_000, description="Passes over the training images")
+    learning_rate: float = Field(default=0.02, gt=0, le=1000, description="First step size of SGD with momentum")
+    decay_epochs: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(60, 80),
+        strict=False,  # JSON has lists alone
+        description="Epochs after which the step size is multiplied by decay; [] for never",
+    )
+    decay: float = Field(default=0.1, gt=0, le=1, description="What the step size is multiplied by at these epochs")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD")
+    weight_decay: float = Field(default=5e-4, ge=0, le=1, description="Weight decay, of all parameters")
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the operations on a cell's edges that are left out for an image; rises from 0 to this "
+        "over the epochs, linearly",
+    )
+    augmentation: AugmentationConfig = Field(
+        default_factory=AugmentationConfig, description="How training images are varied, and copies of support images"
+    )
+    mixed_precision: bool = Field(
+        default=True, description="On a GPU, take products in bfloat16; on a CPU float32 in any case"
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last", description="Weights that are kept: of the last epoch, as published, or the best in validation"
+    )
+    validate_every: int = Field(default=10, ge=1, le=100_000, description="Epochs from one validation to the next")
+    validation_episode: EpisodeConfig = Field(default=_FEW_SHOT, description="Episodes of validation")
+    validation_episodes: int = Field(
+        default=100, ge=2, le=100_000, description="Episodes of a validation; the same ones each time"
+    )
+
+    @model_validator(mode="after")
+    def _decays_in_time(self) -> "RfsTraining":
+        decays = self.decay_epochs
+        if list(decays) != sorted(set(decays)) or (decays and decays[-1] >= self.epochs):
+            raise ValueError(
+                f"decay_epochs are {list(decays)} of {self.epochs} epochs: give rising numbers below {self.epochs}, "
+                "or [] for a step size that stays"
+            )
+        return self
+
+    @property
+    def validated_on(self) -> EpisodeConfig:
+        """The size of the episodes of validation."""
+        return self.validation_episode
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return "RFS"
+
+    @property
+    def classifier(self) -> Classifier:
+        """What answers an episode if nothing else is asked for."""
+        return "logistic_regression"
+
+    @property
+    def beside(self) -> tuple[Classifier, ...]:
+        """What else is reported beside it."""
+        return ("nearest_centroid", "cosine")
+
+    @property
+    def augmented_copies(self) -> int:
+        """How many augmented copies stand for a support image, 0 for the image as it is."""
+        return 5
+
+    @property
+    def length(self) -> str:
+        """How long it takes, in its own unit."""
+        return f"{self.epochs:,} epochs"
+
+
+LEARNERS_SETTINGS: tuple[type[BaseModel], ...] = (MamlTraining, ProtoNetTraining, RfsTraining)
 """The settings of all learners; the first one in each says of which."""
 
 
@@ -159,7 +248,7 @@ def _with_algorithm(settings: object) -> object:
 
 
 TrainingConfig = Annotated[
-    Annotated[MamlTraining | ProtoNetTraining, Field(discriminator="algorithm")],
+    Annotated[MamlTraining | ProtoNetTraining | RfsTraining, Field(discriminator="algorithm")],
     BeforeValidator(_with_algorithm),
 ]
 """How a network is trained: the settings of one of the learners, which ``algorithm`` names."""

@@ -5,20 +5,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+from metantk_core.augmentation import AugmentationConfig, augmented_copies
 from metantk_core.device_memory import sparingly
-from metantk_core.episodes import EpisodeSource
+from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training.accuracy import Accuracy, Evaluation
 from metantk_core.meta_training.adaptation import correct_share, enough_memory
 from metantk_core.meta_training.answering import CLASSIFIERS, InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
-from metantk_core.meta_training.config import Classifier, EvaluationConfig, TrainingConfig
+from metantk_core.meta_training.config import Classifier, EvaluationConfig, RfsTraining, TrainingConfig
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
-from metantk_core.seeding import digest
+from metantk_core.seeding import digest, numpy_generator
 from metantk_core.statistics import student_quantile
 
 #: Accuracies are saved at least this often, in seconds.
@@ -62,6 +64,7 @@ def evaluate(
     training, ways = model.training, config.episode.ways
     inner_loop = InnerLoop.of(training, config.inner_steps)
     classifiers = asked_of(training, config)
+    copies = training.augmented_copies if config.augmented_copies is None else config.augmented_copies
     sources = [test, *(_with_shots(test, shots) for shots in config.further_shots)]
     work = digest([model.digest, config.model_dump(mode="json"), seed, source_digest(test)])
     saved = checkpoint.load() if checkpoint else None
@@ -75,7 +78,8 @@ def evaluate(
     while len(rows) < total:
         source, index = sources[len(rows) // config.episodes], len(rows) % config.episodes
         drawn = source.episode(seed, "evaluate", test.images.split, index)
-        episode = source.normalised(drawn, device)
+        random = numpy_generator(seed, "evaluate", test.images.split, index, "augmentation")
+        episode = source.normalised(with_copies(drawn, copies, training, random), device)
         shown = Shown(network, episode.support_images, episode.support_labels, episode.query_images, ways, inner_loop)
         with enough_memory("an episode of evaluation", "evaluation.episode.queries"):
             logits = sparingly(lambda: answers(shown, classifiers))  # noqa: B023 - called at once
@@ -83,7 +87,7 @@ def evaluate(
         if checkpoint and (len(rows) == total or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             checkpoint.save(pack(work, {"accuracies": rows}, {}))
             last_save = time.monotonic()
-        progress(len(rows), total, _detail(rows[len(rows) // config.episodes * config.episodes :] or rows))
+        progress(len(rows), total, _detail(rows[(len(rows) - 1) // config.episodes * config.episodes :]))
 
     found = [
         Accuracy(
@@ -115,7 +119,7 @@ def evaluate(
         per_episode=tuple(row[0] for row in rows[: config.episodes]),
         device=torch.device(device).type,
         classifier=found[0].classifier,
-        augmented_copies=0,
+        augmented_copies=copies,
         others=tuple(found[1:]),
     )
 
@@ -140,6 +144,30 @@ def asked_of(training: TrainingConfig, config: EvaluationConfig) -> tuple[Classi
             f"which maml and anil alone learn; give some of {others}."
         )
     return asked
+
+
+def with_copies(episode: Episode, copies: int, training: TrainingConfig, random: np.random.Generator) -> Episode:
+    """Return an episode in which augmented copies stand for each support image.
+
+    Args:
+        episode: The episode as it was drawn.
+        copies: How many stand for an image; 0 leaves the image.
+        training: How the network was trained; where that says how images are varied, copies are varied alike.
+        random: Source of what is varied.
+    """
+    if copies == 0:
+        return episode
+    return replace(
+        episode,
+        support_rows=episode.support_rows.repeat(copies),
+        support_pixels=augmented_copies(episode.support_pixels, copies, augmentation_of(training), random),
+        support_labels=episode.support_labels.repeat(copies),
+    )
+
+
+def augmentation_of(training: TrainingConfig) -> AugmentationConfig:
+    """Return how copies of support images are varied: as in training, or as published where training varies nothing."""
+    return training.augmentation if isinstance(training, RfsTraining) else AugmentationConfig()
 
 
 def _with_shots(source: EpisodeSource, shots: int) -> EpisodeSource:

@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from metantk_core.batches import BatchSource
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.files import write_atomically
-from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, TrainingConfig
+from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
 from metantk_core.networks import FewShotNetwork, build, initialise
 from metantk_core.seeding import digest
 
@@ -143,12 +144,15 @@ def described(training: TrainingConfig, outputs: int) -> str:
         training: The settings of a learner.
         outputs: Outputs of the head, as in ``TrainedModel``.
     """
-    episode = getattr(training, "episode", None)
-    classes = f"{episode.ways}-way {episode.shots}-shot episodes" if episode else f"{outputs} base classes"
-    return f"{training.title}, {classes}, {training.length}"
+    if isinstance(training, RfsTraining):
+        return f"{training.title}, {outputs} base classes, {training.length}"
+    episode = training.episode
+    return f"{training.title}, {episode.ways}-way {episode.shots}-shot episodes, {training.length}"
 
 
-def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingConfig, seed: int) -> TrainedModel:
+def untrained_model(
+    genotype: Genotype, source: EpisodeSource | BatchSource, config: TrainingConfig, seed: int
+) -> TrainedModel:
     """Return the model that training starts from, as a baseline.
 
     Args:
@@ -178,7 +182,7 @@ def untrained_model(genotype: Genotype, source: EpisodeSource, config: TrainingC
     )
 
 
-def outputs_of(config: TrainingConfig, source: EpisodeSource) -> int:
+def outputs_of(config: TrainingConfig, source: EpisodeSource | BatchSource) -> int:
     """Return the outputs of the head that a learner trains, 0 for none.
 
     Args:

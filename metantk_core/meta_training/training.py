@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metantk_core.arithmetic import exact_arithmetic
+from metantk_core.batches import BatchSource
 from metantk_core.candidates import Genotype
 from metantk_core.device_memory import sparingly
 from metantk_core.episodes import EpisodeSource
@@ -23,13 +24,14 @@ from metantk_core.errors import InputError
 from metantk_core.meta_training.adaptation import correct_share, enough_memory
 from metantk_core.meta_training.answering import InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
-from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, TrainingConfig
+from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
 from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.meta_training.learning import Learner, Step, mean
 from metantk_core.meta_training.maml import MamlLearner
 from metantk_core.meta_training.model import TrainedModel, Validation, initial_network, untrained_model
 from metantk_core.meta_training.protonet import ProtoNetLearner
 from metantk_core.meta_training.sources import source_digest
+from metantk_core.meta_training.supervised import RfsLearner
 from metantk_core.networks import FewShotNetwork
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
@@ -42,7 +44,7 @@ _LATEST = 20  # iterations whose mean loss is shown while it trains
 
 #: Makes the learner of some settings from (network, settings, source, seed, device).
 LEARNERS: Mapping[type, Callable[..., Learner]] = MappingProxyType(
-    {MamlTraining: MamlLearner, ProtoNetTraining: ProtoNetLearner}
+    {MamlTraining: MamlLearner, ProtoNetTraining: ProtoNetLearner, RfsTraining: RfsLearner}
 )
 
 
@@ -63,7 +65,7 @@ class _State:
 @exact_arithmetic()
 def meta_train(
     genotype: Genotype,
-    train: EpisodeSource,
+    train: EpisodeSource | BatchSource,
     validation: EpisodeSource,
     config: TrainingConfig,
     seed: int,
@@ -84,7 +86,7 @@ def meta_train(
 
     Args:
         genotype: A decided candidate.
-        train: Episodes of training classes.
+        train: Episodes of training classes; batches of them for learners that know no episodes.
         validation: Episodes of validation classes.
         config: How to train.
         seed: Seed of the run.
@@ -205,11 +207,14 @@ def meta_train(
     )
 
 
-def _admit(train: EpisodeSource, validation: EpisodeSource, config: TrainingConfig) -> None:
-    for name, source, episode in (
-        ("training", train, config.episode),
-        ("validation", validation, config.validated_on),
-    ):
+def _admit(train: EpisodeSource | BatchSource, validation: EpisodeSource, config: TrainingConfig) -> None:
+    if isinstance(train, BatchSource) is not isinstance(config, RfsTraining):
+        what = "batches" if isinstance(config, RfsTraining) else "episodes"
+        raise InputError(f"Expected a source of {what} to train on, which {config.title} learns from; give one.")
+    asked = [("validation", validation, config.validated_on)]
+    if isinstance(train, EpisodeSource) and not isinstance(config, RfsTraining):
+        asked.insert(0, ("training", train, config.episode))
+    for name, source, episode in asked:
         if source.config.ways != episode.ways:
             raise InputError(
                 f"Expected {name} episodes of {episode.ways} classes, as the training's settings say, but they have "

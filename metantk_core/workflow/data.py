@@ -3,13 +3,16 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from metantk_core import datasets
+from metantk_core.batches import BatchSource
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset, SharedImages, Split
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.files import Place, link_or_copy
+from metantk_core.meta_training import RfsTraining
 from metantk_core.ports import ArtifactStore, DatasetSummary
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
@@ -92,7 +95,8 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
             "dataset_digest out for a run on these."
         )
     score_source(config, dataset)
-    for split in datasets.SPLITS:
+    training_source(config, dataset)
+    for split in ("val", "test"):
         episode_source(config, dataset, split)
     # What it was recognised as is known only now.
     told = " ".join((*dataset.assumptions, *(f"{shared.sentence}." for shared in _shared(config, dataset))))
@@ -140,10 +144,27 @@ def score_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource:
     )
 
 
-def episode_source(config: RunConfig, dataset: ImageDataset, split: Split) -> EpisodeSource:
-    """Return the source of the episodes of one split, for meta-training, validation or evaluation."""
-    training = config.training
-    episode = {"train": training.episode, "val": training.validated_on, "test": config.evaluation.episode}[split]
+def training_source(config: RunConfig, dataset: ImageDataset) -> EpisodeSource | BatchSource:
+    """Return the source of what a learner learns from: episodes of training classes, or batches of their images."""
+    training, images = config.training, dataset.train
+    if isinstance(training, RfsTraining):
+        return BatchSource(images, training.batch_size, dataset.mean, dataset.std, training.augmentation)
+    return EpisodeSource(images, training.episode, dataset.mean, dataset.std)
+
+
+def episode_source(config: RunConfig, dataset: ImageDataset, split: Literal["val", "test"]) -> EpisodeSource:
+    """Return the source of the episodes of validation or evaluation.
+
+    Raises:
+        InputError: There are too few classes or images for them.
+    """
+    evaluation = config.evaluation
+    episode = config.training.validated_on if split == "val" else evaluation.episode
+    if split == "test" and evaluation.further_shots:
+        most = max(episode.shots, *evaluation.further_shots)
+        EpisodeSource(
+            dataset.test, episode.model_copy(update={"shots": most}), dataset.mean, dataset.std
+        )  # raises now what would be raised at the end
     return EpisodeSource(dataset.split(split), episode, dataset.mean, dataset.std)
 
 

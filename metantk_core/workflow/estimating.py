@@ -17,10 +17,12 @@ import numpy as np
 import torch
 
 from metantk_core import meta_training
+from metantk_core.batches import BatchSource
 from metantk_core.candidates import Genotype, parse_genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.meta_training import RfsTraining
 from metantk_core.meta_training.learn2learn_import import load_maml
 from metantk_core.networks import cost_table
 from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord
@@ -30,6 +32,7 @@ from metantk_core.workflow.surroundings import peak_memory
 _SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
 _LONG = 5.0  # seconds of an episode from which on no second one is waited for
 _PACK_SECONDS, _CHECKPOINT_SECONDS, _EVALUATION_SECONDS = 30.0, 20.0, 5.0  # how often a store is written to
+_TYPICAL_IMAGES = 38_400  # for training, where they aren't looked at: those of miniImageNet
 _STEP_REQUESTS = 12  # of a step, before and after its work: a round number, not measured
 
 
@@ -101,9 +104,9 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     candidate = parse_genotype(config.search.space, decided) if decided else _any_candidate(config)
     step, validation, evaluation = _training_seconds(config, candidate, device, told)
     training, roles = config.training, len(config.trained_roles)
-    validations = 1 + math.ceil(training.iterations / training.validate_every)
-    trained = training.iterations * training.meta_batch * step + validations * training.validation_episodes * validation
-    evaluated = config.evaluation.episodes * evaluation
+    steps, validations = _steps(config)
+    trained = steps * step + validations * training.validation_episodes * validation
+    evaluated = config.evaluation.episodes * (1 + len(config.evaluation.further_shots)) * evaluation
     hours = (search / config.search.shards + trained + evaluated) / 3600
     on_gpu = torch.device(device).type == "cuda"
     shards = config.search.shards
@@ -199,33 +202,62 @@ def _scoring_seconds(
 def _training_seconds(
     config: RunConfig, candidate: Genotype, device: str, say: Callable[[str], None]
 ) -> tuple[float, float, float]:
-    """Return the seconds of an episode of a step of training, of validation, and of evaluation.
+    """Return the seconds of what a step of training learns from, and of an episode of validation and of evaluation.
 
-    Where the first episode takes long already, it is the only one: evaluation takes as much for each image, and a step,
-    which also differentiates the adaptation, three times as much.
+    A step learns from an episode, or from a batch. Where the first episode takes long already, it is the only one:
+    evaluation takes as much for each image, and a step, which also differentiates, three times as much.
     """
-    one_step = config.training.model_copy(
-        update={"iterations": 1, "validate_every": 1, "meta_batch": 1, "validation_episodes": 2}
-    )
-    source = _noise(config, config.training.episode, config.data.image_size)
-    model = meta_training.untrained_model(candidate, source, config.training, 0)
+    training, size = config.training, config.data.image_size
+    validated = _noise(config, training.validated_on, size)
+    source: EpisodeSource | BatchSource
+    if isinstance(training, RfsTraining):
+        update = {"epochs": 1, "decay_epochs": (), "validate_every": 1, "validation_episodes": 2}
+        images = _noise(config, EpisodeConfig(ways=32, shots=1, queries=math.ceil(training.batch_size / 64)), size)
+        source = BatchSource(images.images, training.batch_size, images.mean, images.std, training.augmentation)
+        learned_from = training.batch_size
+    else:
+        update = {"iterations": 1, "validate_every": 1, "meta_batch": 1, "validation_episodes": 2}
+        source = _noise(config, training.episode, size)
+        learned_from = _num_images(training.episode)
+    one_step = training.model_copy(update=update)
+    model = meta_training.untrained_model(candidate, source, training, 0)
 
-    def seconds_of(episode: EpisodeConfig, episodes: int) -> float:
-        asked = config.evaluation.model_copy(update={"episode": episode, "episodes": episodes})
+    def seconds_of(episode: EpisodeConfig, episodes: int, **settings: object) -> float:
+        asked = config.evaluation.model_copy(
+            update={"episode": episode, "episodes": episodes, "further_shots": (), **settings}
+        )
         shown = _noise(config, episode, config.data.image_size)
         return _timed(lambda: meta_training.evaluate(model, shown, asked, 0, device=device), device) / episodes
 
     with suppress(ImportError):  # training itself says so
         load_maml()
     say("an episode of meta-training")
-    first = seconds_of(config.training.episode, 2)  # of which an interval can be made; libraries choose how to compute
+    plain = {"beside": (), "augmented_copies": 0}  # as in validation
+    # Two episodes, of which an interval can be made; in the first ones libraries choose how to compute.
+    first = seconds_of(training.validated_on, 2, **plain)
     if first > _LONG:
-        ratio = _num_images(config.evaluation.episode) / _num_images(config.training.episode)
-        return 3 * first, first, ratio * first
-    validation = seconds_of(config.training.episode, 2)
+        an_image = first / _num_images(training.validated_on)
+        return 3 * learned_from * an_image, first, _num_images(config.evaluation.episode) * an_image
+    validation = seconds_of(training.validated_on, 2, **plain)
     evaluation = seconds_of(config.evaluation.episode, 2)
-    whole = _timed(lambda: meta_training.meta_train(candidate, source, source, one_step, 0, device=device), device)
+    whole = _timed(lambda: meta_training.meta_train(candidate, source, validated, one_step, 0, device=device), device)
     return max(whole - 4 * validation, validation), validation, evaluation
+
+
+def _steps(config: RunConfig) -> tuple[int, int]:
+    """Return how many episodes or batches one training learns from, and how often it is validated."""
+    training = config.training
+    if not isinstance(training, RfsTraining):
+        return training.iterations * training.meta_batch, 1 + math.ceil(training.iterations / training.validate_every)
+    images = _TYPICAL_IMAGES
+    if config.data.source == "glyphs":
+        from metantk_core.datasets.glyphs import SCRIPTS, letters  # matplotlib draws them
+
+        classes = sum(SCRIPTS[letter.script] == "train" for letter in letters())
+        images = classes * config.data.images_per_class
+    return training.epochs * max(1, images // training.batch_size), 1 + math.ceil(
+        training.epochs / training.validate_every
+    )
 
 
 def _num_images(episode: EpisodeConfig) -> int:

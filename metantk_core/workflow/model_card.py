@@ -48,7 +48,9 @@ def _answer(model: TrainedModel) -> str:
     training = model.training
     if isinstance(training, MamlTraining):
         return f"adapts by {training.inner_steps} gradient steps of {training.inner_learning_rate:g}"
-    return f"by {training.classifier.replace('_', ' ')} on its features"
+    copies = training.augmented_copies
+    varied = f", of {copies} augmented copies of each support image" if copies else ""
+    return f"by {training.classifier.replace('_', ' ')} on its features{varied}"
 
 
 def _escaped(text: str) -> str:

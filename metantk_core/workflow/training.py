@@ -14,7 +14,7 @@ from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ports import RegisteredModel
 from metantk_core.ranking import ROLES, Leaderboard
 from metantk_core.seeding import numpy_generator
-from metantk_core.workflow.data import episode_source, summary_of
+from metantk_core.workflow.data import episode_source, summary_of, training_source
 from metantk_core.workflow.identity import evaluation_key, training_key
 from metantk_core.workflow.model_card import model_card
 from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
@@ -60,7 +60,7 @@ def meta_train(
 
         model = meta_training.meta_train(
             genotype,
-            episode_source(config, dataset, "train"),
+            training_source(config, dataset),
             episode_source(config, dataset, "val"),
             training,
             config.seed,

@@ -21,12 +21,15 @@ from test_meta_training import (
 )
 
 from metantk_core import stopping
-from metantk_core.episodes import EpisodeConfig
+from metantk_core.augmentation import NO_AUGMENTATION, augmented_copies
+from metantk_core.batches import BatchSource
+from metantk_core.episodes import EpisodeConfig, network_input
 from metantk_core.errors import InputError
 from metantk_core.meta_training import (
     EvaluationConfig,
     FewShotClassifier,
     ProtoNetTraining,
+    RfsTraining,
     TrainingConfig,
     evaluate,
     load_model,
@@ -36,7 +39,9 @@ from metantk_core.meta_training import (
 )
 from metantk_core.meta_training.answering import CLASSIFIERS, FEATURE_BATCH, InnerLoop, Shown, answers
 from metantk_core.meta_training.protonet import ProtoNetLearner
-from metantk_core.networks import NetworkConfig, build, initialise
+from metantk_core.meta_training.supervised import RfsLearner
+from metantk_core.networks import FewShotNetwork, NetworkConfig, build, dropping_paths, initialise
+from metantk_core.seeding import generator, numpy_generator
 
 WIDE = EpisodeConfig(ways=5, shots=2, queries=3)
 FEW = EpisodeConfig(ways=3, shots=1, queries=3)
@@ -51,12 +56,31 @@ PROTONET = ProtoNetTraining(
     validation_episode=FEW,
     validation_episodes=4,
 )
-TRAININGS: dict[str, TrainingConfig] = {"maml": changed(), "anil": changed(algorithm="anil"), "protonet": PROTONET}
+RFS = RfsTraining(
+    network=NetworkConfig(channels=4, cells=1),
+    batch_size=16,
+    epochs=2,
+    decay_epochs=(1,),
+    learning_rate=0.05,
+    drop_path=0.3,
+    validate_every=1,
+    validation_episode=FEW,
+    validation_episodes=4,
+)
+TRAININGS: dict[str, TrainingConfig] = {"maml": changed(), "protonet": PROTONET, "rfs": RFS}
+
+
+def batches(training=RFS):
+    whole = source("train")
+    return BatchSource(whole.images, training.batch_size, whole.mean, whole.std, training.augmentation)
+
+
+def origin_of(training):
+    return batches(training) if isinstance(training, RfsTraining) else source("train", training.episode)
 
 
 def learned(training, **ports):
-    episode = training.episode
-    return meta_train(GENOTYPE, source("train", episode), source("val", training.validated_on), training, 0, **ports)
+    return meta_train(GENOTYPE, origin_of(training), source("val", training.validated_on), training, 0, **ports)
 
 
 def shown(network, *, seed=0, episode=FEW, **values):
@@ -108,7 +132,7 @@ def test_protonet_loss_and_gradient_are_those_of_the_definition_in_float64():
         for image, label in zip(episode.query_images, episode.query_labels, strict=True):
             similar = [torch.exp(-((feature(image) - prototype) ** 2).sum()) for prototype in prototypes]
             losses.append(-torch.log(similar[int(label)] / sum(similar)))
-    loss = sum(losses) / len(losses)
+    loss = torch.stack(losses).mean()
     loss.backward()
     assert step.loss == pytest.approx(loss.item(), abs=1e-12)
     assert step.images == 2 * 5 * (2 + 3)
@@ -181,8 +205,7 @@ def test_every_classifier_tells_apart_what_is_far_apart(name, norm):
     assert torch.equal(answers(again, [name])[name].argmax(dim=1), order)
 
 
-@pytest.mark.parametrize("name", ["protonet"])  # the others in test_meta_training
-@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize(("name", "stop"), [("protonet", 1), ("protonet", 2), ("rfs", 2), ("rfs", 4), ("rfs", 5)])
 def test_interrupted_training_of_each_learner_continues_with_the_same_bits(name, stop, monkeypatch):
     monkeypatch.setattr("metantk_core.meta_training.training.CHECKPOINT_SECONDS", 0.0)
     expected, memory = learned(TRAININGS[name]), Memory()
@@ -195,7 +218,14 @@ def test_interrupted_training_of_each_learner_continues_with_the_same_bits(name,
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("maml", "step"), ("protonet", "features"), ("protonet", "step"), ("protonet", "validation")],
+    [
+        ("maml", "step"),
+        ("protonet", "features"),
+        ("protonet", "validation"),
+        ("rfs", "features"),
+        ("rfs", "step"),
+        ("rfs", "validation"),
+    ],
 )
 def test_signal_saves_where_training_is_whatever_it_was_at(name, place, monkeypatch):
     expected, memory, passed = learned(TRAININGS[name]), Memory(), []
@@ -203,7 +233,7 @@ def test_signal_saves_where_training_is_whatever_it_was_at(name, place, monkeypa
     calls = {"features": 23, "step": 3, "validation": 7}[place]
     target = {
         "features": "metantk_core.networks.build.FewShotNetwork.features",
-        "step": "torch.optim.adam.Adam.step",
+        "step": f"torch.optim.{'sgd.SGD' if name == 'rfs' else 'adam.Adam'}.step",
         "validation": "metantk_core.meta_training.training.answers",
     }[place]
     module, _, attribute = target.rpartition(".")
@@ -243,7 +273,7 @@ def test_protonet_learns_to_tell_new_classes_apart():
     sources = [distracted("train", 60, [1]), distracted("val", 40, [2])]
     object.__setattr__(sources[0], "config", training.episode)
     object.__setattr__(sources[1], "config", FEW)
-    before, after = (p.validation_accuracy for p in meta_train(GENOTYPE, *sources, training, 0).history)
+    before, after = (p.validation_accuracy for p in meta_train(GENOTYPE, sources[0], sources[1], training, 0).history)
     assert after > max(before, 1 / 3) + 0.2
 
 
@@ -309,3 +339,174 @@ def test_progress_says_loss_and_images_a_second():
     assert "images/s" in told[-1]
     assert "loss " in told[-1]
     assert math.isfinite(float(told[-1].partition("loss ")[2].split(",")[0]))
+
+
+class Thin(torch.nn.Module):
+    """Convolution, batch normalisation with running moments, ReLU: small enough to be written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 3, padding=1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)))
+
+
+def written_out_features(images, weight, mean, variance):
+    patches = F.pad(images, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1)  # n 1 h w 3 3
+    maps = torch.einsum("nxhwij,oxij->nohw", patches, weight)
+    if mean is None:
+        mean, variance = maps.mean(dim=(0, 2, 3)), maps.var(dim=(0, 2, 3), correction=0)
+    normal = (maps - mean[:, None, None]) / torch.sqrt(variance[:, None, None] + 1e-5)
+    return normal.clamp(min=0).mean(dim=(2, 3)), maps
+
+
+def test_an_rfs_step_is_the_written_out_definition_in_float64_loss_features_weights_and_predictions():
+    network = FewShotNetwork(Thin(), 3, 8).double()
+    initialise(network, 3)
+    training = RFS.model_copy(update={"drop_path": 0.0, "augmentation": NO_AUGMENTATION})
+    learner = RfsLearner(network, training, batches(training), 0)
+    images = source("train").images
+    weights = {name: value.detach().clone().requires_grad_() for name, value in network.named_parameters()}
+    moment = {name: torch.zeros_like(value) for name, value in weights.items()}
+    mean, variance = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    for iteration in (0, 1, 4):  # 4 is the second epoch's first, after the decay
+        _, batch = learner.draw(iteration)
+        shown = torch.from_numpy((images.images[batch.rows] / 255 - 0.5) / 0.3)
+        assert np.array_equal(batch.labels, images.labels[batch.rows])
+        torch.testing.assert_close(batch.images.double(), shown, atol=1e-6, rtol=0)
+        object.__setattr__(batch, "images", shown)
+        step = learner.gradient((iteration, batch))
+        learner.optimiser.param_groups[0]["lr"] = learner.learning_rate(iteration)
+        learner.optimiser.step()
+
+        features, maps = written_out_features(shown, weights["body.conv.weight"], None, None)
+        logits = features @ weights["head.weight"].T + weights["head.bias"]
+        likely = torch.exp(logits) / torch.exp(logits).sum(dim=1, keepdim=True)
+        loss = -torch.log(likely[torch.arange(16), batch.labels]).mean()
+        assert step.loss == pytest.approx(loss.item(), abs=1e-12)
+        mean = 0.9 * mean + 0.1 * maps.mean(dim=(0, 2, 3)).detach()
+        variance = 0.9 * variance + 0.1 * maps.var(dim=(0, 2, 3)).detach()
+        used = [value for name, value in weights.items() if "norm" not in name]
+        gradients = torch.autograd.grad(loss, used)
+        rate = 0.05 if iteration < 4 else 0.005
+        for (name, value), gradient in zip(
+            ((name, value) for name, value in weights.items() if "norm" not in name), gradients, strict=True
+        ):
+            moment[name] = 0.9 * moment[name] + gradient + 5e-4 * value.detach()
+            value.data -= rate * moment[name]
+            torch.testing.assert_close(network.get_parameter(name).detach(), value.detach(), atol=1e-12, rtol=0)
+        # The scale and shift of the normalisation learn, too; here they are given back, to keep the formula short.
+        with torch.no_grad():
+            network.get_parameter("body.norm.weight").fill_(1)
+            network.get_parameter("body.norm.bias").fill_(0)
+    seen = shown_of(network, images)
+    support, _ = written_out_features(seen.support_images, weights["body.conv.weight"], mean, variance)
+    queries, _ = written_out_features(seen.query_images, weights["body.conv.weight"], mean, variance)
+    torch.testing.assert_close(seen.features[0], support.detach(), atol=1e-12, rtol=0)
+    unit = support.detach() / support.detach().norm(dim=1, keepdim=True)
+    matrix, intercepts = logistic_optimum(unit, seen.support_labels, 3)
+    expected = queries.detach() / queries.detach().norm(dim=1, keepdim=True) @ matrix.mT + intercepts
+    found = answers(seen, ["logistic_regression"])["logistic_regression"]
+    torch.testing.assert_close(found.softmax(dim=1), expected.softmax(dim=1), atol=1e-7, rtol=0)
+
+
+def shown_of(network, images):
+    rows = [0, 1, 8, 9, 16, 17, 2, 10, 18, 11]
+    pixels = torch.from_numpy((images.images[rows] / 255 - 0.5) / 0.3)
+    return Shown(network, pixels[:6], torch.tensor([0, 0, 1, 1, 2, 2]), pixels[6:], 3)
+
+
+def test_dropped_paths_keep_the_mean_and_leave_the_rest_of_the_network_alone():
+    network = running_network("group")
+    cell = next(module for module in network.modules() if hasattr(module, "kept"))
+    images, maps = torch.randn(400, 1, 8, 8, dtype=torch.float64), torch.randn(400, 4, 8, 8, dtype=torch.float64)
+    plain = cell(maps)
+    with dropping_paths(network, 0.4, images, generator(0, "test")):
+        dropped = cell(maps)
+    assert torch.equal(cell(maps)[-1], plain[-1])
+    # Node 1 is an operation of node 0 alone: there or not, scaled, for each image.
+    share = (dropped[1] / plain[1]).flatten(1)
+    for row in share:
+        row = row[row.isfinite()]
+        assert torch.allclose(row, row[0])
+        assert row[0].item() == pytest.approx(0, abs=1e-9) or row[0].item() == pytest.approx(1 / 0.6)
+    present = sum(bool(row[row.isfinite()][0]) for row in share)
+    assert abs(present / 400 - 0.6) < 0.1
+
+
+def test_share_of_dropped_paths_rises_with_the_epochs():
+    learner = RfsLearner(running_network(), RFS.model_copy(update={"epochs": 4, "decay_epochs": ()}), batches(), 0)
+    assert [learner.drop_path(iteration) for iteration in (0, 3, 4, 8, 15)] == pytest.approx([0, 0, 0.075, 0.15, 0.225])
+
+
+def test_rfs_learns_features_that_tell_new_classes_apart():
+    clean = distracted("train", 30, [1])
+    training = RFS.model_copy(
+        update={
+            "network": NetworkConfig(channels=8, cells=1),
+            "epochs": 8,
+            "decay_epochs": (6,),
+            "learning_rate": 0.1,
+            "drop_path": 0.0,
+            "augmentation": NO_AUGMENTATION,
+            "validate_every": 8,
+            "validation_episode": EpisodeConfig(ways=3, shots=1, queries=4),
+            "validation_episodes": 40,
+        }
+    )
+    shuffled = BatchSource(clean.images, 16, clean.mean, clean.std)
+    model = meta_train(GENOTYPE, shuffled, distracted("val", 40, [2]), training, 0)
+    before, after = (point.validation_accuracy for point in model.history)
+    assert after > max(before, 1 / 3) + 0.2
+    assert [point.epoch for point in model.history] == [0, 8]
+    assert model.protocol == "RFS, 30 base classes, 8 epochs"
+    assert (model.outputs, model.ways, model.best_iteration) == (30, None, 8 * 15)
+
+
+def test_rfs_answers_by_augmented_copies_with_other_classifiers_beside(tmp_path):
+    save_model(learned(RFS), tmp_path)
+    model = load_model(tmp_path)
+    asked = EvaluationConfig(episode=FEW, episodes=3)
+    found = evaluate(model, source("test", FEW), asked, 0)
+    assert (found.classifier, found.augmented_copies) == ("logistic_regression", 5)
+    assert [other.classifier for other in found.others] == ["nearest_centroid", "cosine"]
+    assert "by logistic regression with 5 augmented copies of each support image" in found.summary()
+    origin = source("test", FEW)
+    drawn = origin.episode(0, "evaluate", "test", 1)
+    copies = augmented_copies(
+        drawn.support_pixels, 5, RFS.augmentation, numpy_generator(0, "evaluate", "test", 1, "augmentation")
+    )
+    seen = Shown(
+        model.network(),
+        network_input(copies, origin.mean, origin.std),
+        drawn.support_labels.repeat(5),
+        network_input(drawn.query_pixels, origin.mean, origin.std),
+        3,
+    )
+    right = answers(seen, ["logistic_regression"])["logistic_regression"].argmax(dim=1) == drawn.query_labels
+    assert found.per_episode[1] == right.double().mean().item()
+    classifier, images = FewShotClassifier(model), origin.images.images
+    request = images[[0, 8, 16, 24]], np.array([0, 1, 2, 3]), images[[1, 9]]
+    assert np.array_equal(classifier.predict_proba(*request), classifier.predict_proba(*request))
+
+
+def test_rfs_keeps_the_last_weights_or_the_best_ones_as_it_is_told():
+    last = learned(RFS)
+    assert last.best_iteration == last.iterations
+    best = learned(RFS.model_copy(update={"keep": "best"}))
+    accuracies = [point.validation_accuracy for point in best.history]
+    assert best.best_iteration == best.history[accuracies.index(max(accuracies))].iteration
+
+
+def test_learners_are_not_given_what_they_do_not_learn_from():
+    with pytest.raises(InputError, match="source of batches"):
+        meta_train(GENOTYPE, source("train"), source("val", FEW), RFS, 0)
+    with pytest.raises(InputError, match="source of episodes"):
+        meta_train(GENOTYPE, origin_of(RFS), source("val", FEW), PROTONET, 0)
+
+
+def test_decay_after_the_end_is_refused():
+    with pytest.raises(ValueError, match=r"decay_epochs are \[60, 80\] of 20 epochs"):
+        RfsTraining(epochs=20)
