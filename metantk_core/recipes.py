@@ -150,8 +150,8 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             training={
                 "algorithm": "rfs",
                 "network": {"channels": 8, "cells": 1},
-                "epochs": 8,
-                "decay_epochs": [5, 7],
+                "epochs": 6,
+                "decay_epochs": [4, 5],
                 "learning_rate": 0.2,
                 "augmentation": {"flip": False},
                 "validate_every": 1,
