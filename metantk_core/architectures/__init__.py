@@ -1,4 +1,4 @@
-"""Architectures: a genotype of a search space or a person's module enters, a network leaves; one type for both."""
+"""Architectures: a genotype, a named network or a person's module enters, a network leaves; one type for all."""
 
 import lazy_loader
 

@@ -4,6 +4,7 @@ Whatever a person's code raises, ``SystemExit`` included, becomes an ``InputErro
 What it prints goes to standard error.
 """
 
+import hashlib
 import importlib
 import inspect
 import os
@@ -27,6 +28,7 @@ from metantk_core.torchvision_import import torchvision_importable
 
 # Of an import statement: no folders, no leading dots.
 _ADDRESS = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+_TEXT = re.compile(rf"(?P<address>{_ADDRESS.pattern})( batch_norm=(?P<treatment>{'|'.join(BATCH_NORM_TREATMENTS)}))?")
 _OURS = str(Path(__file__).parents[1]) + os.sep
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _NO_FILES = ("<frozen ", "<@beartype(")  # as tracebacks name Python's importer, and checks of types around a function
@@ -39,6 +41,8 @@ _LONGEST = 300  # characters of their message
 class OwnModule:
     """What a person's factory returns, as an architecture: records show its address in the place of a genotype.
 
+    Trained models say it in full, with what is done about batch normalisation: see ``text``.
+
     Attributes:
         address: ``package.module:factory``.
         batch_norm: What is done about batch normalisation in its networks; None leaves it.
@@ -48,6 +52,37 @@ class OwnModule:
     address: str
     batch_norm: BatchNormTreatment | None
     factory: Callable[[int, int], object] = field(compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "OwnModule":
+        """Return the module that a ``text`` names; it is imported when a network is asked for.
+
+        Raises:
+            InputError: It is no such text.
+        """
+        parts = _TEXT.fullmatch(text)
+        if parts is None:
+            raise _no_address(text)
+        address = parts["address"]
+        treatment: BatchNormTreatment | None = parts["treatment"]  # type: ignore[assignment] - as the expression says
+        return cls(address, treatment, lambda in_channels, ways: _factory(address)(in_channels, ways))
+
+    @property
+    def text(self) -> str:
+        """The address, and what is done about batch normalisation, as in ``package.module:factory batch_norm=eval``."""
+        return self.address if self.batch_norm is None else f"{self.address} batch_norm={self.batch_norm}"
+
+    def file_digest(self) -> str:
+        """Return the digest of the file that the address leads to; empty if it is none of Python's.
+
+        Raises:
+            InputError: It can't be imported.
+        """
+        _factory(self.address)
+        file = getattr(sys.modules[self.address.partition(":")[0]], "__file__", None)
+        if file is None or not file.endswith(".py"):
+            return ""
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
     @property
     def space(self) -> str:
@@ -109,7 +144,7 @@ def own_code(failure: str, *, ours: bool = False) -> Iterator[None]:
         raise
     except BaseException as error:
         frames = _own_frames(error)
-        if ours and not frames:
+        if (ours and not frames) or _is_signal(error):
             raise
         if isinstance(error, SystemExit):
             said = f"it ends the program (sys.exit({error.code!r}))"
@@ -127,10 +162,7 @@ def _factory(address: str) -> Callable[[int, int], object]:
     """Return what builds a network from (channels of the images, ways of an episode)."""
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
-        raise InputError(
-            f"expected a model as package.module:factory, got {quoted(address)}; write the module's name without "
-            "folders and .py, as in an import, and name a function or class of it"
-        )
+        raise _no_address(address)
     module_name, name = parts["module"], parts["name"]
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -171,6 +203,13 @@ def _factory(address: str) -> Callable[[int, int], object]:
     raise InputError(f"expected {address} to take (in_channels, ways) or no argument, but its signature is {signature}")
 
 
+def _no_address(text: str) -> InputError:
+    return InputError(
+        f"expected a model as package.module:factory, got {quoted(text)}; write the module's name without folders and "
+        ".py, as in an import, and name a function or class of it"
+    )
+
+
 def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the lines of a traceback from the first one that is a person's, without ours and torch's."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -179,6 +218,12 @@ def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
     called = max((number + 1 for number, frame in enumerate(frames) if frame.filename.startswith(_OURS)), default=0)
     kept = frames[next(theirs, called) :]
     return [frame for frame in kept if not frame.filename.startswith((*_NO_FILES, _OURS, _TORCH, importlib.__file__))]
+
+
+def _is_signal(error: BaseException) -> bool:
+    """Return whether a handler of ours ended the program, wherever a person's code was: that is no error of theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, SystemExit) and bool(frames) and frames[-1].filename.startswith(_OURS)
 
 
 def _refuse_lazy(network: nn.Module, address: str) -> None:

@@ -14,18 +14,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.device_memory import NoRoomError
 from metantk_core.errors import InputError
 from metantk_core.meta_training.config import Adaptation
-from metantk_core.networks import FewShotNetwork, forget_moments
+from metantk_core.networks import forget_moments
 
 Parameters = Mapping[str, Tensor]
 
 
 @exact_arithmetic()
 def adapted_logits(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     support_images: Float[Tensor, "s c h w"],
     support_labels: Int64[Tensor, " s"],
     query_images: Float[Tensor, "q c h w"],
@@ -119,7 +120,7 @@ def enough_memory(what: str, fewer: str, *, first_order: bool = False) -> Iterat
 
 
 def _adapt_all(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     support_images: Tensor,
     support_labels: Tensor,
     query_images: Tensor,
@@ -142,7 +143,7 @@ def _adapt_all(
 
 
 def _adapt_head(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     support_images: Tensor,
     support_labels: Tensor,
     query_images: Tensor,

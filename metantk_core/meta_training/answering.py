@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.meta_training.adaptation import adapted_logits, mixes_queries, remembers_moments
 from metantk_core.meta_training.config import Adaptation, Classifier, MamlTraining, TrainingConfig
 from metantk_core.meta_training.logistic_regression import fit_logistic_regression
-from metantk_core.networks import FewShotNetwork, forget_moments
+from metantk_core.networks import forget_moments
 
 FEATURE_BATCH = 64
 """Images that pass together, always: the last digit of a feature can depend on how many there are."""
@@ -65,7 +66,7 @@ class Shown:
         inner_loop: How the network's weights adapt; None if they don't.
     """
 
-    network: FewShotNetwork
+    network: LearnableNetwork
     support_images: Float[Tensor, "s c h w"]
     support_labels: Int64[Tensor, " s"]
     query_images: Float[Tensor, "q c h w"]
@@ -153,7 +154,7 @@ def answers(shown: Shown, classifiers: Sequence[Classifier]) -> dict[Classifier,
 
 
 def episode_features(
-    network: FewShotNetwork, support_images: Float[Tensor, "s c h w"], query_images: Float[Tensor, "q c h w"]
+    network: LearnableNetwork, support_images: Float[Tensor, "s c h w"], query_images: Float[Tensor, "q c h w"]
 ) -> tuple[Float[Tensor, "s d"], Float[Tensor, "q d"]]:
     """Return what a trained network makes of an episode's images before the head; it is left in ``eval()`` mode.
 
@@ -175,7 +176,7 @@ def episode_features(
         forget_moments(network)
 
 
-def features_in_batches(network: FewShotNetwork, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+def features_in_batches(network: LearnableNetwork, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
     """Return the features of images, ``FEATURE_BATCH`` at a time; the last batch is filled up with zeros."""
     found = []
     for part in images.split(FEATURE_BATCH):

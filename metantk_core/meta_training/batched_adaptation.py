@@ -11,13 +11,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.meta_training.adaptation import Parameters, remembers_moments
 from metantk_core.meta_training.config import Algorithm
-from metantk_core.networks import FewShotNetwork, written_out
+from metantk_core.networks import written_out
 
 
 def batched_query_logits(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     support_images: Float[Tensor, "t s c h w"],
     support_labels: Int64[Tensor, "t s"],
     query_images: Float[Tensor, "t q c h w"],
@@ -53,7 +54,7 @@ def batched_query_logits(
 
 
 def _maml(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     parameters: Parameters,
     support: Tensor,
     labels: Tensor,
@@ -71,7 +72,7 @@ def _maml(
 
 
 def _anil(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     parameters: Parameters,
     support: Tensor,
     labels: Tensor,

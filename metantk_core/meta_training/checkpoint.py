@@ -40,8 +40,18 @@ def pack(digest: str, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         tensors: Tensors on any device, by names other than ``values``.
     """
     text = json.dumps({"digest": digest, **values}).encode()
-    named = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save({**named, _VALUES: torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+    return save({**own_memory(tensors), _VALUES: torch.frombuffer(bytearray(text), dtype=torch.uint8)})
+
+
+def own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU that share no memory with each other, as those of a weight that is used twice do."""
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if plain.data_ptr() in places else plain
+        places.add(plain.data_ptr())
+    return found
 
 
 def unpack(data: bytes, digest: str, subject: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

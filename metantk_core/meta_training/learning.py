@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.episodes import NormalisedEpisode
 from metantk_core.meta_training.adaptation import correct_share
-from metantk_core.networks import FewShotNetwork
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Learner(Protocol):
         too_much: What takes less memory if there is less of it, such as ``"training.episode.queries"``.
     """
 
-    network: FewShotNetwork
+    network: LearnableNetwork
     optimiser: torch.optim.Optimizer
     iterations: int
     validate_every: int

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.meta_training.adaptation import remembers_moments
 from metantk_core.meta_training.config import MamlTraining
 from metantk_core.meta_training.learn2learn_import import load_maml
 from metantk_core.meta_training.learning import Step, gradient_problem, query_gradient
-from metantk_core.networks import FewShotNetwork, forget_moments
+from metantk_core.networks import forget_moments
 
 
 class MamlLearner:
@@ -30,7 +31,7 @@ class MamlLearner:
 
     def __init__(
         self,
-        network: FewShotNetwork,
+        network: LearnableNetwork,
         config: MamlTraining,
         source: EpisodeSource,
         seed: int,

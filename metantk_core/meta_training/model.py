@@ -10,21 +10,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
+from metantk_core.architectures import (
+    Architecture,
+    LearnableNetwork,
+    format_architecture,
+    initial_network,
+    learnable_network,
+    parse_architecture,
+)
 from metantk_core.batches import BatchSource
-from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.files import write_atomically
+from metantk_core.meta_training.checkpoint import own_memory
 from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
-from metantk_core.networks import FewShotNetwork, build, initialise
+from metantk_core.networks import NetworkConfig, Normalisation
 from metantk_core.seeding import digest
 
 ModelOutcome = Literal["finished", "diverged", "untrained"]
@@ -62,8 +69,7 @@ class TrainedModel:
     """A trained network and where it comes from.
 
     Attributes:
-        space: Name of the search space.
-        genotype: The candidate, in the space's text form.
+        architecture: What was trained.
         training: By which learner it was trained, how, and how it adapts.
         seed: Seed of the run.
         image_shape: Channels, height and width of its images.
@@ -82,8 +88,7 @@ class TrainedModel:
         seconds: Time that training took, over all its parts.
     """
 
-    space: str
-    genotype: str
+    architecture: Architecture
     training: TrainingConfig
     seed: int
     image_shape: tuple[int, int, int]
@@ -98,6 +103,16 @@ class TrainedModel:
     outcome: ModelOutcome
     reason: str
     seconds: float
+
+    @property
+    def space(self) -> str:
+        """What files and records say of where the architecture is from: a search space, ``named`` or ``model``."""
+        return self.architecture.space
+
+    @property
+    def genotype(self) -> str:
+        """The architecture as text; with ``space`` it can be read back."""
+        return format_architecture(self.architecture)
 
     @property
     def ways(self) -> int | None:
@@ -120,13 +135,13 @@ class TrainedModel:
         network = training.network.model_dump(mode="json")
         return digest([self.space, self.genotype, network, adaptation, self.image_shape, self.mean, self.std, weights])
 
-    def network(self) -> FewShotNetwork:
-        """Return a new module with these weights, on the CPU.
+    def network(self) -> LearnableNetwork:
+        """Return a new module with these weights, on the CPU; a person's module is imported for that.
 
         Raises:
-            InputError: The weights don't fit the genotype and the configuration.
+            InputError: The weights don't fit the architecture and the configuration, or a person's code fails.
         """
-        network = _network(parse_genotype(self.space, self.genotype), self.training, self.image_shape[0], self.outputs)
+        network = learnable_network(self.architecture, **_network_of(self.training, self.image_shape, self.outputs))
         try:
             network.load_state_dict(dict(self.state))
         except RuntimeError as error:
@@ -151,20 +166,19 @@ def described(training: TrainingConfig, outputs: int) -> str:
 
 
 def untrained_model(
-    genotype: Genotype, source: EpisodeSource | BatchSource, config: TrainingConfig, seed: int
+    architecture: Architecture, source: EpisodeSource | BatchSource, config: TrainingConfig, seed: int
 ) -> TrainedModel:
     """Return the model that training starts from, as a baseline.
 
     Args:
-        genotype: A candidate.
+        architecture: A candidate, a named network or a person's module.
         source: Gives the shape and the normalisation of images.
         config: How it would be trained, and how it adapts.
         seed: Seed of the run.
     """
     outputs = outputs_of(config, source)
     return TrainedModel(
-        space=genotype.space,
-        genotype=str(genotype),
+        architecture=architecture,
         training=config,
         seed=seed,
         image_shape=source.image_shape,
@@ -172,7 +186,7 @@ def untrained_model(
         std=source.std,
         dataset=source.images.name,
         outputs=outputs,
-        state=initial_network(genotype, config, source.image_shape[0], outputs, seed).state_dict(),
+        state=starting_network(architecture, config, source.image_shape, outputs, seed).state_dict(),
         history=(),
         best_iteration=0,
         iterations=0,
@@ -194,13 +208,11 @@ def outputs_of(config: TrainingConfig, source: EpisodeSource | BatchSource) -> i
     return 0 if isinstance(config, ProtoNetTraining) else len(source.images.class_names)
 
 
-def initial_network(
-    genotype: Genotype, config: TrainingConfig, in_channels: int, outputs: int, seed: int
-) -> FewShotNetwork:
+def starting_network(
+    architecture: Architecture, config: TrainingConfig, image_shape: tuple[int, int, int], outputs: int, seed: int
+) -> LearnableNetwork:
     """Return the network that training starts from."""
-    network = _network(genotype, config, in_channels, outputs)
-    initialise(network, seed, "train", "init")
-    return network
+    return initial_network(architecture, seed=seed, **_network_of(config, image_shape, outputs))
 
 
 def save_model(model: TrainedModel, directory: Path) -> None:
@@ -215,7 +227,9 @@ def save_model(model: TrainedModel, directory: Path) -> None:
         InputError: The folder can't be written to.
     """
     weights = save(_plain(model.state))
-    values = {name: value for name, value in vars(model).items() if name not in ("state", "training", "history")}
+    unlike = ("state", "training", "history", "architecture")
+    values = {"space": model.space, "genotype": model.genotype}
+    values |= {name: value for name, value in vars(model).items() if name not in unlike}
     values |= {
         "format": _FORMAT,
         "training": model.training.model_dump(mode="json"),
@@ -256,6 +270,7 @@ def load_model(directory: Path) -> TrainedModel:
         if isinstance(training, MamlTraining):
             values.setdefault("outputs", training.episode.ways)  # models of before there were other learners
         return TrainedModel(
+            architecture=parse_architecture(values.pop("space"), values.pop("genotype")),
             training=training,
             history=tuple(Validation(**point) for point in values.pop("history")),
             image_shape=(channels, height, width),
@@ -268,21 +283,17 @@ def load_model(directory: Path) -> TrainedModel:
         raise InputError(f"The model in {directory} is damaged or from another version; train it again.") from error
 
 
-def _network(genotype: Genotype, config: TrainingConfig, in_channels: int, outputs: int) -> FewShotNetwork:
-    # Building draws default weights from the global generator; all of them are replaced, and it must not notice.
-    with torch.random.fork_rng(devices=()):
-        network = build(
-            genotype,
-            config.network,
-            in_channels=in_channels,
-            ways=max(outputs, 1),
-            variant="training",
-            norm=config.norm,
-        )
-    if outputs == 0:
-        network.head = nn.Identity()
-    return network
+class _NetworkOf(TypedDict):
+    config: NetworkConfig
+    image_shape: tuple[int, int, int]
+    ways: int
+    norm: Normalisation
+
+
+def _network_of(config: TrainingConfig, image_shape: tuple[int, int, int], outputs: int) -> _NetworkOf:
+    """Return what a network depends on beside its architecture and its weights."""
+    return {"config": config.network, "image_shape": image_shape, "ways": outputs, "norm": config.norm}
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+    return own_memory(dict(sorted(state.items())))

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.meta_training.adaptation import remembers_moments
 from metantk_core.meta_training.answering import class_means, distance_logits
 from metantk_core.meta_training.config import ProtoNetTraining
 from metantk_core.meta_training.learning import Step, gradient_problem, query_gradient
-from metantk_core.networks import FewShotNetwork, forget_moments
+from metantk_core.networks import forget_moments
 
 
 class ProtoNetLearner:
@@ -34,7 +35,7 @@ class ProtoNetLearner:
 
     def __init__(
         self,
-        network: FewShotNetwork,
+        network: LearnableNetwork,
         config: ProtoNetTraining,
         source: EpisodeSource,
         seed: int,

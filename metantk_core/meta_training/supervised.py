@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.batches import Batch, BatchSource
 from metantk_core.meta_training.adaptation import correct_share
 from metantk_core.meta_training.config import RfsTraining
 from metantk_core.meta_training.learning import Step, gradient_problem
-from metantk_core.networks import FewShotNetwork, dropping_paths
+from metantk_core.networks import dropping_paths
 from metantk_core.seeding import generator
 
 
@@ -30,7 +31,7 @@ class RfsLearner:
 
     def __init__(
         self,
-        network: FewShotNetwork,
+        network: LearnableNetwork,
         config: RfsTraining,
         source: BatchSource,
         seed: int,

@@ -1,7 +1,7 @@
-"""Training: a genotype, episodes or batches and a learner enter, the network that was kept leaves.
+"""Training: an architecture, episodes or batches and a learner enter, the network that was kept leaves.
 
 The loop validates, keeps weights, saves checkpoints, says how far it is and stops where numbers are not finite; what is
-learned stands in the learners. Every number is a function of (genotype, configuration, seed, images): what an iteration
+learned stands in the learners. Every number is a function of (architecture, configuration, seed, images): what an iteration
 learns from is drawn by (seed, iteration), so that training continues after an interruption exactly as if there had
 been none.
 """
@@ -15,9 +15,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from metantk_core.architectures import Architecture, LearnableNetwork
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.batches import BatchSource
-from metantk_core.candidates import Genotype
 from metantk_core.device_memory import sparingly
 from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
@@ -28,11 +28,10 @@ from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, Rf
 from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.meta_training.learning import Learner, Step, mean
 from metantk_core.meta_training.maml import MamlLearner
-from metantk_core.meta_training.model import TrainedModel, Validation, initial_network, untrained_model
+from metantk_core.meta_training.model import TrainedModel, Validation, starting_network, untrained_model
 from metantk_core.meta_training.protonet import ProtoNetLearner
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.meta_training.supervised import RfsLearner
-from metantk_core.networks import FewShotNetwork
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
 from metantk_core.stopping import shielded
@@ -64,7 +63,7 @@ class _State:
 
 @exact_arithmetic()
 def meta_train(
-    genotype: Genotype,
+    architecture: Architecture,
     train: EpisodeSource | BatchSource,
     validation: EpisodeSource,
     config: TrainingConfig,
@@ -75,7 +74,7 @@ def meta_train(
     on_validation: Callable[[Validation], None] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainedModel:
-    """Train a candidate by the learner that the configuration is of.
+    """Train a network by the learner that the configuration is of.
 
     The network is validated before the first step, every ``validate_every`` and after the last one, always on the same
     episodes; the weights with the best validation accuracy are kept, the earliest of equals, or those of the last
@@ -85,7 +84,7 @@ def meta_train(
     Interrupted by a signal, it saves where it is before it goes.
 
     Args:
-        genotype: A decided candidate.
+        architecture: A decided candidate, a named network or a person's module.
         train: Episodes of training classes; batches of them for learners that know no episodes.
         validation: Episodes of validation classes.
         config: How to train.
@@ -100,8 +99,8 @@ def meta_train(
             little memory for a step.
     """
     _admit(train, validation, config)
-    start = untrained_model(genotype, train, config, seed)
-    network = initial_network(genotype, config, start.image_shape[0], start.outputs, seed).to(device)
+    start = untrained_model(architecture, train, config, seed)
+    network = starting_network(architecture, config, start.image_shape, start.outputs, seed).to(device)
     learner = LEARNERS[type(config)](network, config, train, seed, device)
     work = digest(
         [
@@ -229,7 +228,7 @@ class _Buffers:
         network: The network.
     """
 
-    def __init__(self, network: FewShotNetwork) -> None:
+    def __init__(self, network: LearnableNetwork) -> None:
         self._buffers = list(network.buffers())
         self.keep()
 
@@ -284,7 +283,7 @@ def _count(state: _State, step: Step) -> None:
 
 
 def _validation_accuracy(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     source: EpisodeSource,
     seed: int,
     index: int,
@@ -356,5 +355,5 @@ def _detail(state: _State, learner: Learner, pace: _Pace) -> str:
     return ", ".join(words)
 
 
-def _copy(network: FewShotNetwork) -> dict[str, Tensor]:
+def _copy(network: LearnableNetwork) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

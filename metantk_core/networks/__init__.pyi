@@ -1,10 +1,11 @@
 from .batch_norm import (
     BATCH_NORM_TREATMENTS,
+    batch_norm_as,
     batch_norm_to_group_norm,
     batch_norm_to_running_statistics,
     mixes_images,
 )
-from .build import FewShotNetwork, build, build_thin, restricted
+from .build import FewShotNetwork, build, build_named, build_thin, restricted
 from .cells import dropping_paths
 from .config import (
     BatchNormTreatment,
@@ -35,10 +36,12 @@ __all__ = [
     "Scheme",
     "Variant",
     "What",
+    "batch_norm_as",
     "batch_norm_to_group_norm",
     "batch_norm_to_running_statistics",
     "batch_normalised",
     "build",
+    "build_named",
     "build_thin",
     "cost_table",
     "count_macs",

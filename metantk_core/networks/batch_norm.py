@@ -7,6 +7,7 @@ Axes: n images, c channels, _ anything.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from metantk_core.errors import InputError
-from metantk_core.networks.config import BatchNormTreatment
-from metantk_core.networks.normalisation import groups_of
+from metantk_core.networks.config import BatchNormTreatment, Normalisation
+from metantk_core.networks.normalisation import BatchMoments, groups_of
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 # A subclass with another one computes something else as well.
@@ -75,8 +76,32 @@ def batch_norm_to_group_norm(network: nn.Module) -> nn.Module:
     Raises:
         InputError: A subclass computes something of its own, or has parametrised weights; nothing is changed then.
     """
+    return _replaced(network, _group_norm_for)
+
+
+def batch_norm_as(network: nn.Module, norm: Normalisation) -> nn.Module:
+    """Let each batch normalisation of a network do what our own networks do that are trained, and return the network.
+
+    Scales, shifts and epsilon are the very ones that were there.
+
+    Args:
+        network: Changed in place, unless it is itself a batch normalisation.
+        norm: ``"group"`` for GroupNorm, ``"batch_support"`` and ``"batch_transductive"`` for the moments of an episode
+            (see :class:`metantk_core.networks.normalisation.BatchMoments`); with any other one they stay as they are.
+
+    Raises:
+        InputError: A subclass computes something of its own, or has parametrised weights; nothing is changed then.
+    """
+    if norm == "group":
+        return batch_norm_to_group_norm(network)
+    if norm in ("batch_support", "batch_transductive"):
+        return _replaced(network, lambda module: _moments_for(module, remember=norm == "batch_support"))
+    return network
+
+
+def _replaced(network: nn.Module, made_for: Callable[[nn.modules.batchnorm._BatchNorm], nn.Module]) -> nn.Module:
     found: dict[nn.Module, nn.Module] = {
-        module: _group_norm_for(module) for module in network.modules() if isinstance(module, _BATCH_NORM)
+        module: made_for(module) for module in network.modules() if isinstance(module, _BATCH_NORM)
     }
     for module in list(network.modules()):
         for name, child in module._modules.items():
@@ -85,23 +110,37 @@ def batch_norm_to_group_norm(network: nn.Module) -> nn.Module:
     return found.get(network, network)
 
 
-def _group_norm_for(module: nn.Module) -> nn.Module:
-    assert isinstance(module, _BATCH_NORM)
+def _parts_after(module: nn.modules.batchnorm._BatchNorm, instead: str) -> dict[str, nn.Module]:
+    """Return what a batch normalisation does to its result, as timm's does, in order; nothing for a usual one."""
     after = dict(module.named_children())
     usual = type(module).forward in _USUAL_FORWARD
     if is_parametrized(module) or not (usual or ("act" in after and after.keys() <= {"drop", "act"})):
         raise InputError(
-            f"{type(module).__name__} is a batch normalisation that computes something of its own, for which GroupNorm "
+            f"{type(module).__name__} is a batch normalisation that computes something of its own, for which {instead} "
             "can't stand in; use its running statistics (--batch-norm eval), or replace it yourself"
         )
-    in_order = {name: after[name] for name in ("drop", "act") if name in after}
-    made = GroupNormOfImages(
-        groups_of(module.num_features), module.num_features, epsilon=module.eps, after=None if usual else in_order
-    )
+    return {} if usual else {name: after[name] for name in ("drop", "act") if name in after}
+
+
+def _group_norm_for(module: nn.modules.batchnorm._BatchNorm) -> nn.Module:
+    after = _parts_after(module, "GroupNorm")
+    made = GroupNormOfImages(groups_of(module.num_features), module.num_features, epsilon=module.eps, after=after)
     made.weight, made.bias = module.weight, module.bias
     made.affine = module.affine
     made.training = module.training
     return made
+
+
+def _moments_for(module: nn.modules.batchnorm._BatchNorm, *, remember: bool) -> nn.Module:
+    after = _parts_after(module, "normalisation by the moments of an episode")
+    made = BatchMoments(module.num_features, remember=remember, epsilon=module.eps)
+    if module.affine:
+        made.weight, made.bias = module.weight, module.bias
+    else:
+        for name, value in (("weight", made.weight), ("bias", made.bias)):
+            delattr(made, name)
+            made.register_buffer(name, value.detach(), persistent=False)
+    return nn.Sequential(OrderedDict(norm=made, **after)) if after else made
 
 
 def batch_norm_to_running_statistics(network: nn.Module) -> nn.Module:

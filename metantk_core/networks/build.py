@@ -6,20 +6,23 @@ Axes: n images, c channels, h height, w width, d features, k ways.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metantk_core.candidates import Genotype
+from metantk_core.candidates import Genotype, NamedNetwork
 from metantk_core.networks.cells import DartsBody, NASBench201Body
 from metantk_core.networks.config import NetworkConfig, Normalisation, Variant
+from metantk_core.networks.conv4 import Conv4Body
 from metantk_core.networks.normalisation import NORMALISATIONS
 from metantk_core.networks.operations import OPERATIONS
+from metantk_core.networks.resnet12 import ResNet12Body
 
 
 class FewShotNetwork(nn.Module):
-    """Images to logits: a body that makes feature maps, global average pooling, and a linear head.
+    """Images to logits: a body that makes feature maps, global average pooling or flattening, and a linear head.
 
     Args:
         body: Images ``[n c h w]`` to feature maps ``[n d h' w']``.
-        features: Number of channels ``d`` of the feature maps.
+        features: Number ``d`` of features: channels of the feature maps, times their positions if they are flattened.
         ways: Number of classes of an episode.
+        pooled: Whether features are means of the maps; else they are all their numbers.
 
     Attributes:
         images_first: All convolutions and linear layers see the images along their first axis, and no layer overwrites
@@ -28,14 +31,16 @@ class FewShotNetwork(nn.Module):
 
     images_first = True
 
-    def __init__(self, body: nn.Module, features: int, ways: int) -> None:
+    def __init__(self, body: nn.Module, features: int, ways: int, *, pooled: bool = True) -> None:
         super().__init__()
         self.body = body
+        self.pooled = pooled
         self.head: nn.Module = nn.Linear(features, ways)
 
     def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return what the head sees of images."""
-        return self.body(x).mean(dim=(-2, -1))
+        maps = self.body(x)
+        return maps.mean(dim=(-2, -1)) if self.pooled else maps.flatten(1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Return the logits of images."""
@@ -110,6 +115,33 @@ def build(
             norm=make_norm,
         )
     return FewShotNetwork(body, body.out_channels, ways)
+
+
+def build_named(
+    network: NamedNetwork, *, image_shape: tuple[int, int, int], ways: int, variant: Variant, norm: Normalisation
+) -> FewShotNetwork:
+    """Return a network that the field knows by name; weights as for :func:`build`.
+
+    The features of 4-CONV are all numbers of its maps, as in MAML and in prototypical networks: 1,600 of 64 filters at
+    84 pixels. Those of ResNet-12 are the 640 means of its maps. The scoring variant normalises per sample.
+
+    Args:
+        network: Which.
+        image_shape: Channels, height and width of the images.
+        ways: Number of classes of an episode.
+        variant: What the network is for.
+        norm: Normalisation of the training variant.
+
+    Raises:
+        InputError: The images are too small for it.
+    """
+    make_norm = NORMALISATIONS["group" if variant == "scoring" else norm]
+    channels, size = image_shape[0], image_shape[1:]
+    if network.name == "resnet12":
+        body = ResNet12Body(channels, size, make_norm)
+        return FewShotNetwork(body, body.out_channels, ways)
+    body = Conv4Body(channels, int(network.name.removeprefix("conv4-")), size, make_norm)
+    return FewShotNetwork(body, body.out_channels * body.num_positions, ways, pooled=False)
 
 
 def build_thin(genotype: Genotype, *, ways: int) -> FewShotNetwork:

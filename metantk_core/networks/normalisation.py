@@ -1,4 +1,4 @@
-"""Normalisation layers: activations ``[n c h w]`` enter, normalised activations of the same shape leave.
+"""Normalisation layers: activations, as a rule maps ``[n c h w]``, enter, and leave normalised in the same shape.
 
 Four kinds: per sample (GroupNorm: needed by kernels, because samples must not mix), by the moments of an episode's
 support images (training), by the moments of whatever is in the batch (training, transductive), and by those of the
@@ -54,7 +54,7 @@ class BatchMoments(nn.Module):
         self.moments = None
         self.written_out = False
 
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def forward(self, x: Float[Tensor, "n c *_"]) -> Float[Tensor, "n c *_"]:
         """Return the normalised activations.
 
         Raises:
@@ -76,7 +76,7 @@ class BatchMoments(nn.Module):
         mean, variance = self.moments
         scale = self.weight * torch.rsqrt(variance + self.epsilon)
         # The mean goes first: folding it into the shift would leave rounding noise where all activations are equal.
-        return torch.addcmul(self.bias[:, None, None], x - mean[:, None, None], scale[:, None, None])
+        return torch.addcmul(_over(x, self.bias), x - _over(x, mean), _over(x, scale))
 
     def __getstate__(self) -> dict:
         return {**super().__getstate__(), "moments": None}
@@ -86,11 +86,20 @@ class BatchMoments(nn.Module):
         return f"{self.weight.numel()}, remember={self.remember}"
 
 
-def _moments(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+def _moments(x: Float[Tensor, "n c *_"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
     """Return mean and biased variance over images and space (reduced in two steps, which torch does faster)."""
-    mean = x.mean(dim=(2, 3)).mean(dim=0)
-    variance = (x - mean[:, None, None]).square().mean(dim=(2, 3)).mean(dim=0)
+    mean = _over_space(x).mean(dim=0)
+    variance = _over_space((x - _over(x, mean)).square()).mean(dim=0)
     return mean, variance
+
+
+def _over_space(x: Float[Tensor, "n c *_"]) -> Float[Tensor, "n c"]:
+    return x.mean(dim=tuple(range(2, x.dim()))) if x.dim() > 2 else x
+
+
+def _over(x: Float[Tensor, "n c *_"], values: Float[Tensor, " c"]) -> Tensor:
+    """Return a number a channel in a shape that spreads over images and space."""
+    return values.reshape(-1, *(1 for _ in x.shape[2:]))
 
 
 def forget_moments(network: nn.Module) -> None:

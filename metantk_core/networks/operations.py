@@ -184,6 +184,6 @@ OPERATIONS: Mapping[str, Mapping[str, MakeOperation]] = MappingProxyType(
     }
 )
 
-#: Raised whenever an operation of the space, and with it the networks of its candidates, changes: what was computed
-#: with another revision is never served from a store.
-REVISIONS: Mapping[str, int] = MappingProxyType({"nasbench201": 1, "darts_fewshot": 2, "darts": 1})
+#: Raised whenever an operation of the space, and with it the networks of its candidates, or a named network changes:
+#: what was computed with another revision is never served from a store.
+REVISIONS: Mapping[str, int] = MappingProxyType({"nasbench201": 1, "darts_fewshot": 2, "darts": 1, "named": 1})

@@ -11,7 +11,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Float64
 
-from metantk_core.candidates import MODEL_SPACE, parse_genotype
+from metantk_core.candidates import SPACES, parse_genotype
 from metantk_core.errors import InputError
 from metantk_core.ranking.consistency import reliability
 from metantk_core.ranking.criterion import Criterion, failures, loss_matrix, number_of_draws
@@ -131,8 +131,8 @@ class _Level:
 
 
 def _key(space: str, text: str) -> str:
-    """Return what identifies a candidate; a network of a person's own has an address and no canonical form."""
-    return digest(text) if space == MODEL_SPACE else parse_genotype(space, text).key
+    """Return what identifies a candidate; a named network, or one of a person's own, has no canonical form."""
+    return parse_genotype(space, text).key if space in SPACES else digest(text)
 
 
 def _levels(table: RecordTable, criterion: Criterion, good: list[str], draws: Mapping[str, int]) -> list[_Level]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.candidates import Genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation
 from metantk_core.ranking import Leaderboard
@@ -42,8 +42,8 @@ class TrainedCandidate:
             evaluation: Its accuracy on test classes, if it was evaluated.
         """
         problem = f"{model.outcome} at iteration {model.iterations}: {model.reason}" if model.reason else ""
-        genotype = parse_genotype(model.space, model.genotype)
-        return cls(role, genotype, model.history, model.best_iteration, evaluation, problem)
+        assert isinstance(model.architecture, Genotype)
+        return cls(role, model.architecture, model.history, model.best_iteration, evaluation, problem)
 
 
 @dataclass(frozen=True)

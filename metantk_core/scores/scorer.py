@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
@@ -22,19 +22,18 @@ from metantk_core.architectures import (
     Architecture,
     OwnModule,
     build_network,
+    costs_of,
     part_of,
     running,
     seeded,
 )
-from metantk_core.candidates import Genotype
+from metantk_core.candidates import Genotype, NamedNetwork
 from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.kernels import KernelBlocks
 from metantk_core.networks import (
     BatchNormTreatment,
-    CostTable,
     NetworkConfig,
     build_thin,
-    cost_table,
     initialise,
 )
 from metantk_core.scores.activations import Reuse
@@ -44,7 +43,7 @@ from metantk_core.scores.episodes import check_source, regions_images, scoring_e
 from metantk_core.scores.evidence import Draw, Evidence, NoScore
 from metantk_core.scores.functions import COUNTS, evaluated, sources
 from metantk_core.scores.record import Score, ScoreRecord, device_kind
-from metantk_core.scores.user_model import check_model, check_network, counts_of
+from metantk_core.scores.user_model import check_model, check_network, counts_of, refuse_scores_of_spaces
 
 _KEPT_BYTES = 2**30  # of weights of initialised networks
 _REUSED_BYTES = 2**28  # of activations of the networks that linear regions are counted on
@@ -90,7 +89,7 @@ def score_draw(names: Sequence[str], draw: Draw) -> tuple[dict[str, Score], dict
 
 
 def score_candidate(
-    genotype: Genotype,
+    architecture: Genotype | NamedNetwork,
     source: EpisodeSource,
     config: ScoringConfig,
     seed: int,
@@ -101,7 +100,7 @@ def score_candidate(
     """Return one record per score of ``config.scores``, in that order.
 
     Args:
-        genotype: A candidate, or a supernet.
+        architecture: A candidate, a supernet, or a named network.
         source: Episodes of the size ``config.episode``, as images of ``config.image_size``.
         config: What to compute.
         seed: Seed of the run. Values depend on nothing else (on one kind of machine and number of threads).
@@ -110,10 +109,11 @@ def score_candidate(
         device: Where the networks run, as torch spells it.
 
     Raises:
+        InputError: A score can't be had for a named network, or its images are too small.
         ValueError: The source's episodes are not those of ``config``.
     """
-    scorer = Scorer(genotype, source, config, seed, training_network=training_network, device=device)
-    return scorer.score(genotype, range(config.num_inits))
+    scorer = Scorer(architecture, source, config, seed, training_network=training_network, device=device)
+    return scorer.score(architecture, range(config.num_inits))
 
 
 def score_model(
@@ -154,14 +154,14 @@ def score_model(
 
 
 class Scorer:
-    """Scores architectures: the parts of a supernet, which share its weights in each draw, or a person's module.
+    """Scores architectures: the parts of a supernet, which share its weights in each draw, or another network.
 
     A candidate's network is the supernet's without some operations: that gives the same numbers as a network built and
     initialised for it alone, because initial weights depend on their names. What is kept between candidates (networks,
     episodes) is bounded; beyond that it is made again.
 
     Args:
-        whole: Holds all operations of all candidates that will be scored; or the module that will be.
+        whole: Holds all operations of all candidates that will be scored; or the named network or module that will be.
         source: As for :func:`score_candidate`, like the other arguments.
         config: What to compute.
         seed: Seed of the run.
@@ -170,6 +170,7 @@ class Scorer:
         on_network: Sees the first network of a person's module, once it has been checked.
 
     Raises:
+        InputError: A score can't be had for what is no candidate of a space.
         ValueError: The source's episodes are not those of ``config``.
     """
 
@@ -185,6 +186,8 @@ class Scorer:
         on_network: Callable[[nn.Module], None] | None = None,
     ) -> None:
         check_source(source, config)
+        if not isinstance(whole, Genotype):
+            refuse_scores_of_spaces(config, str(whole))
         self._whole, self._source, self._config = whole, source, config
         self._seed, self._device = seed, device
         self._training_network = training_network or config.network
@@ -198,18 +201,14 @@ class Scorer:
         self._regions_images: dict[tuple[str, int], tuple[Tensor, ...]] = {}
         self._reuse = Reuse(_REUSED_BYTES)
 
-    def _counts(self, genotype: Genotype, names: Sequence[str]) -> dict[str, int]:
-        costs = self._costs.of(genotype)
-        return {name: COUNTS[name](costs) for name in names}
-
-    @cached_property
-    def _costs(self) -> CostTable:
-        return cost_table(
-            self._whole.space,
+    def _counts(self, architecture: Genotype | NamedNetwork, names: Sequence[str]) -> dict[str, int]:
+        costs = costs_of(
+            architecture,
             self._training_network,
             image_shape=self._source.images.image_shape,
             ways=self._config.episode.ways,
         )
+        return {name: COUNTS[name](costs) for name in names}
 
     def score(
         self,
@@ -222,7 +221,7 @@ class Scorer:
         """Return one record per score, in the order of the configuration.
 
         Args:
-            architecture: The supernet or a part of it; or the person's module.
+            architecture: The supernet or a part of it; or what else ``whole`` is.
             repeats: Numbers of the draws. Each is a pure function of configuration, architecture, seed, number and
                 names.
             stream: Name of other random numbers than the usual ones, for weights and episodes.
@@ -249,7 +248,7 @@ class Scorer:
                 draws[name].append(scores[name])
             for name in drawn or counted:
                 seconds[name] += drawing + spent.get(name, 0.0)
-        if isinstance(architecture, Genotype) and counted:
+        if counted and not isinstance(architecture, OwnModule):
             counts, counting = _timed(partial(self._counts, architecture, counted))
         for name, number in counts.items():
             draws[name].append(Score(float(number)))
@@ -344,24 +343,25 @@ class Scorer:
             self._networks[repeat] = made
         return self._networks[repeat]
 
-    def _own_networks(self, genotype: Genotype, repeat: int, own: tuple[str, ...]) -> "_Networks":
-        """Return networks with weights for this genotype alone: spare ones, which are then used up, or new ones."""
+    def _own_networks(self, architecture: Architecture, repeat: int, own: tuple[str, ...]) -> "_Networks":
+        """Return networks with weights for this architecture alone: spare ones, which are then used up, or new ones."""
         networks, self._spare = self._spare or self._make(), None
-        self._initialise(networks.part_of(genotype), repeat, own)
+        self._initialise(networks.part_of(architecture), repeat, own)
         return networks
 
     def _make(self) -> "_Networks":
         network = self._build(self._whole, self._config.network)
         if "linear_regions" not in self._drawn:
             return _Networks(network, None)
-        assert not isinstance(self._whole, OwnModule)
+        assert isinstance(self._whole, Genotype)
         return _Networks(network, self._regions_network(self._whole))
 
     def _build(self, architecture: Architecture, config: NetworkConfig, in_channels: int | None = None) -> nn.Module:
+        channels, height, width = self._source.image_shape
         return build_network(
             architecture,
             config,
-            in_channels=self._source.images.image_shape[0] if in_channels is None else in_channels,
+            image_shape=(channels if in_channels is None else in_channels, height, width),
             ways=self._config.episode.ways,
             variant="scoring",
             device=self._device,

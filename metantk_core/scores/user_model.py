@@ -31,13 +31,25 @@ def check_model(address: str, config: ScoringConfig, *, batch_norm: BatchNormTre
     Raises:
         InputError: The address leads to no factory, or a score is none for such a network.
     """
+    refuse_scores_of_spaces(config, "a network of your own")
+    return own_module(address, batch_norm=batch_norm)
+
+
+def refuse_scores_of_spaces(config: ScoringConfig, what: str) -> None:
+    """Do nothing if all scores can be had for a network that is no candidate of a search space.
+
+    Args:
+        config: What is to be computed.
+        what: The network, for people.
+
+    Raises:
+        InputError: One can't.
+    """
     for name in config.scores:
         if SCORES[name].spaces_alone:
             raise InputError(
-                f"{name} can't be had for a network of your own: {SCORES[name].spaces_alone}; leave it out of "
-                "scoring.scores"
+                f"{name} can't be had for {what}: {SCORES[name].spaces_alone}; leave it out of scoring.scores"
             )
-    return own_module(address, batch_norm=batch_norm)
 
 
 def check_network(model: OwnModule, draw: Draw) -> None:

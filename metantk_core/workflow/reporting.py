@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from metantk_core.candidates import parse_genotype
+from metantk_core.candidates import Genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.episodes import EpisodeSource
@@ -144,7 +144,8 @@ def _report_kernel(
     """Return the MetaNTK of the first draw, with the classes that its rows stand for."""
     from metantk_core.report import CandidateKernel
 
-    genotype = parse_genotype(model.space, model.genotype)
+    genotype = model.architecture
+    assert isinstance(genotype, Genotype)
     kernels = candidate_kernels(genotype, source, config.scoring, config.seed, 0, device=device)
     episodes = scoring_episodes(source, config.scoring, config.seed, 0)
     return CandidateKernel(role, genotype, kernels.meta_ntk.numpy(), tuple(episode.class_names for episode in episodes))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
+from metantk_core.architectures import OwnModule, parse_architecture
 from metantk_core.candidates import parse_genotype, shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
@@ -29,15 +30,17 @@ def score(config: RunConfig, genotype: str, dataset: ImageDataset, *, device: st
 
     Args:
         config: Says how candidates are scored.
-        genotype: The architecture in the text form of the configured search space.
+        genotype: The architecture in the text form of the configured search space, or the name of a network.
         dataset: Images that the episodes are drawn from.
         device: Where the network runs.
 
     Raises:
         InputError: The text is no genotype of the space.
     """
+    architecture = parse_architecture(config.search.space, genotype)
+    assert not isinstance(architecture, OwnModule)
     return score_candidate(
-        parse_genotype(config.search.space, genotype),
+        architecture,
         score_source(config, dataset),
         config.scoring,
         config.seed,
