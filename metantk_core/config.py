@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from metantk_core.candidates import space_named
+from metantk_core.candidates import NAMED_NETWORKS, PUBLISHED, space_named
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError, quoted, without_addresses_of
 from metantk_core.meta_training import LEARNERS_SETTINGS, EvaluationConfig, MamlTraining, TrainingConfig
@@ -88,6 +88,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         strict=False,  # JSON has lists alone
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
     )
+    yardsticks: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks of the literature that are trained beside them under the same protocol, by name: "
+        "conv4-32, conv4-64, resnet12, or a published candidate of the search space",
+    )
     training: TrainingConfig = Field(
         default_factory=MamlTraining,
         description="Training, by the learner that algorithm names; each has settings of its own",
@@ -120,6 +126,25 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         return name
 
     @model_validator(mode="after")
+    def _has_yardsticks(self) -> "RunConfig":
+        if len(set(self.yardsticks)) != len(self.yardsticks):
+            raise ValueError("yardsticks must name each network once")
+        for name in self.yardsticks:
+            space = PUBLISHED[name].space if name in PUBLISHED else None
+            if space not in (None, self.search.space):
+                raise InputError(
+                    f"yardsticks names {name}, a candidate of {space}, but {self.search.space} is searched; name one "
+                    "of its own, or a network of the literature"
+                )
+            if name not in NAMED_NETWORKS and space is None:
+                near = difflib.get_close_matches(name[:40], [*NAMED_NETWORKS, *PUBLISHED], n=1)
+                hint = f"did you mean {near[0]}?" if near else "or a published candidate of the search space"
+                raise InputError(
+                    f"expected names such as {', '.join(NAMED_NETWORKS)} in yardsticks, got {quoted(name)}; {hint}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _is_consistent(self) -> "RunConfig":
         missing = [name for name in self.criterion.names if name not in self.scoring.scores]
         if missing:
@@ -150,6 +175,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                 "nearest_centroid, cosine or logistic_regression"
             )
         return self
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What is trained and evaluated: the roles of candidates, then the yardsticks."""
+        return (*self.trained_roles, *self.yardsticks)
 
     @property
     def criterion(self) -> Criterion:

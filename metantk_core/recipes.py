@@ -74,6 +74,7 @@ def _published(kind: str, setting: str) -> RunConfig:
         },
         scoring={**_PUBLISHED_SCORING, **loop, "network": network, **(_REFERENCE_SCORING if reference else {})},
         rank_by={"metantk_cond": 1, "linear_regions": 1},
+        yardsticks=["conv4-64"],
         training={
             "algorithm": "maml",
             "first_order": True,
@@ -99,6 +100,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             data={"source": "glyphs", "image_size": 32},
             search={"space": "nasbench201", "strategy": "sample", "num_candidates": 32, "shards": 2},
             scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            yardsticks=["conv4-32"],
             training={"network": {"channels": 8, "cells": 1}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),
@@ -109,6 +111,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             search={"space": "darts_fewshot", "strategy": "sample", "num_candidates": 24, "shards": 2},
             # 5 draws: what a reliability of 0.8 takes on this space and width (docs/reliability.md).
             scoring={"num_inits": 5, "image_size": 32, "network": {"channels": 8, "cells": 3}},
+            yardsticks=["conv4-32"],
             training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),

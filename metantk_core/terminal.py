@@ -18,10 +18,12 @@ from rich.text import Text
 from metantk_core import meta_training, upkeep, workflow
 from metantk_core.adapters.addresses import scheme, shown
 from metantk_core.adapters.progress import StepProgress, duration, read_notices, read_progress
+from metantk_core.candidates import Costs
 from metantk_core.config import RunConfig
 from metantk_core.errors import STOPPED
 from metantk_core.files import amount
-from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.ports import RegisteredModel
+from metantk_core.ranking import ROLES, Leaderboard, Standing
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
 from metantk_core.workspace import Workspace
@@ -240,7 +242,10 @@ def print_history(history: SearchHistory, console: Console | None = None) -> Non
 def print_training(role: str, model: "meta_training.TrainedModel") -> None:
     """Print the learning curve of a trained network and the weights that were kept."""
     table = Table(
-        title=f"{model.protocol}; the {role} candidate {model.genotype}", title_justify="left", box=None, pad_edge=False
+        title=f"{model.protocol}; {f'the {role} candidate' if role in ROLES else role}: {model.genotype}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     epochs = any(point.epoch is not None for point in model.history)
     for heading in (
@@ -269,14 +274,28 @@ def print_training(role: str, model: "meta_training.TrainedModel") -> None:
         )
 
 
-def print_evaluations(evaluations: Mapping[str, "meta_training.Evaluation"], console: Console | None = None) -> None:
-    """Print accuracies on test classes with their intervals and the protocol that they were measured by."""
+def print_evaluations(
+    evaluations: Mapping[str, "meta_training.Evaluation"],
+    costs: Mapping[str, Costs] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print accuracies on test classes with their intervals, what each network costs, and the protocol.
+
+    Args:
+        evaluations: The accuracies, by what the networks are called.
+        costs: Parameters and multiply-accumulates by the same names, if they are known.
+        console: Where; the terminal if none is given.
+    """
     console = console or Console()
     table = Table(box=None, pad_edge=False)
-    for heading in ("candidate", "test accuracy", "95 % interval"):
-        table.add_column(heading, justify="right" if heading != "candidate" else "left")
+    headings = ["network", "test accuracy", "95 % interval", *(("parameters", "MACs") if costs else ())]
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading != "network" else "left")
     for role, evaluation in evaluations.items():
-        table.add_row(role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}")
+        row = [role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}"]
+        if costs:
+            row += [_count(float(costs[role].params)), _count(float(costs[role].macs))]
+        table.add_row(*row)
         for other in evaluation.others:
             name = f"  {other.shots}-shot, {other.classifier.replace('_', ' ')}"
             table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")
@@ -284,14 +303,24 @@ def print_evaluations(evaluations: Mapping[str, "meta_training.Evaluation"], con
     console.print(next(iter(evaluations.values())).summary())
 
 
+def print_registered(registered: RegisteredModel) -> None:
+    """Print which version of which model was registered."""
+    model = f"{registered.uri}  (alias champion)" if registered.uri else "not registered yet, MLflow being away"
+    Console().print(f"Model      {model}", soft_wrap=True, highlight=False)
+
+
 def print_result(result: "workflow.RunResult", place: Workspace, config: RunConfig) -> None:
     """Print all that a pipeline run found and where to look further."""
+    from metantk_core.report import findings  # matplotlib comes with the package
+
     console = Console()
     console.print()
     print_history(result.history, console)
     print_leaderboard(result.leaderboard, console)
     console.print()
-    print_evaluations(result.evaluations, console)
+    print_evaluations(result.evaluations, result.costs, console)
+    for sentence in findings.yardstick_sentences(result.evaluations, result.costs, config.yardsticks):
+        console.print(sentence, soft_wrap=True, highlight=False)
     console.print()
     model = f"{result.model_uri}  (alias champion)" if result.model_uri else "not registered yet, MLflow being away"
     console.print(f"Model      {model}", soft_wrap=True, highlight=False)
@@ -422,7 +451,7 @@ class PipelineDisplay:
             parts = f"up to {rounds} rounds, each in {parts}" if search.shards > 1 else f"up to {rounds} rounds"
         self._console.print(
             f"Run {self._config.run_id}: search {search.space} by '{search.strategy}' in {parts}, then meta-train and "
-            f"evaluate {len(self._config.trained_roles)}. Interrupt with Ctrl-C; the same command resumes.",
+            f"evaluate {len(self._config.trained)}. Interrupt with Ctrl-C; the same command resumes.",
             soft_wrap=True,
             highlight=False,
         )
@@ -468,7 +497,7 @@ class PipelineDisplay:
     def _ahead(self, steps: Iterable[StepProgress]) -> str:
         finished = sum(step.finished for step in steps)
         search = self._config.search
-        total = 4 + workflow.num_rounds(self._config) * search.shards + 2 * len(self._config.trained_roles)
+        total = 4 + workflow.num_rounds(self._config) * search.shards + 2 * len(self._config.trained)
         # A round has no more shards than there is to score.
         narrow = search.shards > 1 and (workflow.num_rounds(self._config) > 1 or search.shards > search.num_candidates)
         may_end_early = narrow or search.strategy in ("evolve", "race") or search.target_reliability is not None

@@ -139,9 +139,10 @@ def build(
     """Return the pipeline of a run.
 
     The run's configuration is the default of a parameter, which can be replaced at submission. What makes the graph
-    can't: the candidates that are meta-trained, the number of rounds, whether there are shards, and whether latency is
-    limited, for it is measured where the computing steps are placed. The number of shards can: by the configuration,
-    or by the parameter ``shards``, up to ``most_shards``, which a compiled pipeline has as it fits a cluster.
+    can't: the candidates and yardsticks that are trained, the number of rounds, whether there are shards, and whether
+    latency is limited, for it is measured where the computing steps are placed. The number of shards can: by the
+    configuration, or by the parameter ``shards``, up to ``most_shards``, which a compiled pipeline has as it fits a
+    cluster.
 
     Args:
         config: The run.
@@ -155,7 +156,7 @@ def build(
     place = Placer(profile, latency=config.search.constraints.max_latency is not None, caching=caching)
     one_round = search_round(place, profile.parallelism)
     together = shards_meet(config, store or profile.addresses.store)
-    roles: list[Any] = list(config.trained_roles)
+    roles: list[Any] = list(config.trained)
     config_given = config  # the pipeline has a parameter of that name
 
     @dsl.pipeline(

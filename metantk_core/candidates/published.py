@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from metantk_core.candidates.genotype_text import shown
+from metantk_core.candidates.named_network import NAMED_NETWORKS
 from metantk_core.errors import InputError
 
 
@@ -50,8 +51,8 @@ def named(space: str, text: str) -> str:
                 f"search.space: {candidate.space}, such as glyphs-darts."
             )
         return candidate.genotype
-    if _NAME.fullmatch(name) and (near := difflib.get_close_matches(name, PUBLISHED, n=3)):
-        raise InputError(f"'{shown(name)}' is no published candidate; did you mean {' or '.join(near)}?")
+    if _NAME.fullmatch(name) and (near := difflib.get_close_matches(name, [*PUBLISHED, *NAMED_NETWORKS], n=3)):
+        raise InputError(f"'{shown(name)}' is no known architecture; did you mean {' or '.join(near)}?")
     return text
 
 

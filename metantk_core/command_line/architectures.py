@@ -57,7 +57,7 @@ def recipes(
     epilog="Examples: "
     "metantk score '|nor_conv_3x3~0|+|nor_conv_3x3~0|skip_connect~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|'"
     '  ·  metantk score "Genotype(normal=[...], ...)" glyphs-darts --set scoring.num_inits=10'
-    "  ·  metantk score paper-mini-5-a glyphs-darts"
+    "  ·  metantk score paper-mini-5-a glyphs-darts  ·  metantk score conv4-64"
     "  ·  metantk score --model my_package.my_module:make_network smoke"
 )
 def score(
@@ -65,8 +65,8 @@ def score(
         str | None,
         typer.Argument(
             help="An architecture in a text form of the recipe's search space, or the name of a published one: "
-            "paper-mini-5-, paper-mini-8-, paper-tiered-5- or paper-tiered-8-, each with a, b or c. "
-            "Left out with --model."
+            "paper-mini-5-, paper-mini-8-, paper-tiered-5- or paper-tiered-8-, each with a, b or c; or conv4-32, "
+            "conv4-64 or resnet12. Left out with --model."
         ),
     ] = None,
     recipe: Recipe = "glyphs",
@@ -105,7 +105,7 @@ def score(
             "give the architecture first, then the recipe."
         )
     else:
-        from metantk_core.candidates import parse_genotype
+        from metantk_core.candidates import NAMED_NETWORKS, parse_genotype
 
         config = configuration(recipe, overrides, seed)
         if without_addresses(genotype) != genotype:  # which the search space would quote
@@ -113,7 +113,8 @@ def score(
                 f"Expected an architecture in the recipe's search space, got {quoted(genotype)}; give the architecture "
                 "first, then the recipe."
             )
-        parse_genotype(config.search.space, genotype)
+        if genotype.strip() not in NAMED_NETWORKS:
+            parse_genotype(config.search.space, genotype)
 
     from metantk_core import terminal, wiring, workflow
     from metantk_core import workspace as spaces

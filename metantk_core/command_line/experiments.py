@@ -23,8 +23,9 @@ from metantk_core.command_line.options import (
     print_estimate,
     print_json,
 )
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.extras import META_TRAINING, PIPELINES, TRACKING, admit_installed
+from metantk_core.networks.config import BatchNormTreatment
 from metantk_core.ranking.roles import Role
 
 if TYPE_CHECKING:
@@ -78,11 +79,43 @@ def search(
 
 
 @commands.command(
-    epilog="Examples: metantk train glyphs  ·  metantk train glyphs --role worst --set training.iterations=2000"
+    epilog="Examples: metantk train glyphs  ·  metantk train glyphs --role worst --set training.iterations=2000  ·  "
+    "metantk train glyphs --genotype conv4-32  ·  metantk train glyphs-darts --genotype paper-mini-5-a  ·  "
+    "metantk train glyphs --model my_package.my_module:make_network --register my-classifier"
 )
 def train(
     recipe: Recipe = "glyphs",
-    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    role: Annotated[Role | None, typer.Option(help="Which candidate of the leaderboard: by default the best.")] = None,
+    genotype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|NAME",
+            help="Search nothing; train and evaluate this network: an architecture in a text form of the search space, "
+            "a published one by name (as for `metantk score`), or conv4-32, conv4-64 or resnet12.",
+        ),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="With --genotype: its search space, where the recipe's is another.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="Search nothing; train and evaluate a torch module of your own: what factory(in_channels, ways) "
+            "returns, at its own initialisation.",
+        ),
+    ] = None,
+    batch_norm: Annotated[
+        BatchNormTreatment | None,
+        typer.Option(
+            help="With --model: GroupNorm in the place of its batch normalisation, or its running statistics as they "
+            "are; by default it follows training.norm."
+        ),
+    ] = None,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --genotype or --model: register the trained network under this name."),
+    ] = None,
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -91,7 +124,28 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Meta-train a candidate of the leaderboard (searching first, if that is not done); resumes where it stopped."""
+    """Train a candidate of the leaderboard (searching first, if that is not done), or a network of your choice.
+
+    With --genotype or --model nothing is searched; the network is trained and evaluated as the recipe says, in the run
+    of the recipe. Interrupted, it resumes when repeated.
+    """
+    if genotype is not None or model is not None:
+        if role is not None or (genotype is not None and model is not None):
+            raise InputError("Expected one of --role, --genotype and --model; name what is to be trained once.")
+        if (space is not None and genotype is None) or (batch_norm is not None and model is None):
+            raise InputError("Expected --space with --genotype and --batch-norm with --model; leave the other out.")
+        changes = [*(overrides or ()), *([f"search.space={space}"] if space is not None else ())]
+        changes += [f"registered_model={json.dumps(register)}"] if register is not None else []
+        config = configuration(recipe, changes, seed)
+        place = (workspace, tracking_uri, device, store)
+        _train_alone(config, genotype, model, batch_norm, place, register=register is not None, as_json=as_json)
+        return
+    if space is not None or batch_norm is not None or register is not None:
+        raise InputError(
+            "Expected --genotype or --model with --space, --batch-norm or --register; name the network, or leave them "
+            "out to train a candidate of the leaderboard."
+        )
+    role = role or "best"
     config = _trained(configuration(recipe, overrides, seed), role)
     admit_installed("metantk train", *TRACKING, *META_TRAINING)
 
@@ -101,20 +155,20 @@ def train(
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
-        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+        found = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
     if as_json:
         print_json(
             {
                 "run": config.run_id,
                 "role": role,
                 "device": ports.device_kind,
-                "genotype": model.genotype,
-                "best_iteration": model.best_iteration,
-                "history": [asdict(point) for point in model.history],
+                "genotype": found.genotype,
+                "best_iteration": found.best_iteration,
+                "history": [asdict(point) for point in found.history],
             }
         )
     else:
-        terminal.print_training(role, model)
+        terminal.print_training(role, found)
         terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
@@ -250,6 +304,73 @@ def ui(
     command, environment = place.ui_command(port)
     terminal.print_ui(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning")
     os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606 - the server replaces this process
+
+
+def _train_alone(
+    config: "RunConfig",
+    genotype: str | None,
+    model: str | None,
+    batch_norm: BatchNormTreatment | None,
+    where: tuple[Path, str, str, str],
+    *,
+    register: bool,
+    as_json: bool,
+) -> None:
+    """Train, evaluate and maybe register a network that a person names; print what came out."""
+    from metantk_core.candidates import NAMED_NETWORKS, PUBLISHED, parse_genotype
+
+    name = ""
+    if genotype is not None:
+        if without_addresses(genotype) != genotype:  # which the search space would quote
+            raise InputError(f"Expected an architecture in the search space, got {quoted(genotype)}; give its text.")
+        named = genotype.strip() in NAMED_NETWORKS
+        parsed = None if named else parse_genotype(config.search.space, genotype)
+        if parsed is not None and not parsed.decided:
+            raise InputError("Expected a candidate with one operation on each edge to train, got a supernet.")
+        name = genotype.strip() if parsed is None or genotype.strip() in PUBLISHED else f"cell-{parsed.key[:8]}"
+    admit_installed("metantk train", *TRACKING, *META_TRAINING)
+
+    from metantk_core import architectures, terminal, workflow
+    from metantk_core import workspace as spaces
+
+    if model is not None:
+        architecture: architectures.Architecture = architectures.own_module(model, batch_norm=batch_norm)
+        name = model.replace(":", ".")
+    else:
+        assert genotype is not None
+        architecture = architectures.parse_architecture(config.search.space, genotype)
+    costs = workflow.training_costs(config, architecture)  # first, for it says if the images are too small
+    place = spaces.Workspace(*where)
+    config = place.prepare(config)
+    with spaces.open_run(config, place) as (dataset, ports):
+        trained = workflow.train(config, name, architecture, dataset, ports)
+        evaluation = workflow.evaluate(config, name, trained, dataset, ports)
+        kept = workflow.register_trained(config, name, trained, evaluation, dataset, ports) if register else None
+        ports.tracker.close_run(ports.run, "finished")
+    if as_json:
+        print_json(
+            {
+                "run": config.run_id,
+                "network": name,
+                "space": trained.space,
+                "genotype": trained.genotype,
+                "params": costs.params,
+                "macs": costs.macs,
+                "device": ports.device_kind,
+                "outcome": trained.outcome,
+                "best_iteration": trained.best_iteration,
+                "history": [asdict(point) for point in trained.history],
+                "evaluation": json.loads(evaluation.to_json()),
+                "model": kept.uri if kept is not None else None,
+            }
+        )
+    else:
+        terminal.print_training(name, trained)
+        terminal.print_evaluations({name: evaluation}, {name: costs})
+        terminal.print_device(ports.device)
+        if kept is not None:
+            terminal.print_registered(kept)
+        terminal.print_next(place, config)
 
 
 def _trained(config: "RunConfig", role: Role) -> "RunConfig":

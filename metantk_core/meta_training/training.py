@@ -1,9 +1,9 @@
 """Training: an architecture, episodes or batches and a learner enter, the network that was kept leaves.
 
 The loop validates, keeps weights, saves checkpoints, says how far it is and stops where numbers are not finite; what is
-learned stands in the learners. Every number is a function of (architecture, configuration, seed, images): what an iteration
-learns from is drawn by (seed, iteration), so that training continues after an interruption exactly as if there had
-been none.
+learned stands in the learners. Every number is a function of (architecture, configuration, seed, images): what an
+iteration learns from is drawn by (seed, iteration), so that training continues after an interruption exactly as if
+there had been none.
 """
 
 import time

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from metantk_core.candidates import Genotype
+from metantk_core.architectures import Architecture, costs_of
+from metantk_core.candidates import Costs, Genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation
 from metantk_core.ranking import Leaderboard
@@ -14,36 +15,43 @@ from metantk_core.search import SearchHistory
 
 @dataclass(frozen=True)
 class TrainedCandidate:
-    """A candidate that was meta-trained.
+    """A network that was trained: a candidate, or a yardstick beside them.
 
     Attributes:
         role: ``"best"``, ``"worst"``, ``"random"``, or another name for people.
-        genotype: The candidate.
+        architecture: The network.
         history: The validations during meta-training, in order.
         best_iteration: The iteration whose weights were kept.
         evaluation: Its accuracy on test classes, or None if it was not evaluated.
         problem: What went wrong during training, for people; empty if nothing did.
+        costs: Its parameters and multiply-accumulates, if they are known.
     """
 
     role: str
-    genotype: Genotype
+    architecture: Architecture
     history: tuple[Validation, ...]
     best_iteration: int
     evaluation: Evaluation | None
     problem: str = ""
+    costs: Costs | None = None
 
     @classmethod
     def of(cls, role: str, model: TrainedModel, evaluation: Evaluation | None) -> "TrainedCandidate":
         """Return what the report shows of a trained model.
 
         Args:
-            role: The candidate's role.
+            role: The candidate's role, or the yardstick's name.
             model: The model.
             evaluation: Its accuracy on test classes, if it was evaluated.
         """
         problem = f"{model.outcome} at iteration {model.iterations}: {model.reason}" if model.reason else ""
-        assert isinstance(model.architecture, Genotype)
-        return cls(role, model.architecture, model.history, model.best_iteration, evaluation, problem)
+        costs = costs_of(
+            model.architecture,
+            model.training.network,
+            image_shape=model.image_shape,
+            ways=evaluation.ways if evaluation is not None else max(model.outputs, 1),
+        )
+        return cls(role, model.architecture, model.history, model.best_iteration, evaluation, problem, costs)
 
 
 @dataclass(frozen=True)

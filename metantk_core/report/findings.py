@@ -1,14 +1,15 @@
 """What a run's numbers allow to say, and what not: a leaderboard and evaluations enter, sentences leave."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from metantk_core.candidates import Costs
 from metantk_core.meta_training import Evaluation
 from metantk_core.ranking import Leaderboard, Standing
-from metantk_core.report.formatting import fixed, points
+from metantk_core.report.formatting import count, fixed, points
 from metantk_core.statistics import rank_correlation_interval, student_p_value, student_quantile
 
 _COUNTED = {"params": "the number of parameters", "flops": "the number of multiply-accumulates (MACs)"}
@@ -58,6 +59,36 @@ def paired_difference(first: Evaluation, second: Evaluation) -> Difference | Non
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0)
     half_width = student_quantile(0.975, count - 1) * error
     return Difference(mean, half_width, student_p_value(mean / error, count - 1))
+
+
+def yardstick_sentences(
+    evaluations: Mapping[str, Evaluation], costs: Mapping[str, Costs], yardsticks: Sequence[str]
+) -> list[str]:
+    """Return whether the search's choice beats each network of the literature, in accuracy and in size.
+
+    Args:
+        evaluations: Accuracies by role or name, the search's choice as ``best``.
+        costs: Parameters and multiply-accumulates by the same names.
+        yardsticks: Names of the networks of the literature.
+    """
+    best = evaluations.get("best")
+    sentences: list[str] = []
+    for name in yardsticks:
+        found = evaluations.get(name)
+        difference = paired_difference(best, found) if best is not None and found is not None else None
+        if difference is None:
+            continue
+        by = f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)} points on the same episodes"
+        sizes = ""
+        if "best" in costs and name in costs:
+            ours, theirs = costs["best"], costs[name]
+            sizes = (
+                f" ({count(ours.params)} against {count(theirs.params)} parameters, {count(ours.macs)} against "
+                f"{count(theirs.macs)} MACs)"
+            )
+        beats = "beats" if difference.clear and difference.mean > 0 else "does not beat"
+        sentences.append(f"The search's choice {beats} {name}: {by}{sizes}.")
+    return sentences
 
 
 def same_episodes(first: Evaluation, second: Evaluation) -> bool:

@@ -12,11 +12,12 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
 
+from metantk_core.architectures import format_architecture
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.files import write_atomically
 from metantk_core.meta_training import Evaluation
-from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.ranking import ROLES, Leaderboard, Standing
 from metantk_core.report import charts, findings
 from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
@@ -107,8 +108,13 @@ def _summary(data: ReportData) -> dict[str, object]:
         "comparisons": [
             findings.comparison_sentence(evaluated[0][0], role, difference)
             for role, evaluation in evaluated[1:]
-            if (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
+            if role in ROLES and (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
         ],
+        "yardsticks": findings.yardstick_sentences(
+            dict(evaluated),
+            {trained.role: trained.costs for trained in data.trained if trained.costs is not None},
+            [role for role, _ in evaluated if role not in ROLES],
+        ),
         "protocol": _protocol(evaluated[0][1]) if evaluated else None,
     }
 
@@ -123,7 +129,7 @@ def _row(board: Leaderboard, standing: Standing, trained: Sequence[TrainedCandid
         "draws": standing.draws,
         "others": [_other(name, others.get(name)) for name in _columns(board)],
         "chosen": chosen,
-        "roles": [candidate.role for candidate in trained if str(candidate.genotype) == standing.genotype],
+        "roles": [candidate.role for candidate in trained if str(candidate.architecture) == standing.genotype],
     }
 
 
@@ -161,7 +167,7 @@ def _score_charts(data: ReportData) -> list[tuple[str, Markup]]:
     means = np.array([standing.mean for standing in scored], dtype=np.float64)
     errors = np.array([np.nan if s.standard_error is None else s.standard_error for s in scored], dtype=np.float64)
     place = {standing.genotype: index for index, standing in enumerate(scored)}
-    marked = [(t.role, place[str(t.genotype)]) for t in data.trained if str(t.genotype) in place]
+    marked = [(t.role, place[str(t.architecture)]) for t in data.trained if str(t.architecture) in place]
     if not marked and board.winner in place:
         marked = [("best", place[board.winner])]
     made = [
@@ -250,9 +256,10 @@ def _kernels(kernels: Sequence[CandidateKernel]) -> dict[str, object] | None:
 def _cells(data: ReportData) -> list[tuple[str, str, Markup, bool]]:
     """Return role, cell type, drawing and whether something may be faint, for the best and the worst candidate."""
     wanted: dict[str, Genotype] = {}
-    for candidate in (*data.trained, *data.kernels):
-        if candidate.role in ("best", "worst") or not wanted:
-            wanted.setdefault(candidate.role, candidate.genotype)
+    cells = [(trained.role, trained.architecture) for trained in data.trained]
+    for role, architecture in (*cells, *((kernel.role, kernel.genotype) for kernel in data.kernels)):
+        if isinstance(architecture, Genotype) and (role in ("best", "worst") or not wanted):
+            wanted.setdefault(role, architecture)
     if not wanted and findings.scored(data.leaderboard):
         wanted["best"] = parse_genotype(data.leaderboard.space, data.leaderboard.winner)
     drawings = []
@@ -302,7 +309,9 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
         rows.append(
             {
                 "role": candidate.role,
-                "genotype": str(candidate.genotype),
+                "genotype": format_architecture(candidate.architecture),
+                "params": count(candidate.costs.params) if candidate.costs else None,
+                "macs": count(candidate.costs.macs) if candidate.costs else None,
                 "accuracy": percent_with_interval(evaluation.accuracy, evaluation.half_width),
                 "chosen": candidate.best_iteration,
                 "difference": f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)}"

@@ -30,7 +30,16 @@ from .searching import SearchResult, close_round, finish_search, search, start_s
 from .surroundings import surroundings
 from .together import join_shards, search_together
 from .tracked import leaderboard_columns, ranking_metrics, round_columns, training_metrics, watched_search
-from .training import evaluate, genotype_of, meta_train, register_model
+from .training import (
+    architecture_of,
+    evaluate,
+    genotype_of,
+    meta_train,
+    register_model,
+    register_trained,
+    train,
+    training_costs,
+)
 from .unsent import KeepingRegistry, KeepingTracker, Sent, Unsent, send, unsent_runs
 
 __all__ = [
@@ -52,6 +61,7 @@ __all__ = [
     "accept",
     "admit_dataset",
     "all_reruns",
+    "architecture_of",
     "check_limits",
     "classify_folders",
     "close_reruns",
@@ -85,6 +95,7 @@ __all__ = [
     "read_records",
     "read_result",
     "register_model",
+    "register_trained",
     "registered_address",
     "remark",
     "report",
@@ -102,6 +113,8 @@ __all__ = [
     "shard_number",
     "start_search",
     "surroundings",
+    "train",
+    "training_costs",
     "training_metrics",
     "unsent_runs",
     "versions",

@@ -103,7 +103,7 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     )
     candidate = parse_genotype(config.search.space, decided) if decided else _any_candidate(config)
     step, validation, evaluation = _training_seconds(config, candidate, device, told)
-    training, roles = config.training, len(config.trained_roles)
+    training, roles = config.training, len(config.trained)
     steps, validations = _steps(config)
     trained = steps * step + validations * training.validation_episodes * validation
     evaluated = config.evaluation.episodes * (1 + len(config.evaluation.further_shots)) * evaluation

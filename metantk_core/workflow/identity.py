@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from metantk_core import __version__
-from metantk_core.candidates import Genotype
+from metantk_core.architectures import Architecture, identity_of
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.meta_training import TrainedModel
@@ -44,18 +44,19 @@ def score_key(name: str, config: RunConfig, dataset: ImageDataset, device: str) 
     )
 
 
-def training_key(config: RunConfig, genotype: Genotype, dataset: ImageDataset, device: str) -> str:
+def training_key(config: RunConfig, architecture: Architecture, dataset: ImageDataset, device: str) -> str:
     """Return the digest of everything that the weights of a meta-trained network depend on.
 
     Args:
         config: The run.
-        genotype: The network.
+        architecture: The network.
         dataset: The images.
         device: Kind of the device.
     """
     training = config.training.model_dump(mode="json")
-    network = [genotype.key, REVISIONS[genotype.space]]
-    return digest([training, *network, dataset.digest, config.seed, __version__, _torch_release(), device])
+    return digest(
+        [training, *identity_of(architecture), dataset.digest, config.seed, __version__, _torch_release(), device]
+    )
 
 
 def evaluation_key(config: RunConfig, model: TrainedModel, dataset: ImageDataset, device: str) -> str:

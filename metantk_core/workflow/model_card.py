@@ -11,7 +11,9 @@ _LIMITS = (
 )
 
 
-def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset) -> str:
+def model_card(
+    config: RunConfig, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset, *, searched: bool = True
+) -> str:
     """Return the model card of a few-shot classifier as Markdown.
 
     Args:
@@ -19,6 +21,7 @@ def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, d
         model: The network.
         evaluation: Its accuracy on test classes.
         dataset: The images.
+        searched: Whether the run's search chose the network.
     """
     training = config.training
     shape = " × ".join(map(str, model.image_shape))
@@ -30,7 +33,8 @@ def model_card(config: RunConfig, model: TrainedModel, evaluation: Evaluation, d
         "In": f"support and query images (uint8, {shape}, as they are on disk), labels of the support images",
         "Out": f"probabilities of {classes} for each query image; queries "
         f"{'help' if evaluation.transductive else 'do not help'} each other",
-        "Network": f"`{model.genotype}` of `{model.space}`, chosen by {config.criterion.label} at initialisation",
+        "Network": f"`{model.genotype}` of `{model.space}`"
+        + (f", chosen by {config.criterion.label} at initialisation" if searched else ", named by hand"),
         "Training": f"{model.protocol}; {model.iterations} iterations{diverged}, the weights of iteration "
         f"{model.best_iteration}{kept}",
         "Answers": _answer(model),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from metantk_core.candidates import Genotype
+from metantk_core.candidates import Costs, Genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.episodes import EpisodeSource
@@ -21,6 +21,7 @@ from metantk_core.scores import candidate_kernels, scoring_episodes
 from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
 from metantk_core.workflow.runs import Ports, remarks, versions
+from metantk_core.workflow.training import architecture_of, training_costs
 
 if TYPE_CHECKING:
     from metantk_core.report import CandidateKernel
@@ -35,13 +36,15 @@ class RunResult:
     Attributes:
         leaderboard: The ranking.
         history: The rounds of the search.
-        evaluations: Accuracy on test classes by role.
+        evaluations: Accuracy on test classes by role, and by name of the yardsticks.
+        costs: Parameters and multiply-accumulates of the same networks.
         model_uri: The registered version; empty if the registry was away and it waits to be registered.
     """
 
     leaderboard: Leaderboard
     history: SearchHistory
     evaluations: Mapping[str, Evaluation]
+    costs: Mapping[str, Costs]
     model_uri: str
 
     def as_values(self) -> dict[str, object]:
@@ -51,6 +54,7 @@ class RunResult:
             "digest": self.leaderboard.digest,
             "history": json.loads(self.history.to_json()),
             "evaluations": {role: json.loads(evaluation.to_json()) for role, evaluation in self.evaluations.items()},
+            "costs": {role: {"params": cost.params, "macs": cost.macs} for role, cost in self.costs.items()},
             "model": self.model_uri or None,
         }
 
@@ -77,10 +81,12 @@ def read_result(config: RunConfig, store: ArtifactStore) -> RunResult:
                 "work."
             ) from error
 
+    leaderboard = read("leaderboard.json", Leaderboard.from_json)
     return RunResult(
-        read("leaderboard.json", Leaderboard.from_json),
+        leaderboard,
         read("search.json", SearchHistory.from_json),
-        {role: read(f"evaluation-{role}.json", Evaluation.from_json) for role in config.trained_roles},
+        {role: read(f"evaluation-{role}.json", Evaluation.from_json) for role in config.trained},
+        {role: training_costs(config, architecture_of(config, role, leaderboard)) for role in config.trained},
         read("model.json", lambda text: str(json.loads(text)["uri"])),
     )
 

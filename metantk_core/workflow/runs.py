@@ -66,7 +66,7 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
         description=(
             f"Search of `{config.search.space}` by the strategy **{config.search.strategy}**, {config.criterion.label} "
             f"at random initialisation, then {config.training.title} training of: "
-            f"{', '.join(config.trained_roles)}." + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
+            f"{', '.join(config.trained)}." + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
         ),
         tags={
             "metantk.config": config.digest,

@@ -1,12 +1,14 @@
-"""Steps after the ranking: a leaderboard enters, trained, evaluated and registered networks leave."""
+"""Steps after the ranking: a leaderboard or a network enters, trained, evaluated and registered networks leave."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from metantk_core import meta_training
-from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.architectures import Architecture, costs_of, format_architecture, parse_architecture, running
+from metantk_core.candidates import Costs, Genotype, parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError, UnscoredError
@@ -48,27 +50,70 @@ def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
 def meta_train(
     config: RunConfig, role: str, leaderboard: Leaderboard, dataset: ImageDataset, ports: Ports
 ) -> TrainedModel:
-    """Meta-train the candidate of one role, continuing from the stored checkpoint if there is one."""
-    genotype = genotype_of(leaderboard, role, config.seed)
-    key = f"training/{meta_training.FORMAT}/{training_key(config, genotype, dataset, ports.device_kind)}.checkpoint"
+    """Train the candidate of one role, or a yardstick, continuing from the stored checkpoint if there is one."""
+    what = "" if role in config.yardsticks else f", of the {role} candidate by `{leaderboard.score}`"
+    return train(config, role, architecture_of(config, role, leaderboard), dataset, ports, what)
+
+
+def architecture_of(config: RunConfig, role: str, leaderboard: Leaderboard) -> Architecture:
+    """Return what is trained: the candidate that plays a role, or the yardstick of a name.
+
+    Raises:
+        InputError: As for :func:`genotype_of`.
+    """
+    if role in config.yardsticks:
+        return parse_architecture(config.search.space, role)
+    return genotype_of(leaderboard, role, config.seed)
+
+
+def training_costs(config: RunConfig, architecture: Architecture) -> Costs:
+    """Return parameters and multiply-accumulates of a network as it answers episodes of the evaluation.
+
+    Args:
+        config: Says how wide and deep it is, and the shape of the images.
+        architecture: The network.
+
+    Raises:
+        InputError: A person's code fails, or the images are too small for the network.
+    """
+    ways = config.evaluation.episode.ways
+    return costs_of(architecture, config.training.network, image_shape=config.data.image_shape, ways=ways)
+
+
+def train(
+    config: RunConfig, name: str, architecture: Architecture, dataset: ImageDataset, ports: Ports, what: str = ""
+) -> TrainedModel:
+    """Train a network as the configuration says, continuing from the stored checkpoint if there is one.
+
+    Args:
+        config: The run.
+        name: What the network is called in tables, progress and the tracker.
+        architecture: The network.
+        dataset: The images.
+        ports: Ports of the step.
+        what: How it was found, for the tracker.
+    """
+    key = f"training/{meta_training.FORMAT}/{training_key(config, architecture, dataset, ports.device_kind)}.checkpoint"
     training = config.training
-    described = f"{training.title}, {training.length}, of the {role} candidate by `{leaderboard.score}`: `{genotype}`."
-    with step_run(ports, f"meta-train {role}", described, {"role": role, "genotype": str(genotype)}) as run:
+    described = f"{training.title}, {training.length}{what}: `{architecture}`."
+    parameters = {"role": name, "genotype": format_architecture(architecture)}
+    with step_run(ports, f"meta-train {name}", described, parameters) as run:
 
         def log(points: Sequence[meta_training.Validation]) -> None:
             ports.tracker.log_metrics(run, [metric for point in points for metric in learning_metrics(point)])
 
-        model = meta_training.meta_train(
-            genotype,
-            training_source(config, dataset),
-            episode_source(config, dataset, "val"),
-            training,
-            config.seed,
-            checkpoint=StoredCheckpoint(ports.store, key),
-            progress=ports.progress_for(f"meta-train {role}"),
-            on_validation=lambda point: log([point]),
-            device=ports.device,
-        )
+        with running(architecture, "fails while it is trained"):
+            model = meta_training.meta_train(
+                architecture,
+                training_source(config, dataset),
+                episode_source(config, dataset, "val"),
+                training,
+                config.seed,
+                checkpoint=StoredCheckpoint(ports.store, key),
+                progress=ports.progress_for(f"meta-train {name}"),
+                on_validation=lambda point: log([point]),
+                device=ports.device,
+            )
         # What an earlier attempt trained but did not live to log; points already there are skipped.
         log(model.history)
     return model
@@ -77,17 +122,19 @@ def meta_train(
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
     """Evaluate a meta-trained network on episodes of test classes."""
     key = f"evaluation/{meta_training.FORMAT}/{evaluation_key(config, model, dataset, ports.device_kind)}.checkpoint"
-    described = f"{config.evaluation.episodes} episodes of test classes with the {role} candidate: `{model.genotype}`."
+    what = role if role in config.yardsticks else f"the {role} candidate"
+    described = f"{config.evaluation.episodes} episodes of test classes with {what}: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
-        evaluation = meta_training.evaluate(
-            model,
-            episode_source(config, dataset, "test"),
-            config.evaluation,
-            config.seed,
-            checkpoint=StoredCheckpoint(ports.store, key),
-            progress=ports.progress_for(f"evaluate {role}"),
-            device=ports.device,
-        )
+        with running(model.architecture, "fails while it is evaluated"):
+            evaluation = meta_training.evaluate(
+                model,
+                episode_source(config, dataset, "test"),
+                config.evaluation,
+                config.seed,
+                checkpoint=StoredCheckpoint(ports.store, key),
+                progress=ports.progress_for(f"evaluate {role}"),
+                device=ports.device,
+            )
         ports.tracker.log_parameters(run, evaluation.protocol)
         ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
     ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
@@ -107,16 +154,49 @@ def register_model(
         dataset: Gives the input example: an episode of test classes.
         ports: Ports of the step.
     """
+    registered = _registered(config, "best", meta_training.load_model(directory), directory, evaluation, dataset, ports)
+    note_model(ports.store, config.run_id, registered)
+    ports.tracker.close_run(ports.run, "finished")
+    return registered
+
+
+def register_trained(
+    config: RunConfig, name: str, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset, ports: Ports
+) -> RegisteredModel:
+    """Register a network that no search has chosen, with the alias ``champion``.
+
+    Args:
+        config: Says how it was trained, and under which name it is registered.
+        name: What it is called in the tracker.
+        model: The network.
+        evaluation: Its accuracy on test classes.
+        dataset: Gives the input example.
+        ports: Ports of the step.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch, "model")
+        meta_training.save_model(model, directory)
+        return _registered(config, name, model, directory, evaluation, dataset, ports)
+
+
+def _registered(
+    config: RunConfig,
+    role: str,
+    model: TrainedModel,
+    directory: Path,
+    evaluation: Evaluation,
+    dataset: ImageDataset,
+    ports: Ports,
+) -> RegisteredModel:
     progress = ports.progress_for("register")
     progress(0, 1)
-    model = meta_training.load_model(directory)
     registered = ports.registry.register(
         ports.run,
         config.registered_model,
         model,
         directory,
         alias="champion",
-        description=model_card(config, model, evaluation, dataset),
+        description=model_card(config, model, evaluation, dataset, searched=role in config.trained_roles),
         tags={
             "genotype": model.genotype,
             "space": model.space,
@@ -128,11 +208,9 @@ def register_model(
             "metantk.config": config.digest,
         },
         input_example=_input_example(config, dataset),
-        metrics=accuracy_metrics(evaluation, "best"),
+        metrics=accuracy_metrics(evaluation, role),
         dataset=summary_of(config, dataset, "test"),
     )
-    note_model(ports.store, config.run_id, registered)
-    ports.tracker.close_run(ports.run, "finished")
     progress(1, 1)
     return registered
 

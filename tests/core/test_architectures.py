@@ -222,7 +222,7 @@ def test_every_kind_of_architecture_trains_is_kept_resumes_and_answers_alike(
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     memory = Memory()
 
-    def stop(done, total, detail):
+    def stop(done, total, detail=""):
         if done == 1:
             raise KeyboardInterrupt
 
@@ -249,6 +249,7 @@ def test_model_of_a_persons_module_is_read_without_running_their_code(tmp_path, 
 def test_features_of_a_persons_module_are_what_its_last_linear_layer_sees(own):
     network = learnable_network(own("usual"), SMALL, image_shape=(1, 16, 16), ways=3, norm="batch_transductive")
     assert isinstance(network, OwnNetwork)
+    assert isinstance(network.module, nn.Sequential)
     x = torch.randn(5, 1, 16, 16)
     features = network.features(x)
     assert features.shape == (5, 8)
@@ -275,6 +276,7 @@ def test_batch_normalisation_of_a_persons_module_is_by_the_moments_of_the_episod
     network.train()
     first = network(support)
     usual = copy.deepcopy(network.module)  # the same by torch's own layers, in training mode
+    assert isinstance(usual, nn.Sequential)
     usual[1], usual[6] = nn.BatchNorm2d(6), nn.BatchNorm1d(8, affine=False)
     torch.testing.assert_close(usual.train()(support), first)
     network.eval()

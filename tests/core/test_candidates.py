@@ -741,7 +741,7 @@ def test_the_twelve_architectures_of_the_paper_are_candidates_by_name():
 )
 @pytest.mark.parametrize("space", SPACES)
 def test_what_is_nearly_a_name_is_refused_with_near_names(space, wrong, near):
-    with pytest.raises(InputError, match=f"'{wrong}' is no published candidate; did you mean .*{near}"):
+    with pytest.raises(InputError, match=f"'{wrong}' is no known architecture; did you mean .*{near}"):
         parse_genotype(space, wrong)
 
 
