@@ -199,6 +199,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         values = _deciding(type(self), json.loads(self.to_json()))
         values["data"] = self.data.identity
+        if values["training"].get("engine") == "learn2learn":
+            del values["training"]["engine"]  # likewise
         for name in ("classifier", "beside", "augmented_copies", "further_shots"):
             # The digest of who answers as the learner does stays what it was before there was a choice.
             if not getattr(self.evaluation, name) and getattr(self.evaluation, name) != 0:

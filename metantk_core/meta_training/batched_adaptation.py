@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 from metantk_core.architectures import LearnableNetwork
 from metantk_core.meta_training.adaptation import Parameters, remembers_moments
-from metantk_core.meta_training.config import Algorithm
+from metantk_core.meta_training.config import Adaptation
 from metantk_core.networks import written_out
 
 
@@ -23,7 +23,7 @@ def batched_query_logits(
     support_labels: Int64[Tensor, "t s"],
     query_images: Float[Tensor, "t q c h w"],
     *,
-    algorithm: Algorithm,
+    algorithm: Adaptation,
     learning_rate: float,
     steps: int,
     first_order: bool,

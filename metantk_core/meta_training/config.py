@@ -17,6 +17,9 @@ Adaptation = Literal["maml", "anil"]
 Algorithm = Literal["maml", "anil", "protonet", "rfs"]
 """What is learned: weights that adapt in a few steps, distances to prototypes, or features by base classes."""
 
+Engine = Literal["learn2learn", "batched"]
+"""What computes the inner loops of a meta-gradient; the numbers are the same up to rounding."""
+
 Classifier = Literal["gradient_steps", "prototypes", "nearest_centroid", "cosine", "logistic_regression"]
 """How a trained network answers an episode; see :mod:`metantk_core.meta_training.answering`."""
 
@@ -37,6 +40,11 @@ class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         default=NetworkConfig(channels=16, cells=5), description="Width and depth of the network"
     )
     norm: EpisodeNormalisation = Field(default="batch_support", description="Normalisation layers of the network")
+    engine: Engine = Field(
+        default="learn2learn",
+        description="What computes inner loops: learn2learn, one episode after the other, or torch.func, all of a "
+        "meta-batch at once; the same numbers up to rounding (docs/training.md: which is faster)",
+    )
     inner_learning_rate: float = Field(
         default=0.1, gt=0, le=1000, description="Step size of the adaptation to an episode"
     )

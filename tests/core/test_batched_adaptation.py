@@ -1,15 +1,22 @@
 """Episodes side by side give the meta-gradient that learn2learn gives one by one, and that differences approach."""
 
 from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from metantk_core.candidates import parse_genotype
+from metantk_core.datasets import LabelledImages
+from metantk_core.episodes import EpisodeConfig, EpisodeSource
+from metantk_core.errors import InputError
+from metantk_core.meta_training import MamlTraining
 from metantk_core.meta_training.batched_adaptation import batched_query_logits
 from metantk_core.meta_training.learn2learn_import import load_maml
+from metantk_core.meta_training.maml import MamlLearner
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, forget_moments, initialise
 from metantk_core.networks.normalisation import NORMALISATIONS
 
@@ -114,7 +121,7 @@ def test_the_second_order_gradient_is_the_one_that_finite_differences_approach(n
     values = []
     for sign in (1, -1):
         nn.utils.vector_to_parameters(start + sign * 1e-5 * direction, network.parameters())
-        values.append(float(loss_of_ours(network, batch, "maml", first_order=False)))
+        values.append(loss_of_ours(network, batch, "maml", first_order=False).item())
     assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(found @ direction), rel=1e-6)
 
 
@@ -123,3 +130,46 @@ def test_no_moments_of_an_episode_stay_behind():
     loss_of_ours(network, batch, "maml", first_order=True)
     with pytest.raises(RuntimeError, match="no moments"):
         network(batch.query[0])
+
+
+def learner_of(engine, network, **settings):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8 * 6, 1, 12, 12), dtype=np.uint8)
+    names = tuple("abcdefgh")
+    source = EpisodeSource(
+        LabelledImages(images, np.repeat(np.arange(8), 6), names, "train", "noise"),
+        EpisodeConfig(ways=5, shots=1, queries=3),
+        (0.5,),
+        (0.3,),
+    )
+    config = MamlTraining.model_validate({"engine": engine, "meta_batch": 3, "inner_steps": 2, **settings})
+    return MamlLearner(network, config, source, 0)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "anil"])
+def test_a_learner_takes_the_same_step_with_either_engine(algorithm):
+    steps, gradients = [], []
+    for engine in ("learn2learn", "batched"):
+        learner = learner_of(engine, network_of("nasbench201", CELL, "group").float(), algorithm=algorithm)
+        steps.append(learner.gradient(learner.draw(0)))
+        gradients.append(torch.cat([cast(torch.Tensor, part.grad).flatten() for part in learner.network.parameters()]))
+    assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-5)
+    assert (steps[0].accuracy, steps[0].images) == (steps[1].accuracy, steps[1].images)
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_the_engine_that_would_be_wrong_about_batch_normalisation_refuses_it():
+    network = FewShotNetwork(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), 4, 5)
+    learner_of("learn2learn", network)
+    with pytest.raises(InputError, match=r"training\.engine=learn2learn"):
+        learner_of("batched", network)
+
+
+def test_a_loss_that_is_not_finite_is_told_and_leaves_no_gradient():
+    network = network_of("nasbench201", CELL, "group").float()
+    learner = learner_of("batched", network, inner_learning_rate=1000.0, inner_steps=20)
+    with torch.no_grad():
+        network.get_parameter("head.weight").mul_(1e30)
+    step = learner.gradient(learner.draw(0))
+    assert "the loss is" in step.problem
+    assert all(part.grad is None for part in network.parameters())
