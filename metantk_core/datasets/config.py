@@ -100,10 +100,13 @@ class DataConfig(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @field_validator("val_classes", "test_classes", mode="before")
     @classmethod
-    def _is_a_number_or_a_list(cls, classes: object) -> object:
-        if not (classes is None or type(classes) is int or (isinstance(classes, list | tuple) and classes)):
+    def _is_a_number_or_a_list(cls, classes: Any) -> Any:
+        named = isinstance(classes, list | tuple) and classes and all(type(name) in (int, str) for name in classes)
+        if not (classes is None or type(classes) is int or named):
             raise ValueError("expected a number of classes, or a list of their names")
-        return tuple(classes) if isinstance(classes, list) else classes  # JSON has lists alone
+        if classes is None or isinstance(classes, int):
+            return classes
+        return tuple(str(name) if type(name) is int else name for name in classes)  # of digits, names look like numbers
 
     @model_validator(mode="before")
     @classmethod

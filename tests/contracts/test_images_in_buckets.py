@@ -109,14 +109,6 @@ def refusal(path: str, out: Path, source: str = "folder") -> str:
 # The same as a folder
 
 
-@pytest.mark.parametrize("kind", ["mini-cache", "tiered-ren"])
-def test_archives_of_others_are_recognised_as_on_disk(moto, use, few_shot_archives, tmp_path, kind):
-    use(moto.address)
-    address = upload(few_shot_archives / kind, moto.address)
-    near = prepared(few_shot_archives / kind, tmp_path / "near", "auto")
-    assert prepared(address, tmp_path / "far", "auto").digest == near.digest
-
-
 @pytest.mark.parametrize("kind", MADE)
 def test_every_layout_is_in_a_bucket_what_it_is_on_disk(moto, use, tmp_path, kind):
     use(moto.address)

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_a_person_says_how_many_or_which(digits, drawn):
         "val": 1,
         "test": 2,
     }
-    named = classes(digits, val_classes=["7"], test_classes=["0", "3", "8"])
+    named = classes(digits, val_classes=["7"], test_classes=[0, "3", 8])
     assert named == {"train": ("1", "2", "4", "5", "6", "9"), "val": ("7",), "test": ("0", "3", "8")}
     alphabet = classes(drawn, rotations="none", test_classes=["Tibetan/*"], val_classes=["Latin/*"])
     assert set(alphabet["test"]) == {f"Tibetan/character{k:02}" for k in range(1, 6)}
@@ -239,6 +240,7 @@ def test_of_several_folders_that_hold_data_sets_one_is_to_be_named(digits, drawn
     assert len(source(root / "EMNIST").splits()["train"].class_names) == 16
     shutil.rmtree(root / "EMNIST")
     assert len(source(root).splits()["train"].class_names) == 4
+    assert source(root).recognise(source(root).splits()).assumptions[0] == "Found in its folder 'MNIST/raw'."
     for number in range(20):
         (root / f"class {number}").mkdir()
     assert "No data set is recognised in" in refusal(root)
@@ -292,13 +294,11 @@ def test_what_is_wrong_with_an_idx_file_is_told(digits, damage):
 
 def test_what_unpacks_to_far_more_than_it_claims_is_not_unpacked(digits):
     data = gzip.decompress((digits / IMAGES).read_bytes())
-    bomb = gzip.compress(data + bytes(300_000_000), 1)
+    bomb = gzip.compress(data + bytes(80_000_000), 1)
     (digits / IMAGES).write_bytes(bomb)
-    import tracemalloc
-
     tracemalloc.start()
     assert "it goes on after its last element" in refusal(digits)
-    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    assert tracemalloc.get_traced_memory()[1] < 8_000_000
     tracemalloc.stop()
 
 

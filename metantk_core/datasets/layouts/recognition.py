@@ -1,13 +1,13 @@
 """Which layout a folder has: a place enters, the source of its images leaves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 from metantk_core.datasets import archives, folders
 from metantk_core.datasets.config import Choices, ColourOrder, Rotations, SourceName
-from metantk_core.datasets.images import SPLITS
+from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.layouts import imported, listed
 from metantk_core.datasets.layouts.cached import CACHE
 from metantk_core.datasets.layouts.choosing import with_colours_turned_round, with_rotations
@@ -17,7 +17,7 @@ from metantk_core.datasets.layouts.labelled import CIFAR, MINI_IMAGENET
 from metantk_core.datasets.layouts.layout import NO_CHOICES
 from metantk_core.datasets.layouts.omniglot import PARTS, omniglot
 from metantk_core.datasets.layouts.tiered import TIERED_ARRAYS, TIERED_ENCODED
-from metantk_core.datasets.sources import Source
+from metantk_core.datasets.sources import Recognition, Source, SplitSource
 from metantk_core.datasets.stored import FILES, SUMMARY
 from metantk_core.errors import InputError
 from metantk_core.files import FOLDER, Below, Place, reason, shown
@@ -61,7 +61,8 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3], choices: 
             raise InputError(f"'{shown(place.where())}' holds data sets in {places}: data.path must name one of these.")
         if found:
             ((inner, sets),) = found
-            return _only(sets, inner, choices).source(image_size, channels, choices)
+            source = _only(sets, inner, choices).source(image_size, channels, choices)
+            return source if inner is place else _found_below(source, inner)
         broken = next(filter(None, (_broken(one, kinds) for one, kinds in inside)), None)
         if broken:
             raise broken
@@ -69,6 +70,22 @@ def recognised(place: Place, image_size: int, channels: Literal[1, 3], choices: 
         if len(level) > _MOST_FOLDERS:
             break
     raise _unrecognised(place)
+
+
+def _found_below(source: Source, inner: Place) -> Source:
+    """Return a source that says in which folder it was found."""
+
+    def recognise(splits: Mapping[Split, SplitSource]) -> Recognition:
+        recognition = source.recognise(splits)
+        sentence = f"Found in its folder '{shown(_way_to(inner))}'."
+        return replace(recognition, assumptions=(sentence, *recognition.assumptions))
+
+    return replace(source, recognise=recognise)
+
+
+def _way_to(place: Place) -> str:
+    """Return the path of a folder from the place that a person named; empty for that itself."""
+    return f"{_way_to(place.place)}/{place.path}".removeprefix("/") if isinstance(place, Below) else ""
 
 
 def chosen(source: SourceName, place: Place, image_size: int, channels: Literal[1, 3], choices: Choices) -> Source:
