@@ -64,8 +64,8 @@ def shared_images(dataset: ImageDataset) -> tuple[SharedImages, ...]:
     Args:
         dataset: A prepared data set.
     """
-    keys = {split: _keys(dataset.split(split)) for split in SPLITS}
-    found = (_shared(dataset.split(one), dataset.split(other), keys[one], keys[other]) for one, other in _pairs())
+    rows = _in_two_splits(dataset)
+    found = (_shared(dataset.split(a), dataset.split(b), rows[a], rows[b]) for a, b in combinations(SPLITS, 2))
     return tuple(shared for shared in found if shared is not None)
 
 
@@ -99,8 +99,14 @@ def admit_shared(dataset: ImageDataset, *, allowed: bool) -> tuple[str, ...]:
     return tuple(f"{shared.sentence}." for shared in found)
 
 
-def _pairs() -> list[tuple[Split, Split]]:
-    return list(combinations(SPLITS, 2))
+def _in_two_splits(dataset: ImageDataset) -> dict[Split, Int64[np.ndarray, " _"]]:
+    """Return the rows of each split whose checksums begin as one of another split: all that are equal, hardly any else.
+
+    As whole numbers they are sorted five times as fast as whole checksums.
+    """
+    beginnings: dict[Split, np.ndarray] = {split: _keys(dataset.split(split)).view("<u8")[::2] for split in SPLITS}
+    values, counts = np.unique(np.concatenate([np.unique(some) for some in beginnings.values()]), return_counts=True)
+    return {split: np.flatnonzero(np.isin(some, values[counts > 1])) for split, some in beginnings.items()}
 
 
 def _keys(images: LabelledImages) -> np.ndarray:
@@ -110,8 +116,13 @@ def _keys(images: LabelledImages) -> np.ndarray:
     return np.ascontiguousarray(images.checksums).view(f"V{CHECKSUM_BYTES}").ravel()
 
 
-def _shared(one: LabelledImages, other: LabelledImages, mine: np.ndarray, others: np.ndarray) -> SharedImages | None:
-    rows, rows_there = np.flatnonzero(np.isin(mine, others)), np.flatnonzero(np.isin(others, mine))
+def _shared(
+    one: LabelledImages, other: LabelledImages, rows: Int64[np.ndarray, " _"], rows_there: Int64[np.ndarray, " _"]
+) -> SharedImages | None:
+    """Return what two splits have in common, which is among some rows of each."""
+    mine, others = _keys(one), _keys(other)
+    rows = rows[np.isin(mine[rows], others[rows_there])]
+    rows_there = rows_there[np.isin(others[rows_there], mine[rows])]
     rows, rows_there = rows[_with_content(one, rows)], rows_there[_with_content(other, rows_there)]
     if not len(rows):
         return None

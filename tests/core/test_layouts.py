@@ -79,7 +79,11 @@ def test_copies_that_people_made_with_python_3_are_the_same(copied, kind, protoc
     for name, content in contents(root).items():
         if "labels" in content:
             numbers = content["labels"]
+            # As MetaOptNet's have beside what is needed.
+            content |= {"catname2label": {f"n{n}": n for n in numbers}, "label2catname": {n: f"n{n}" for n in numbers}}
             content["labels"] = [np.array(numbers), [np.int64(n) for n in numbers], numbers][protocol % 3]
+        elif protocol % 2:
+            content["class_dict"] = {label: np.array(rows) for label, rows in content["class_dict"].items()}
         keyed = {key.encode(): value for key, value in content.items()} if protocol == 4 else content
         (root / name).write_bytes(pickle.dumps(keyed, protocol))
     if kind == "mini-cache":

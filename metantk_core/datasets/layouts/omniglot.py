@@ -91,8 +91,11 @@ def omniglot(place: Place, image_size: int, channels: Literal[1, 3], choices: Ch
 def _characters(place: Place, part: str) -> Iterator[tuple[str, str]]:
     """Give the path and the name of each character, such as ``Greek/character01``."""
     # Programs that unpack an archive into a folder of its name put the folder that it holds in there.
-    root = f"{part}/{part}" if place.holds_folder(f"{part}/{part}") else part
-    for alphabet in place.entries(root):
+    alphabets, root = list(place.entries(part)), part
+    if any(entry.name == part and entry.kind == FOLDER for entry in alphabets):
+        root = f"{part}/{part}"
+        alphabets = list(place.entries(root))
+    for alphabet in alphabets:
         if alphabet.kind != FOLDER:
             continue
         for character in place.entries(f"{root}/{alphabet.name}"):
