@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageEnhance
 from scipy import stats
 
+from benchmarks.batches import BATCH, SIZE, microseconds, noise, parts, ways
 from metantk_core.augmentation import (
     NO_AUGMENTATION,
     AugmentationConfig,
@@ -16,6 +17,7 @@ from metantk_core.augmentation import (
     jittered,
     padded_crop,
 )
+from metantk_core.batches import Batch
 from metantk_core.seeding import numpy_generator
 from metantk_core.torchvision_import import torchvision_importable
 
@@ -62,6 +64,22 @@ def test_colours_are_those_of_the_image_library_of_the_published_code_up_to_roun
         difference = np.abs(found[number] - np.asarray(picture))
         assert difference.max() <= 3
         assert difference.mean() < 1
+
+
+def test_the_benchmark_compares_batches_that_are_alike(tmp_path):
+    images = noise(tmp_path, 2 * BATCH)
+    makes = ways(images)
+    torch.manual_seed(0)  # torchvision has no other generator
+    loop, ours = makes["published loop: crop, flip"](0), makes["crop, flip"](0)
+    assert isinstance(loop, torch.Tensor)
+    assert isinstance(ours, Batch)
+    assert loop.shape == ours.images.shape == (BATCH, 3, SIZE, SIZE)
+    # Noise, augmented: the same mean and spread, whoever does it.
+    assert float(loop.mean()) == pytest.approx(float(ours.images.mean()), abs=0.05)
+    assert float(loop.std()) == pytest.approx(float(ours.images.std()), rel=0.05)
+    found = microseconds({**makes, **parts(images)}, batches=1, rounds=1)
+    assert set(found) == {*makes, *parts(images)}
+    assert all(time > 0 for time in found.values())
 
 
 def test_an_image_leaves_its_frame_by_the_padding_at_most_and_black_comes_in():

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -180,6 +181,23 @@ def test_a_file_that_is_replaced_in_use_is_read_on_as_it_was(source, tmp_path):
     (tmp_path / "new").write_bytes(bytes(os.path.getsize(tmp_path / "out" / "val_images.npy")))
     os.replace(tmp_path / "new", tmp_path / "out" / "val_images.npy")
     assert np.array_equal(val.take(range(6)), before)
+
+
+def _resident(file) -> list[int]:
+    """Kilobytes of a mapped file that count as this process's memory."""
+    mappings = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.MULTILINE)
+    ours = [part for part in mappings if str(file) in part]
+    return [int(size) for part in ours for size in re.findall(r"^Rss:\s+(\d+) kB", part, re.MULTILINE)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_images_that_were_taken_do_not_stay_in_memory(source, tmp_path):
+    prepare(config(source), tmp_path / "out")
+    val = load(tmp_path / "out").val
+    val.take(range(6))
+    assert _resident(tmp_path / "out" / "val_images.npy") == [0]
+    assert val.images.sum() > 0
+    assert _resident(tmp_path / "out" / "val_images.npy") != [0]  # it would be seen
 
 
 def test_images_come_in_the_order_in_which_they_are_asked_for(source, tmp_path):
