@@ -53,7 +53,8 @@ class BatchSource:
         image_size: Height and width of the images of batches, or None for that of the stored ones.
 
     Raises:
-        InputError: There is not one mean and one standard deviation for each channel.
+        InputError: There is not one mean and one standard deviation for each channel, or a crop may show nothing but
+            padding.
     """
 
     images: LabelledImages
@@ -67,6 +68,13 @@ class BatchSource:
         check_moments(self.images, self.mean, self.std)
         if self.batch_size < 1:
             raise InputError(f"Expected a batch size of at least 1, but got {self.batch_size}.")
+        _, height, width = self.images.image_shape
+        padding = self.augmentation.padding_of(height)
+        if self.augmentation.crop and padding >= min(height, width):
+            raise InputError(
+                f"Expected augmentation.padding below {min(height, width)}, for images of {width} x {height} pixels, "
+                f"but got {padding}: crops could be black all over."
+            )
 
     @property
     def num_classes(self) -> int:

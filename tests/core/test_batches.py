@@ -90,3 +90,6 @@ def test_what_is_asked_for_wrongly_is_refused():
         source(mean=(0.5,))
     with pytest.raises(InputError, match="batch size of at least 1"):
         source(batch_size=0)
+    with pytest.raises(InputError, match=r"padding below 8, for images of 8 x 8 pixels, but got 8"):
+        source(augmentation=AugmentationConfig(padding=8))
+    source(augmentation=AugmentationConfig(padding=8, crop=False))
