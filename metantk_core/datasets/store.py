@@ -95,14 +95,14 @@ def prepare(
     if place is not None and source is not None and source.finished is not None:
         shelf = None  # everybody finds it there as it is
     with contextlib.suppress(UnusableError):
-        dataset = _stored(config, directory, source)
+        dataset = _stored(config, directory, source, progress)
         if source is not None and shelf is not None and not shelf.holds(identity_of(config, source)):
             shelf.put(identity_of(config, source), directory, progress)
         return dataset
     assert source is not None  # else a sentence has said that it is gone
     with writing(directory), workplace(directory) as scratch:
         try:
-            return _stored(config, directory, source)  # another process may have made it meanwhile
+            return _stored(config, directory, source, progress)  # another process may have made it meanwhile
         except DamagedError as damage:
             _logger.warning("%s It is prepared again.", damage)
         except UnusableError:
@@ -116,7 +116,7 @@ def prepare(
                 write(source, config, made, progress)
             else:
                 source.finished(made, progress)
-                _take_over(made, source, config)
+                _take_over(made, source, config, progress)
             for sentence in _admit(load(made), config):
                 _logger.warning("%s: %s", source.name, sentence)
             if shelf is not None and not shelf.put(identity_of(config, source), made, progress):
@@ -173,7 +173,7 @@ def _taken(shelf: Shelf, source: Source, config: DataConfig, directory: Path, pr
         return False
     try:
         summary = read_summary(Folder(directory))
-        check_pixels(open_directory(directory, summary), directory)
+        check_pixels(open_directory(directory, summary), directory, progress)
     except UnusableError as problem:
         _logger.warning("What was prepared before is damaged: %s It is prepared again.", problem)
         shutil.rmtree(directory)
@@ -184,7 +184,7 @@ def _taken(shelf: Shelf, source: Source, config: DataConfig, directory: Path, pr
     return True
 
 
-def _take_over(directory: Path, source: Source, config: DataConfig) -> None:
+def _take_over(directory: Path, source: Source, config: DataConfig, progress: Progress) -> None:
     """Make a directory that holds another one's arrays that of a configuration, after a comparison of all its images.
 
     Raises:
@@ -192,7 +192,7 @@ def _take_over(directory: Path, source: Source, config: DataConfig) -> None:
     """
     try:
         summary = read_summary(Folder(directory))
-        check_pixels(open_directory(directory, summary), directory)
+        check_pixels(open_directory(directory, summary), directory, progress)
     except UnusableError as problem:
         words = str(problem).replace(str(directory), config.path or "")
         raise InputError(f"{words} Import the images again.") from problem
@@ -226,13 +226,14 @@ def _on_disk(path: str) -> Folder:
     return Folder(Path(path))
 
 
-def _stored(config: DataConfig, directory: Path, source: Source | None) -> ImageDataset:
+def _stored(config: DataConfig, directory: Path, source: Source | None, progress: Progress) -> ImageDataset:
     """Return what a directory holds, all pixels checked, if it is what is asked for.
 
     Args:
         config: What is asked for.
         directory: Where.
         source: What it would be made from; none if that is gone.
+        progress: Told while much is checked.
 
     Raises:
         UnusableError: It must be made, and can be.
@@ -249,7 +250,7 @@ def _stored(config: DataConfig, directory: Path, source: Source | None) -> Image
         if source is not None and summary.fingerprint != source.fingerprint:
             raise UnusableError(f"The source of the prepared data set in '{directory}' has changed.")
         dataset = open_directory(directory, summary)
-        check_pixels(dataset, directory)
+        check_pixels(dataset, directory, progress)
     except UnusableError as problem:
         if source is None:
             hint = f" {problem}" if os.path.exists(directory / SUMMARY) else ""

@@ -33,7 +33,7 @@ from metantk_core.datasets.scratch import SUFFIX
 from metantk_core.datasets.sources import Recognition, Source, SplitSource
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.files import Folder, Place, amount, reason, shown, write_atomically
-from metantk_core.progress import Progress
+from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
 
 FORMAT = 3
@@ -44,6 +44,8 @@ FILES = frozenset({SUMMARY, *(f"{split}_{array}.npy" for split in SPLITS for arr
 _LONGEST_SUMMARY = 1 << 28
 _BUFFER = 1 << 20
 _AT_ONCE = 64
+_CHECKED_IN_A_MOMENT = 1 << 30  # bytes
+_TOLD_EVERY = 1024  # images checked
 _BLUER = 4 / 255  # ImageNet and CIFAR are redder than blue by 16 and 17 of 255
 _logger = logging.getLogger(__name__)
 
@@ -460,12 +462,20 @@ def _array_header(place: Place, name: str, dtype: np.dtype) -> Header:
     return header
 
 
-def check_pixels(dataset: ImageDataset, directory: Path) -> None:
+def check_pixels(dataset: ImageDataset, directory: Path, progress: Progress = silent) -> None:
     """Compare every image with its checksum, reading, not mapping, so that memory stays as it is.
+
+    Args:
+        dataset: What the directory holds.
+        directory: Where.
+        progress: Told after every few images of a data set that takes more than a moment.
 
     Raises:
         DamagedError: One differs.
     """
+    total, done = sum(len(dataset.split(split)) for split in SPLITS), 0
+    if sum(dataset.split(split).images.nbytes for split in SPLITS) < _CHECKED_IN_A_MOMENT:
+        progress = silent
     for split in SPLITS:
         part = dataset.split(split)
         file = directory / f"{split}_images.npy"
@@ -477,5 +487,8 @@ def check_pixels(dataset: ImageDataset, directory: Path) -> None:
                 for row, expected in enumerate(part.checksums):
                     if checksum(np.frombuffer(stream.read(size), np.uint8)) != expected.tobytes():
                         raise DamagedError(f"Image {row} in '{file}' was changed after it was written.")
+                    done += 1
+                    if done % _TOLD_EVERY == 0 or done == total:
+                        progress(done, total, "images checked")
         except OSError as error:
             raise DamagedError(f"'{file}' can't be read ({reason(error)}).") from error

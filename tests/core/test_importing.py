@@ -88,6 +88,9 @@ def test_files_of_equal_size_are_linked_and_the_import_stays_as_it_is(few_shot_a
         name = f"{split}_images.npy"
         assert os.path.samefile(tmp_path / "imported" / name, tmp_path / "used" / name)
     assert contents(tmp_path / "imported") == before
+    made = (tmp_path / "used" / "dataset.json").stat().st_mtime_ns
+    prepare(config, tmp_path / "used")  # the links are no change of the source
+    assert (tmp_path / "used" / "dataset.json").stat().st_mtime_ns == made
     shutil.rmtree(tmp_path / "imported")
     assert prepare(config, tmp_path / "used").train.take([3]).shape == (1, 3, 32, 32)
 

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metantk_core.datasets import SPLITS, DataConfig, ImageDataset, load, prepare, scratch
+from metantk_core.datasets import SPLITS, DataConfig, ImageDataset, load, prepare, scratch, stored
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.errors import InputError
@@ -162,6 +162,23 @@ def test_a_step_never_uses_an_image_that_has_changed(source, tmp_path):
         val.take(np.array([0, 5]))
     with pytest.raises(InputError, match="Image 5 of split 'val'"):
         EpisodeSource(val, EpisodeConfig(ways=3, shots=1, queries=1), (0.5,), (0.5,)).episode(0)
+
+
+def test_a_comparison_that_takes_longer_than_a_moment_says_how_far_it_is(source, tmp_path, monkeypatch):
+    prepare(config(source), tmp_path / "out")
+    told: list[tuple[int, int, str]] = []
+
+    def tell(done: int, total: int, detail: str = "") -> None:
+        told.append((done, total, detail))
+
+    prepare(config(source), tmp_path / "out", tell)
+    assert told == []
+    monkeypatch.setattr(stored, "_CHECKED_IN_A_MOMENT", 0)
+    monkeypatch.setattr(stored, "_TOLD_EVERY", 7)
+    prepare(config(source), tmp_path / "out", tell)
+    total = sum(len(load(tmp_path / "out").split(split)) for split in SPLITS)
+    assert total > 7
+    assert told == [(done, total, "images checked") for done in (*range(7, total, 7), total)]
 
 
 def test_a_file_that_is_cut_short_in_use_is_a_sentence_and_no_bus_error(source, tmp_path):
