@@ -517,7 +517,9 @@ class PipelineDisplay:
                 )
                 width = 18 if workflow.num_rounds(self._config) == 1 else 27  # "round 12 of 15, score 1 of 2"
                 self._console.print(
-                    f"  {step.step:<{width}} {step.done / step.total:4.0%}  {left:<16} {step.detail}", highlight=False
+                    f"  {step.step:<{width}} {step.done / step.total:4.0%}  {left:<16} {step.detail}",
+                    highlight=False,
+                    soft_wrap=True,
                 )
             self._printed[step.step] = step.finished
         if due:

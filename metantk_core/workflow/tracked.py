@@ -157,7 +157,7 @@ def accuracy_metrics(evaluation: Evaluation, role: str = "") -> list[MetricPoint
         MetricPoint(f"eval/accuracy{named}", evaluation.accuracy),
         MetricPoint(f"eval/half width 95{named}", evaluation.half_width),
         *(
-            MetricPoint(f"eval/accuracy{named}, {other.shots}-shot {other.classifier}", other.accuracy)
+            MetricPoint(f"eval/accuracy{named} {other.shots}-shot {other.classifier}", other.accuracy)
             for other in evaluation.others
         ),
     ]

@@ -1,6 +1,7 @@
 import math
 import os
 import pkgutil
+import re
 import signal
 from functools import partial
 
@@ -40,8 +41,9 @@ from metantk_core.meta_training import (
 from metantk_core.meta_training.answering import CLASSIFIERS, FEATURE_BATCH, InnerLoop, Shown, answers
 from metantk_core.meta_training.protonet import ProtoNetLearner
 from metantk_core.meta_training.supervised import RfsLearner
-from metantk_core.networks import FewShotNetwork, NetworkConfig, build, dropping_paths, initialise
+from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation, build, dropping_paths, initialise
 from metantk_core.seeding import generator, numpy_generator
+from metantk_core.workflow.tracked import accuracy_metrics
 
 WIDE = EpisodeConfig(ways=5, shots=2, queries=3)
 FEW = EpisodeConfig(ways=3, shots=1, queries=3)
@@ -98,7 +100,7 @@ def shown(network, *, seed=0, episode=FEW, **values):
     )
 
 
-def running_network(norm="batch_running", seed=1):
+def running_network(norm: Normalisation = "batch_running", seed=1):
     """A network whose running moments are those of some images, not 0 and 1."""
     network = build(
         GENOTYPE, NetworkConfig(channels=4, cells=1), in_channels=1, ways=3, variant="training", norm=norm
@@ -473,6 +475,9 @@ def test_rfs_answers_by_augmented_copies_with_other_classifiers_beside(tmp_path)
     assert (found.classifier, found.augmented_copies) == ("logistic_regression", 5)
     assert [other.classifier for other in found.others] == ["nearest_centroid", "cosine"]
     assert "by logistic regression with 5 augmented copies of each support image" in found.summary()
+    names = [metric.name for metric in accuracy_metrics(found, "best")]
+    assert len(set(names)) == 4
+    assert all(re.fullmatch(r"[\w./ -]+", name) for name in names)  # what every tracker takes
     origin = source("test", FEW)
     drawn = origin.episode(0, "evaluate", "test", 1)
     copies = augmented_copies(
