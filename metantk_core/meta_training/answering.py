@@ -6,7 +6,7 @@ Axes: s support images, q query images, c channels, h height, w width, d feature
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
@@ -64,6 +64,8 @@ class Shown:
         query_images: Normalised, ``[q c h w]``.
         ways: Number of classes.
         inner_loop: How the network's weights adapt; None if they don't.
+        known_support: Features of the support images, if they are known.
+        known_queries: Features of the query images, if they are known.
     """
 
     network: LearnableNetwork
@@ -71,13 +73,20 @@ class Shown:
     support_labels: Int64[Tensor, " s"]
     query_images: Float[Tensor, "q c h w"]
     ways: int
-    inner_loop: InnerLoop | None = field(default=None)
+    inner_loop: InnerLoop | None = None
+    known_support: Float[Tensor, "s d"] | None = None
+    known_queries: Float[Tensor, "q d"] | None = None
 
     @cached_property
     def features(self) -> tuple[Float[Tensor, "s d"], Float[Tensor, "q d"]]:
         """What the head would see of support and query images."""
         with torch.no_grad():
-            return episode_features(self.network, self.support_images, self.query_images)
+            if self.known_queries is None:
+                return episode_features(self.network, self.support_images, self.query_images)
+            support = self.known_support
+            if support is None:
+                support = features_in_batches(self.network.eval(), self.support_images)
+            return support, self.known_queries
 
     @cached_property
     def unit_features(self) -> tuple[Float[Tensor, "s d"], Float[Tensor, "q d"]]:

@@ -17,6 +17,7 @@ from metantk_core.meta_training.adaptation import correct_share, enough_memory
 from metantk_core.meta_training.answering import CLASSIFIERS, InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
 from metantk_core.meta_training.config import Classifier, EvaluationConfig, RfsTraining, TrainingConfig
+from metantk_core.meta_training.feature_table import feature_table, table_pays
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
@@ -75,12 +76,31 @@ def evaluate(
     last_save = time.monotonic()
     total = config.episodes * len(sources)
     progress(len(rows), total, _detail(rows))
+    table = None
+    passes = (total - len(rows)) * ways * (config.episode.queries + (0 if copies else config.episode.shots))
+    if "gradient_steps" not in classifiers and table_pays(network, test, passes):
+        number = len(test.images.labels)
+
+        def told(done: int) -> None:
+            progress(len(rows), total, f"features of image {done:,} of {number:,}")
+
+        with enough_memory("a batch of images", "evaluation.episode.queries"):
+            table = sparingly(lambda: feature_table(network, test, told, device))
     while len(rows) < total:
         source, index = sources[len(rows) // config.episodes], len(rows) % config.episodes
         drawn = source.episode(seed, "evaluate", test.images.split, index)
         random = numpy_generator(seed, "evaluate", test.images.split, index, "augmentation")
         episode = source.normalised(with_copies(drawn, copies, training, random), device)
-        shown = Shown(network, episode.support_images, episode.support_labels, episode.query_images, ways, inner_loop)
+        shown = Shown(
+            network,
+            episode.support_images,
+            episode.support_labels,
+            episode.query_images,
+            ways,
+            inner_loop,
+            known_support=None if table is None or copies else table[drawn.support_rows.to(device)],
+            known_queries=None if table is None else table[drawn.query_rows.to(device)],
+        )
         with enough_memory("an episode of evaluation", "evaluation.episode.queries"):
             logits = sparingly(lambda: answers(shown, classifiers))  # noqa: B023 - called at once
         rows.append([correct_share(logits[name].cpu(), drawn.query_labels) for name in classifiers])

@@ -519,6 +519,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
             marker=_MARKERS.get(curve.role, "^") if len(curve.iterations) <= 12 else None,
             markersize=3.4,
         )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, last * 1.02)
     add_legend(axes, above=True)
@@ -539,9 +540,12 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
         figure = new_figure()
         axes = new_axes(figure, curve.unit, "accuracy")
         colour = _colour(curve.role)
+        # In epochs learn those that tell all base classes apart; in iterations those that learn from episodes.
+        training = "training, base classes" if curve.unit == "epoch" else "training"
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         if chance is not None:
             axes.axhline(chance, color=LIGHT["muted"], linewidth=1, linestyle=(0, (3, 2)), label="chance")
-        axes.plot(curve.iterations, curve.train_accuracy, color=LIGHT["others"], linewidth=1.3, label="training")
+        axes.plot(curve.iterations, curve.train_accuracy, color=LIGHT["others"], linewidth=1.3, label=training)
         half = np.nan_to_num(curve.validation_half_width)
         axes.fill_between(
             curve.iterations,

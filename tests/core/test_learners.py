@@ -39,6 +39,7 @@ from metantk_core.meta_training import (
     untrained_model,
 )
 from metantk_core.meta_training.answering import CLASSIFIERS, FEATURE_BATCH, InnerLoop, Shown, answers
+from metantk_core.meta_training.feature_table import feature_table
 from metantk_core.meta_training.protonet import ProtoNetLearner
 from metantk_core.meta_training.supervised import RfsLearner
 from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation, build, dropping_paths, initialise
@@ -316,6 +317,21 @@ def test_metric_learner_answers_more_ways_and_shots_than_it_was_trained_with(tmp
     images = source("test").images.images
     request = images[[0, 8, 16, 24]], np.array([0, 1, 2, 3]), images[[1, 9]]
     assert FewShotClassifier(model).predict_proba(*request).shape == (2, 4)
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_features_that_are_computed_once_give_the_accuracies_of_features_that_are_computed_anew(copies, monkeypatch):
+    model = learned(RFS)
+    asked = EvaluationConfig(episode=FEW, episodes=20, augmented_copies=copies)
+    looked_up = evaluate(model, source("test", FEW), asked, 0)
+    network = model.network()
+    images = network_input(torch.from_numpy(source("test").images.images), (0.5,), (0.3,))
+    table = feature_table(network, source("test", FEW), lambda done: None)
+    assert table is not None
+    rows = torch.tensor([3, 40, 7, 63])
+    assert torch.equal(table[rows], Shown(network, images[:1], torch.arange(1), images[rows], 1).features[1])
+    monkeypatch.setattr("metantk_core.meta_training.evaluation.table_pays", lambda *_: False)
+    assert evaluate(model, source("test", FEW), asked, 0) == looked_up
 
 
 def test_interrupted_evaluation_of_several_ways_continues_with_the_same_numbers(monkeypatch):
