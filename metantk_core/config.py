@@ -355,8 +355,9 @@ def load_config(
     values, given = _merge(copy.deepcopy(base), changes), _named_below(changes, "training")
     for override in filter(None, overrides):  # an MLproject can't leave a parameter out, only empty
         _apply(values, override)
-        path = override.partition("=")[0].split(".")
-        given |= set(path[1:2]) if path[1:] else _named_below(values, path[0]) if path[0] == "training" else set()
+        section, *names = override.partition("=")[0].split(".")
+        if section == "training":
+            given |= set(names[:1]) if names else _named_below(values, section)
     _start_another_learner(base, values, given)
     if seed is not None:
         values["seed"] = seed

@@ -6,9 +6,11 @@ import math
 import pytest
 import yaml
 
-from metantk_core.config import RunConfig, load_config
+from metantk_core.config import RunConfig, explained, load_config
 from metantk_core.errors import InputError
+from metantk_core.meta_training import ProtoNetTraining, RfsTraining
 from metantk_core.recipes import RECIPES
+from metantk_core.settings_text import parse_yaml
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -104,3 +106,73 @@ def test_ranking_by_a_score_that_is_not_computed_is_refused():
 def test_head_trained_for_other_ways_than_evaluated_is_refused():
     with pytest.raises(InputError, match="ways"):
         load_config("smoke", RECIPES, ["evaluation.episode.ways=3"])
+
+
+def test_another_learner_starts_from_its_own_settings_and_keeps_the_network_whatever_the_order_of_overrides():
+    overrides = ["training.iterations=30", "training.algorithm=protonet"]
+    for given in (overrides, overrides[::-1]):
+        training = load_config("glyphs", RECIPES, given).training
+        assert isinstance(training, ProtoNetTraining)
+        assert (training.iterations, training.network) == (30, RECIPES["glyphs"].training.network)
+        assert training.episode == ProtoNetTraining().episode  # not that of MAML, which the recipe has
+    assert load_config("glyphs", RECIPES, ["training.algorithm=anil"]).training.inner_learning_rate == 0.4
+
+
+def test_learner_of_a_file_that_changes_a_recipe_needs_no_setting_of_the_recipes_learner(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("recipe: glyphs\ntraining:\n  algorithm: rfs\n  epochs: 3\n  decay_epochs: [2]\n")
+    training = load_config(str(path), RECIPES).training
+    assert isinstance(training, RfsTraining)
+    assert (training.epochs, training.decay_epochs, training.learning_rate) == (3, (2,), 0.02)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["training.algorithm=foo"], "training.algorithm: expected one of maml, anil, protonet, rfs, not 'foo'"),
+        (["training.epochs=3"], r"no setting 'training.epochs' \(it is one of rfs, which training.algorithm would"),
+        (["training.algorithm=rfs", "training.inner_steps=3"], r"'training.inner_steps' \(it is one of maml and anil,"),
+        (["training.algorithm=rfs", "training.epoch=3"], r"'training.epoch' \(did you mean 'epochs'\?\)"),
+        (
+            ["training.algorithm=rfs", "training.epochs=no"],
+            "training.epochs: input should be a valid integer",
+        ),
+        (["training.algorithm=rfs", "training.epochs=9"], r"training: decay_epochs are \[60, 80\] of 9 epochs"),
+        (
+            ["training.algorithm=rfs", "training.norm=batch_support"],
+            "training.norm: input should be 'batch_running'",
+        ),
+        (["training.algorithm=rfs", "evaluation.classifier=gradient_steps"], "rfs learns no weights that adapt"),
+        (["training.norm=batch_running"], "training.norm: input should be 'batch_support'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_settings_that_do_not_fit_the_learner_are_refused_with_a_sentence(overrides, sentence):
+    with pytest.raises(InputError, match=sentence):
+        load_config("glyphs", RECIPES, overrides)
+
+
+def test_metric_learners_may_be_evaluated_with_other_ways_than_they_learn_from():
+    for algorithm in ("protonet", "rfs"):
+        config = load_config("glyphs", RECIPES, [f"training.algorithm={algorithm}", "evaluation.episode.ways=7"])
+        assert config.evaluation.episode.ways == 7
+
+
+def test_configuration_of_before_there_were_several_learners_is_read_and_names_the_same_run():
+    config = RECIPES["glyphs"]
+    values = json.loads(config.to_json())
+    for name in ("classifier", "beside", "augmented_copies", "further_shots"):
+        del values["evaluation"][name]
+    del values["training"]["algorithm"]
+    old = RunConfig.from_values(values, "an old configuration")
+    assert old == config
+    assert "classifier" not in config.experiment["evaluation"]
+    asked = load_config("glyphs", RECIPES, ["evaluation.augmented_copies=0"])
+    assert asked.digest != config.digest
+
+
+@pytest.mark.parametrize("name", ["glyphs", "glyphs-protonet", "glyphs-rfs"])
+def test_explained_settings_of_each_learner_read_back_to_an_equal_configuration(name):
+    text = explained(RECIPES[name])
+    assert RunConfig.from_values(parse_yaml(text), "the explained settings") == RECIPES[name]
+    assert ("epochs:" in text) == (name == "glyphs-rfs")

@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import pkgutil
@@ -511,6 +512,16 @@ def test_rfs_answers_by_augmented_copies_with_other_classifiers_beside(tmp_path)
     classifier, images = FewShotClassifier(model), origin.images.images
     request = images[[0, 8, 16, 24]], np.array([0, 1, 2, 3]), images[[1, 9]]
     assert np.array_equal(classifier.predict_proba(*request), classifier.predict_proba(*request))
+
+
+def test_model_of_before_there_were_several_learners_is_read(tmp_path):
+    model = untrained_model(GENOTYPE, source("train"), TRAININGS["maml"], 0)
+    save_model(model, tmp_path)
+    values = json.loads((tmp_path / "model.json").read_text())
+    del values["outputs"], values["training"]["algorithm"]
+    (tmp_path / "model.json").write_text(json.dumps(values))
+    assert load_model(tmp_path).digest == model.digest
+    assert load_model(tmp_path).ways == 3
 
 
 def test_rfs_keeps_the_last_weights_or_the_best_ones_as_it_is_told():
