@@ -174,4 +174,8 @@ def remembers_moments(network: nn.Module) -> bool:
 
 def mixes_queries(network: nn.Module) -> bool:
     """Return whether some layer normalises queries by their own moments, so that they help each other."""
-    return any(getattr(module, "remember", None) is False for module in network.modules())
+    return any(
+        getattr(module, "remember", None) is False
+        or (isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None)
+        for module in network.modules()
+    )

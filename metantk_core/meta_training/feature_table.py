@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metantk_core.architectures import LearnableNetwork
 from metantk_core.episodes import EpisodeSource, network_input
 from metantk_core.meta_training.adaptation import mixes_queries, remembers_moments
 from metantk_core.meta_training.answering import FEATURE_BATCH, features_in_batches
-from metantk_core.networks import FewShotNetwork
 
 _MOST_BYTES = 2**30  # of features, on the device
 
 
-def table_pays(network: FewShotNetwork, source: EpisodeSource, passes: int) -> bool:
+def table_pays(network: LearnableNetwork, source: EpisodeSource, passes: int) -> bool:
     """Return whether the features of a whole split are fewer to compute than those of episodes, and can be shared.
 
     They can where a network makes the same of an image whatever else is in its episode.
@@ -37,7 +37,7 @@ def table_pays(network: FewShotNetwork, source: EpisodeSource, passes: int) -> b
 
 @torch.no_grad()
 def feature_table(
-    network: FewShotNetwork,
+    network: LearnableNetwork,
     source: EpisodeSource,
     told: Callable[[int], None],
     device: torch.device | str = "cpu",

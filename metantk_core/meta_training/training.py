@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from metantk_core.architectures import Architecture, LearnableNetwork
+from metantk_core.architectures import Architecture, LearnableNetwork, seeded
 from metantk_core.arithmetic import exact_arithmetic
 from metantk_core.batches import BatchSource
 from metantk_core.device_memory import sparingly
@@ -163,6 +164,13 @@ def meta_train(
         return due
 
     buffers = _Buffers(network)
+
+    def attempt(drawn: Any) -> Step:
+        """Take a gradient from what is valid; another attempt, with less memory, gives the same."""
+        buffers.put_back()
+        with seeded(architecture, seed, "train", "step", state.iteration):  # dropout of a person's module
+            return learner.gradient(drawn)
+
     try:
         validate_in_time()
         while state.iteration < learner.iterations and not state.problem:
@@ -171,7 +179,7 @@ def meta_train(
                 pace.of_a_step(),
                 enough_memory("a step of meta-training", learner.too_much, first_order=second_order),
             ):
-                step = sparingly(lambda: buffers.restored(lambda: learner.gradient(drawn)))  # noqa: B023 - at once
+                step = sparingly(lambda: attempt(drawn))  # noqa: B023 - at once
             if step.problem:
                 state.problem = f"{step.problem} at iteration {state.iteration}"
                 break
@@ -240,11 +248,6 @@ class _Buffers:
         """Let the network have what is valid."""
         for buffer, valid in zip(self._buffers, self._valid, strict=True):
             buffer.copy_(valid)
-
-    def restored(self, work: Callable[[], Step]) -> Step:
-        """Return what work gives that begins with what is valid."""
-        self.put_back()
-        return work()
 
 
 class _Pace:

@@ -18,11 +18,13 @@ from metantk_core.architectures import (
     own_module,
     parse_architecture,
 )
+from metantk_core.batches import BatchSource
 from metantk_core.candidates import NAMED_NETWORKS, NamedNetwork
 from metantk_core.errors import InputError
 from metantk_core.kernels import empirical_ntk
 from metantk_core.meta_training import (
     EvaluationConfig,
+    RfsTraining,
     evaluate,
     load_model,
     meta_train,
@@ -52,6 +54,9 @@ def of_ten(in_channels, ways):
 def resting(in_channels, ways):
     drop = nn.Dropout(0.9).eval()
     return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), drop, nn.Linear(4 * in_channels, ways))
+
+def with_dropout(in_channels, ways):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * in_channels, ways))
 
 class Tied(nn.Module):
     def __init__(self, in_channels, ways):
@@ -237,6 +242,30 @@ def test_every_kind_of_architecture_trains_is_kept_resumes_and_answers_alike(
     assert read.digest == whole.digest
     asked = EvaluationConfig(episode=EPISODE, episodes=4)
     assert evaluate(read, TEST, asked, 0).per_episode == evaluate(whole, TEST, asked, 0).per_episode
+
+
+@pytest.mark.parametrize("name", ["conv4-32", "usual", "with_dropout"])
+def test_every_kind_of_architecture_trains_on_base_classes_and_resumes_with_the_same_bits(name, own, monkeypatch):
+    architecture = NamedNetwork(name) if name in NAMED_NETWORKS else own(name)
+    config = RfsTraining(
+        batch_size=32, epochs=1, decay_epochs=(), validation_episode=EPISODE, validation_episodes=2, learning_rate=0.1
+    )
+    batches = BatchSource(TRAIN.images, 32, TRAIN.mean, TRAIN.std, config.augmentation)
+    whole = meta_train(architecture, batches, VALIDATION, config, 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    memory = Memory()
+
+    def stop(done, total, detail=""):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        meta_train(architecture, batches, VALIDATION, config, 0, checkpoint=memory, progress=stop)
+    torch.manual_seed(1)
+    resumed = meta_train(architecture, batches, VALIDATION, config, 0, checkpoint=memory)
+    assert (resumed.digest, resumed.history) == (whole.digest, whole.history)
+    asked = EvaluationConfig(episode=EPISODE, episodes=4)
+    assert evaluate(resumed, TEST, asked, 0) == evaluate(whole, TEST, asked, 0)
 
 
 def test_model_of_a_persons_module_is_read_without_running_their_code(tmp_path, own):
