@@ -58,27 +58,62 @@ _PUBLISHED: Mapping[str, tuple[str, int, dict[str, object]]] = MappingProxyType(
 )
 
 
-def _published(kind: str, setting: str) -> RunConfig:
-    folder, cells, loop = _PUBLISHED[setting]
+# Supervised training as RFS has it [Tian et al. 2020], with the drop-path of the MetaNTK-NAS scripts.
+_RFS_MINI = {
+    "algorithm": "rfs",
+    "epochs": 100,
+    "decay_epochs": [60, 80],
+    "learning_rate": 0.02,
+    "drop_path": 0.2,
+    "validation_episodes": 200,
+}
+_RFS_TIERED = {**_RFS_MINI, "epochs": 60, "decay_epochs": [30, 40, 50], "learning_rate": 0.01, "drop_path": 0.1}
+
+# MAML's own settings for 4-CONV [Finn et al. 2017].
+_MAML_CONV4 = {
+    "algorithm": "maml",
+    "first_order": False,
+    "norm": "batch_transductive",
+    "episode": _FEW_SHOT,
+    "inner_steps": 5,
+    "inner_learning_rate": 0.01,
+    "outer_learning_rate": 1e-3,
+    "meta_batch": 4,
+    "iterations": 60_000,
+    "validate_every": 1_000,
+    "validation_episodes": 200,
+}
+_MAML_OMNIGLOT = {**_MAML_CONV4, "inner_steps": 1, "inner_learning_rate": 0.4, "meta_batch": 32}
+
+
+def _published_search(setting: str, *, reference: bool = False) -> dict[str, dict[str, object]]:
+    """Return the sections of the paper's search, or of the published code's."""
+    _, cells, loop = _PUBLISHED[setting]
     network = {"channels": 48, "cells": cells}
-    reference = kind == "reference"
-    return _recipe(
-        f"{kind}-{setting}",
-        data={"path": folder, "image_size": 84, "channels": 3},
-        search={
+    return {
+        "search": {
             "space": "darts_fewshot",
             "strategy": "prune",
             "num_candidates": 20,
             "shards": 8,
             "prune": _REFERENCE_PRUNING if reference else {},
         },
-        scoring={**_PUBLISHED_SCORING, **loop, "network": network, **(_REFERENCE_SCORING if reference else {})},
-        rank_by={"metantk_cond": 1, "linear_regions": 1},
+        "scoring": {**_PUBLISHED_SCORING, **loop, "network": network, **(_REFERENCE_SCORING if reference else {})},
+        "rank_by": {"metantk_cond": 1, "linear_regions": 1},
+    }
+
+
+def _published(kind: str, setting: str) -> RunConfig:
+    folder, cells, _ = _PUBLISHED[setting]
+    return _recipe(
+        f"{kind}-{setting}",
+        data={"path": folder, "image_size": 84, "channels": 3},
+        **_published_search(setting, reference=kind == "reference"),
         yardsticks=["conv4-64"],
         training={
             "algorithm": "maml",
             "first_order": True,
-            "network": network,
+            "network": {"channels": 48, "cells": cells},
             "episode": {"ways": 5, "shots": 1, "queries": 15},
             "inner_steps": 5,
             "inner_learning_rate": 0.01,
@@ -89,6 +124,34 @@ def _published(kind: str, setting: str) -> RunConfig:
             "validation_episodes": 200,
         },
         evaluation={"episode": _FEW_SHOT, "episodes": 600},
+    )
+
+
+def _rfs(name: str, setting: str, schedule: Mapping[str, object], **data: object) -> RunConfig:
+    """Return the paper's search and the paper's training, beside 4-CONV and ResNet-12 trained alike."""
+    folder, cells, _ = _PUBLISHED[setting]
+    return _recipe(
+        name,
+        data={"path": folder, "image_size": 84, "channels": 3, **data},
+        **_published_search(setting),
+        yardsticks=["conv4-64", "resnet12"],
+        training={**schedule, "network": {"channels": 48, "cells": cells}},
+        evaluation={"episode": _FEW_SHOT, "episodes": 600, "further_shots": [5, 10]},
+    )
+
+
+def _maml_conv4(name: str, training: Mapping[str, object], network: str, **data: object) -> RunConfig:
+    """Return the field's first yardstick; what is searched beside it is small, for comparison."""
+    steps = {"inner_steps": 3 if training is _MAML_OMNIGLOT else 10}  # in evaluation, as published
+    return _recipe(
+        name,
+        data={"channels": 3, **data},
+        search={"space": "nasbench201", "strategy": "sample", "num_candidates": 32, "shards": 2},
+        scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+        trained_roles=["best"],
+        yardsticks=[network],
+        training={**training, "network": {"channels": 16, "cells": 1}},
+        evaluation={"episode": _FEW_SHOT, "episodes": 600, **steps},
     )
 
 
@@ -198,6 +261,28 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
         ),
         # The paper's searches, and the published code's; the images are yours: --set data.path=...
         **{f"{kind}-{setting}": _published(kind, setting) for kind in ("paper", "reference") for setting in _PUBLISHED},
+        # The paper's searches and the paper's training.
+        **{
+            f"{data}-rfs-{cells}": _rfs(f"{data}-rfs-{cells}", f"{data}-{cells}", schedule)
+            for data, schedule in (("mini", _RFS_MINI), ("tiered", _RFS_TIERED))
+            for cells in (5, 8)
+        },
+        # For CIFAR-FS and FC100 the schedule is that of miniImageNet.
+        "cifarfs-rfs": _rfs("cifarfs-rfs", "mini-5", _RFS_MINI, path="data/cifar-fs", image_size=32, name="cifar-fs"),
+        "fc100-rfs": _rfs("fc100-rfs", "mini-5", _RFS_MINI, path="data/fc100", image_size=32, name="fc100"),
+        # Yardsticks of the field: `metantk train mini-maml-conv4 --genotype conv4-32` trains nothing else.
+        "mini-maml-conv4": _maml_conv4(
+            "mini-maml-conv4", _MAML_CONV4, "conv4-32", path="data/mini-imagenet", image_size=84
+        ),
+        "cifarfs-maml-conv4": _maml_conv4(
+            "cifarfs-maml-conv4", _MAML_CONV4, "conv4-32", path="data/cifar-fs", image_size=32, name="cifar-fs"
+        ),
+        "fc100-maml-conv4": _maml_conv4(
+            "fc100-maml-conv4", _MAML_CONV4, "conv4-32", path="data/fc100", image_size=32, name="fc100"
+        ),
+        "omniglot-maml-conv4": _maml_conv4(
+            "omniglot-maml-conv4", _MAML_OMNIGLOT, "conv4-64", path="data/omniglot", image_size=28, channels=1
+        ),
     }
 )
 

@@ -286,6 +286,8 @@ def print_evaluations(
         costs: Parameters and multiply-accumulates by the same names, if they are known.
         console: Where; the terminal if none is given.
     """
+    from metantk_core.report import findings  # matplotlib comes with the package
+
     console = console or Console()
     table = Table(box=None, pad_edge=False)
     headings = ["network", "test accuracy", "95 % interval", *(("parameters", "MACs") if costs else ())]
@@ -301,6 +303,8 @@ def print_evaluations(
             table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")
     console.print(table)
     console.print(next(iter(evaluations.values())).summary())
+    for sentence in findings.published_sentences(evaluations):
+        console.print(sentence, highlight=False)
 
 
 def print_registered(registered: RegisteredModel) -> None:

@@ -21,6 +21,7 @@ from .model import (
     save_model,
     untrained_model,
 )
+from .published import published_sentence
 from .training import meta_train
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "fit_logistic_regression",
     "load_model",
     "meta_train",
+    "published_sentence",
     "save_model",
     "untrained_model",
 ]

@@ -51,6 +51,7 @@ class Evaluation:
         classifier: What answered.
         augmented_copies: Augmented copies that stood for each support image; 0 if it stood for itself.
         others: What other classifiers, or other numbers of shots, came to.
+        published: How it compares with published accuracies, in a sentence; empty if nobody looked.
     """
 
     accuracy: float
@@ -75,11 +76,12 @@ class Evaluation:
     classifier: str = "gradient_steps"
     augmented_copies: int = 0
     others: tuple[Accuracy, ...] = ()
+    published: str = ""
 
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
         """Everything but the numbers that were measured, and what does not apply."""
-        measured = ("accuracy", "half_width", "per_episode", "others")
+        measured = ("accuracy", "half_width", "per_episode", "others", "published")
         return {name: value for name, value in asdict(self).items() if name not in measured and value is not None}
 
     def summary(self) -> str:

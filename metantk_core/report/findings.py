@@ -91,6 +91,21 @@ def yardstick_sentences(
     return sentences
 
 
+def published_sentences(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return how accuracies compare with published ones, each comparison once.
+
+    Args:
+        evaluations: Accuracies by role or name.
+    """
+    found = {role: evaluation.published for role, evaluation in evaluations.items() if evaluation.published}
+    distinct = list(dict.fromkeys(found.values()))
+    if len(distinct) == 1:
+        return distinct
+    return [
+        f"{', '.join(role for role, said in found.items() if said == sentence)}: {sentence}" for sentence in distinct
+    ]
+
+
 def same_episodes(first: Evaluation, second: Evaluation) -> bool:
     """Return whether two networks were evaluated on the same episodes, if the images were the same."""
     return _episodes(first) == _episodes(second)

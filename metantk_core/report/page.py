@@ -115,6 +115,7 @@ def _summary(data: ReportData) -> dict[str, object]:
             {trained.role: trained.costs for trained in data.trained if trained.costs is not None},
             [role for role, _ in evaluated if role not in ROLES],
         ),
+        "published": findings.published_sentences(dict(evaluated)),
         "protocol": _protocol(evaluated[0][1]) if evaluated else None,
     }
 

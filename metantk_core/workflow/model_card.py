@@ -40,6 +40,7 @@ def model_card(
         "Answers": _answer(model),
         "Images": f"`{dataset.name}`, digest `{dataset.digest}`: trained on {len(train.labels):,} images of "
         f"{len(train.class_names)} classes, evaluated on {len(test.labels):,} of {len(test.class_names)} others",
+        "Published": evaluation.published,
         "Made by": f"run `{config.run_id}`, seed {config.seed}; "
         + ", ".join(f"{name} {version}" for name, version in versions()),
     }

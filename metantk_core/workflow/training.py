@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,8 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
                 progress=ports.progress_for(f"evaluate {role}"),
                 device=ports.device,
             )
+        published = meta_training.published_sentence(evaluation, dataset, model.training.title, model.genotype)
+        evaluation = replace(evaluation, published=published)
         ports.tracker.log_parameters(run, evaluation.protocol)
         ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
     ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
@@ -205,6 +208,7 @@ def _registered(
             "dataset": dataset.name,
             "dataset_digest": dataset.digest,
             "evaluated_on": evaluation.device,
+            "published": evaluation.published,
             "metantk.config": config.digest,
         },
         input_example=_input_example(config, dataset),
