@@ -86,6 +86,10 @@ _MAML_CONV4 = {
 _MAML_OMNIGLOT = {**_MAML_CONV4, "inner_steps": 1, "inner_learning_rate": 0.4, "meta_batch": 32}
 
 
+_CIFAR_FS = {"path": "data/cifar-fs", "image_size": 32, "name": "cifar-fs"}
+_FC100 = {"path": "data/fc100", "image_size": 32, "name": "fc100"}
+
+
 def _published_search(setting: str, *, reference: bool = False) -> dict[str, dict[str, object]]:
     """Return the sections of the paper's search, or of the published code's."""
     _, cells, loop = _PUBLISHED[setting]
@@ -127,12 +131,14 @@ def _published(kind: str, setting: str) -> RunConfig:
     )
 
 
-def _rfs(name: str, setting: str, schedule: Mapping[str, object], **data: object) -> RunConfig:
+def _rfs(
+    recipe: str, setting: str, schedule: Mapping[str, object], data: Mapping[str, object] | None = None
+) -> RunConfig:
     """Return the paper's search and the paper's training, beside 4-CONV and ResNet-12 trained alike."""
     folder, cells, _ = _PUBLISHED[setting]
     return _recipe(
-        name,
-        data={"path": folder, "image_size": 84, "channels": 3, **data},
+        recipe,
+        data={"path": folder, "image_size": 84, "channels": 3, **(data or {})},
         **_published_search(setting),
         yardsticks=["conv4-64", "resnet12"],
         training={**schedule, "network": {"channels": 48, "cells": cells}},
@@ -140,11 +146,11 @@ def _rfs(name: str, setting: str, schedule: Mapping[str, object], **data: object
     )
 
 
-def _maml_conv4(name: str, training: Mapping[str, object], network: str, **data: object) -> RunConfig:
+def _maml_conv4(recipe: str, training: Mapping[str, object], network: str, data: Mapping[str, object]) -> RunConfig:
     """Return the field's first yardstick; what is searched beside it is small, for comparison."""
     steps = {"inner_steps": 3 if training is _MAML_OMNIGLOT else 10}  # in evaluation, as published
     return _recipe(
-        name,
+        recipe,
         data={"channels": 3, **data},
         search={"space": "nasbench201", "strategy": "sample", "num_candidates": 32, "shards": 2},
         scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
@@ -268,20 +274,19 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             for cells in (5, 8)
         },
         # For CIFAR-FS and FC100 the schedule is that of miniImageNet.
-        "cifarfs-rfs": _rfs("cifarfs-rfs", "mini-5", _RFS_MINI, path="data/cifar-fs", image_size=32, name="cifar-fs"),
-        "fc100-rfs": _rfs("fc100-rfs", "mini-5", _RFS_MINI, path="data/fc100", image_size=32, name="fc100"),
+        "cifarfs-rfs": _rfs("cifarfs-rfs", "mini-5", _RFS_MINI, _CIFAR_FS),
+        "fc100-rfs": _rfs("fc100-rfs", "mini-5", _RFS_MINI, _FC100),
         # Yardsticks of the field: `metantk train mini-maml-conv4 --genotype conv4-32` trains nothing else.
         "mini-maml-conv4": _maml_conv4(
-            "mini-maml-conv4", _MAML_CONV4, "conv4-32", path="data/mini-imagenet", image_size=84
+            "mini-maml-conv4", _MAML_CONV4, "conv4-32", {"path": "data/mini-imagenet", "image_size": 84}
         ),
-        "cifarfs-maml-conv4": _maml_conv4(
-            "cifarfs-maml-conv4", _MAML_CONV4, "conv4-32", path="data/cifar-fs", image_size=32, name="cifar-fs"
-        ),
-        "fc100-maml-conv4": _maml_conv4(
-            "fc100-maml-conv4", _MAML_CONV4, "conv4-32", path="data/fc100", image_size=32, name="fc100"
-        ),
+        "cifarfs-maml-conv4": _maml_conv4("cifarfs-maml-conv4", _MAML_CONV4, "conv4-32", _CIFAR_FS),
+        "fc100-maml-conv4": _maml_conv4("fc100-maml-conv4", _MAML_CONV4, "conv4-32", _FC100),
         "omniglot-maml-conv4": _maml_conv4(
-            "omniglot-maml-conv4", _MAML_OMNIGLOT, "conv4-64", path="data/omniglot", image_size=28, channels=1
+            "omniglot-maml-conv4",
+            _MAML_OMNIGLOT,
+            "conv4-64",
+            {"path": "data/omniglot", "image_size": 28, "channels": 1},
         ),
     }
 )

@@ -55,9 +55,10 @@ def print_recipes(recipes: Mapping[str, RunConfig]) -> None:
     """Print the recipes, a line each."""
     table = Table(box=None, pad_edge=False)
     for heading in ("recipe", "search space", "strategy", "candidates", "draws", "training"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading != "training")
     for name, config in recipes.items():
-        training = f"{config.training.title}, {config.training.length}"
+        learner = config.training.title.replace("MAML (first order)", "FOMAML")
+        training = f"{learner}, {config.training.length.removesuffix(' iterations')}"
         table.add_row(
             name,
             config.search.space,
