@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from metantk_core import stopping, tracking, wiring, workflow
@@ -39,6 +39,7 @@ class Workspace:
     tracking: str = ""
     device: str = ""
     shared: str = ""
+    _datasets: dict[Path, ImageDataset] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def store_uri(self) -> str:
@@ -104,6 +105,9 @@ class Workspace:
     def dataset(self, config: RunConfig, store: ArtifactStore | None = None) -> ImageDataset:
         """Return the run's dataset, built or converted if it is neither here nor in a store that others use too.
 
+        What ``prepare`` found for this run is returned as it is: all of it was compared with its checksums, gigabytes
+        perhaps, and each image will be once more when it is taken.
+
         Args:
             config: The run.
             store: What ``store`` returned before; none to open it where it is needed.
@@ -111,15 +115,14 @@ class Workspace:
         Raises:
             InputError: The folder can't be written, or the images are missing or broken.
         """
-        self._make_writable(self.datasets)
-        shared = (store or self.store()) if self.shared and config.data.path is not None else None
-        return workflow.prepare_images(
-            config,
-            workflow.dataset_folder(self.datasets, config),
-            told("dataset"),
-            images=wiring.images,
-            store=shared,
-        )
+        folder = workflow.dataset_folder(self.datasets, config)
+        known = self._datasets.get(folder)
+        if known is None or known.digest != config.dataset_digest:
+            self._make_writable(self.datasets)
+            shared = (store or self.store()) if self.shared and config.data.path is not None else None
+            known = workflow.prepare_images(config, folder, told("dataset"), images=wiring.images, store=shared)
+            self._datasets[folder] = known
+        return known
 
     def _make_writable(self, folder: Path, what: str = "the workspace", option: str = "--workspace") -> None:
         try:
