@@ -16,6 +16,7 @@ from one_device import MixedDevicesError, OneDevice
 from quiet import noise
 from torch import nn
 
+from metantk_core.batches import BatchSource
 from metantk_core.candidates import parse_genotype
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.kernels import last_layer_kernel, tangent_and_last_layer_kernel
@@ -23,11 +24,14 @@ from metantk_core.kernels.tangent import IMPLEMENTATIONS
 from metantk_core.meta_training import (
     EvaluationConfig,
     MamlTraining,
+    ProtoNetTraining,
+    RfsTraining,
     answering,
     evaluate,
     meta_train,
     untrained_model,
 )
+from metantk_core.meta_training.supervised import RfsLearner
 from metantk_core.networks import FewShotNetwork, NetworkConfig, build, initialise
 from metantk_core.scores import SCORES, Scorer, ScoringConfig
 
@@ -124,6 +128,46 @@ def evaluated(device: str, **settings: Any) -> None:
     evaluate(untrained_model(CELL, source(), config, 0), source(), asked, 0, device=device)
 
 
+PROTONET = ProtoNetTraining.model_validate(
+    {
+        "network": NETWORK,
+        "episode": EPISODE,
+        "iterations": 1,
+        "validate_every": 1,
+        "validation_episode": EPISODE,
+        "validation_episodes": 2,
+    }
+)
+
+
+def protonet_trained(device: str) -> None:
+    meta_train(CELL, source(), source(), PROTONET, 0, device=device)
+
+
+def protonet_evaluated(device: str) -> None:
+    asked = EvaluationConfig(episodes=2, episode=EPISODE, beside=("nearest_centroid", "cosine"))
+    evaluate(untrained_model(CELL, source(), PROTONET, 0), source(), asked, 0, device=device)
+
+
+def rfs_step(device: str, moved: bool = True) -> None:
+    config = RfsTraining(batch_size=6, epochs=2, decay_epochs=(), drop_path=0.3)
+    batches = BatchSource(DATA.train, 6, DATA.mean, DATA.std, config.augmentation)
+    made = build(CELL, NETWORK, in_channels=1, ways=batches.num_classes, variant="training", norm="batch_running")
+    learner = RfsLearner(made.to(device), config, batches, 0, device)
+    number, batch = learner.draw(batches.batches_per_epoch)
+    learner.gradient((number, batch if moved else replace(batch, images=torch.randn(batch.images.shape))))
+    learner.optimiser.step()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_step_on_base_classes_stays_on_the_device_until_it_has_a_loss(device):
+    with OneDevice(device) as seen:
+        rfs_step(device)
+    assert "loss.item()" in seen.copies[0], seen.copies[:3]
+    with pytest.raises(MixedDevicesError, match="cpu and"), OneDevice(device):
+        rfs_step(device, moved=False)
+
+
 STEPS: dict[str, Callable[[str], None]] = {
     "training by MAML": trained,
     "training by MAML, first order": partial(trained, first_order=True),
@@ -131,6 +175,8 @@ STEPS: dict[str, Callable[[str], None]] = {
     "training, normalised by groups": partial(trained, norm="group"),
     "evaluation by MAML": evaluated,
     "evaluation by ANIL": partial(evaluated, algorithm="anil"),
+    "training by ProtoNet": protonet_trained,
+    "evaluation by ProtoNet": protonet_evaluated,
 }
 
 
