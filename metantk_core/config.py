@@ -105,6 +105,14 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         description="Name in the model registry, by MLflow's rules: without / and :, as long as its database keeps",
         json_schema_extra=HOW,
     )
+    model_licence: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Licence under which trained networks may be passed on, for their model cards: that of your images "
+        "decides; nothing said: the card says that it is not stated",
+        json_schema_extra=HOW,
+    )
     benchmark: BenchmarkTolerances = Field(
         default_factory=BenchmarkTolerances,
         description="What `metantk benchmark` tolerates when it runs this again",

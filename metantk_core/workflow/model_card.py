@@ -6,8 +6,9 @@ from metantk_core.meta_training import Evaluation, MamlTraining, TrainedModel
 from metantk_core.workflow.runs import versions
 
 _LIMITS = (
-    "The interval is over the episodes of one training; another seed of training moves the accuracy, too. On other "
-    "images, other numbers of ways and shots, or images prepared otherwise, the accuracy is not known."
+    "**Limits.** The interval is over the episodes of one training; another seed of training moves the accuracy too. On "
+    "other images, other numbers of ways and shots, or images prepared otherwise, the accuracy is not known. "
+    "Probabilities are not calibrated."
 )
 
 
@@ -30,8 +31,8 @@ def model_card(
     kept = "" if getattr(training, "keep", "best") == "last" else ", best on validation classes"
     train, test = dataset.train, dataset.test
     rows = {
-        "In": f"support and query images (uint8, {shape}, as they are on disk), labels of the support images",
-        "Out": f"probabilities of {classes} for each query image; queries "
+        "In": f"image files, those of known classes with a label (resized to {shape} as in training)",
+        "Out": f"for each of the others its class, with probabilities of {classes}; queries "
         f"{'help' if evaluation.transductive else 'do not help'} each other",
         "Network": f"`{model.genotype}` of `{model.space}`"
         + (f", chosen by {config.criterion.label} at initialisation" if searched else ", named by hand"),
@@ -41,11 +42,21 @@ def model_card(
         "Images": f"`{dataset.name}`, digest `{dataset.digest}`: trained on {len(train.labels):,} images of "
         f"{len(train.class_names)} classes, evaluated on {len(test.labels):,} of {len(test.class_names)} others",
         "Published": evaluation.published,
+        "Licence": _licence(config),
         "Made by": f"run `{config.run_id}`, seed {config.seed}; "
         + ", ".join(f"{name} {version}" for name, version in versions()),
     }
     table = "".join(f"| {name} | {_escaped(text)} |\n" for name, text in rows.items())
     return f"**Few-shot classifier**, {evaluation.summary()}.\n\n| | |\n|---|---|\n{table}\n{_LIMITS}\n"
+
+
+def _licence(config: RunConfig) -> str:
+    """Return the licence of the weights, in words; the code's is not theirs."""
+    if config.model_licence is not None:
+        return config.model_licence
+    if config.data.source == "glyphs":
+        return "Apache-2.0; trained on letters of the free typefaces that come with matplotlib"
+    return "not stated (`model_licence`); whether weights may be passed on depends on the licence of the images"
 
 
 def _answer(model: TrainedModel) -> str:
