@@ -6,7 +6,7 @@ from metantk_core.meta_training import Evaluation, MamlTraining, TrainedModel
 from metantk_core.workflow.runs import versions
 
 _LIMITS = (
-    "**Limits.** The interval is over the episodes of one training; another seed of training moves the accuracy too. On "
+    "**Limits.** The interval is over the episodes of one training; another seed moves the accuracy, too. On "
     "other images, other numbers of ways and shots, or images prepared otherwise, the accuracy is not known. "
     "Probabilities are not calibrated."
 )
