@@ -1,6 +1,7 @@
 """Omniglot and IDX files: classes are divided as the field does or as a person says, and what is wrong is told."""
 
 import gzip
+import os
 import shutil
 import struct
 import tracemalloc
@@ -200,6 +201,8 @@ def test_omniglot_is_found_as_it_is_unpacked(drawn, tmp_path):
     assert "holds no folders of alphabets with folders of characters" in refusal(tmp_path / "data")
     (below / "images_evaluation" / "Greek" / "character99").mkdir()
     assert "character99' holds no images" in refusal(tmp_path / "data")
+    os.mkfifo(below / "images_evaluation" / "Greek" / "character99" / "1.png")
+    assert "character99/1.png' is a FIFO: expected a file" in refusal(tmp_path / "data")
 
 
 # IDX files

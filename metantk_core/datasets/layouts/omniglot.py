@@ -48,7 +48,13 @@ def omniglot(place: Place, image_size: int, channels: Literal[1, 3], choices: Ch
                 f"{part}/<alphabet>/<character>/<drawing>.png. Unpack Omniglot again."
             )
         for path, name in found:
-            files = [entry for entry in place.entries(path, is_image) if entry.kind == FILE]
+            files = [entry for entry in place.entries(path, is_image) if entry.kind != FOLDER]
+            for entry in files:
+                if entry.kind != FILE:
+                    raise InputError(
+                        f"Image '{shown(place.where(f'{path}/{entry.name}'))}' is {entry.kind}: expected a file. "
+                        "Replace or remove it."
+                    )
             if not files:
                 raise InputError(
                     f"'{shown(place.where(path))}' holds no images: expected the drawings of a character. Copy "
