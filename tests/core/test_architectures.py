@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from test_learners import PROTONET, RFS
 from test_meta_training import CONFIG, EPISODE, GENOTYPE, Memory, changed, source
 from torch import nn
 
@@ -24,6 +25,7 @@ from metantk_core.errors import InputError
 from metantk_core.kernels import empirical_ntk
 from metantk_core.meta_training import (
     EvaluationConfig,
+    ProtoNetTraining,
     RfsTraining,
     evaluate,
     load_model,
@@ -266,6 +268,29 @@ def test_every_kind_of_architecture_trains_on_base_classes_and_resumes_with_the_
     assert (resumed.digest, resumed.history) == (whole.digest, whole.history)
     asked = EvaluationConfig(episode=EPISODE, episodes=4)
     assert evaluate(resumed, TEST, asked, 0) == evaluate(whole, TEST, asked, 0)
+
+
+@pytest.mark.parametrize("training", [PROTONET, RFS], ids=["protonet", "rfs"])
+@pytest.mark.parametrize("name", ["conv4-32", "usual"])
+def test_learners_of_features_train_named_networks_and_a_persons_module(name, training, own, tmp_path):
+    architecture = NamedNetwork(name) if name in NAMED_NETWORKS else own(name)
+    whole = source("train", size=16)
+    if isinstance(training, ProtoNetTraining):
+        origin = source("train", training.episode, size=16)
+    else:
+        origin = BatchSource(whole.images, training.batch_size, whole.mean, whole.std, training.augmentation)
+    trained = meta_train(architecture, origin, source("val", training.validated_on, size=16), training, 0)
+    assert trained.history[-1].train_loss != trained.history[0].train_loss
+    save_model(trained, tmp_path / "model")
+    asked = EvaluationConfig(episode=EPISODE, episodes=3, classifier="logistic_regression")
+    found = [evaluate(model, TEST, asked, 0).per_episode for model in (trained, load_model(tmp_path / "model"))]
+    assert found[0] == found[1]
+
+
+def test_learners_of_features_refuse_a_module_without_a_linear_head(own):
+    origin, validation = source("train", PROTONET.episode, size=16), source("val", PROTONET.validated_on, size=16)
+    with pytest.raises(InputError, match="ANIL, ProtoNet and RFS need"):
+        meta_train(own("without_head"), origin, validation, PROTONET, 0)
 
 
 def test_model_of_a_persons_module_is_read_without_running_their_code(tmp_path, own):
