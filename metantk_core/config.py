@@ -161,8 +161,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                 f"({', '.join(self.scoring.scores)}); add it there or rank by one of these"
             )
         for place, network in (("scoring", self.scoring.network), ("training", self.training.network)):
-            kinds = {edge.cell for edge in space_named(self.search.space).supernet().edges}
-            if len(kinds) > 1 and network.cells < 3:
+            if len(space_named(self.search.space).cell_types) > 1 and network.cells < 3:
                 raise ValueError(
                     f"{place}.network.cells is {network.cells}, but a network of {self.search.space} has both kinds of "
                     "cells from 3 on; with fewer, half of what is searched is not in the network"

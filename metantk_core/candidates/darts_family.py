@@ -47,6 +47,11 @@ class DartsFamily:
         return range(INPUTS, INPUTS + self.nodes)
 
     @property
+    def cell_types(self) -> tuple[str, ...]:
+        """Normal cells and those that reduce."""
+        return CELLS
+
+    @property
     def degree(self) -> int:
         """Number of edges that enter each node of a candidate."""
         return DEGREE

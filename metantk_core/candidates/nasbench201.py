@@ -36,6 +36,11 @@ class NASBench201:
     operations: tuple[str, ...] = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
     @property
+    def cell_types(self) -> tuple[str, ...]:
+        """The one type of cells."""
+        return (CELL,)
+
+    @property
     def degree(self) -> None:
         """Candidates have all edges of the supernet."""
 

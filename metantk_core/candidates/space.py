@@ -27,6 +27,11 @@ class SearchSpace(Protocol):
         ...
 
     @property
+    def cell_types(self) -> tuple[str, ...]:
+        """The types of cells that a genotype has edges of, in alphabetical order."""
+        ...
+
+    @property
     def size(self) -> int:
         """The number of candidates."""
         ...

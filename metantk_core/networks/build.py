@@ -6,7 +6,7 @@ Axes: n images, c channels, h height, w width, d features, k ways.
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metantk_core.candidates import Genotype, NamedNetwork
+from metantk_core.candidates import Edge, Genotype, NamedNetwork, space_named
 from metantk_core.networks.cells import DartsBody, NASBench201Body
 from metantk_core.networks.config import NetworkConfig, Normalisation, Variant
 from metantk_core.networks.conv4 import Conv4Body
@@ -94,9 +94,10 @@ def build(
     """
     make_norm = NORMALISATIONS["group" if variant == "scoring" else norm]
     operations = OPERATIONS[genotype.space]
-    if genotype.space == "nasbench201":
+    cells = _cells(genotype)
+    if len(cells) == 1:
         body = NASBench201Body(
-            genotype.cell("cell"),
+            *cells,
             in_channels=in_channels,
             channels=config.channels,
             cells=config.cells,
@@ -105,8 +106,7 @@ def build(
         )
     else:
         body = DartsBody(
-            genotype.cell("normal"),
-            genotype.cell("reduce"),
+            *cells,
             in_channels=in_channels,
             channels=config.channels,
             cells=config.cells,
@@ -115,6 +115,11 @@ def build(
             norm=make_norm,
         )
     return FewShotNetwork(body, body.out_channels, ways)
+
+
+def _cells(genotype: Genotype) -> tuple[tuple[Edge, ...], ...]:
+    """Return the edges of each cell type: of one type, which stages repeat, or of normal and of reduction cells."""
+    return tuple(genotype.cell(name) for name in space_named(genotype.space).cell_types)
 
 
 def build_named(
@@ -157,13 +162,12 @@ def build_thin(genotype: Genotype, *, ways: int) -> FewShotNetwork:
         ways: Outputs of the head.
     """
     operations, norm = OPERATIONS[genotype.space], NORMALISATIONS["batch_transductive"]
-    if genotype.space == "nasbench201":
-        edges = genotype.cell("cell")
-        body = NASBench201Body(edges, in_channels=1, channels=1, cells=1, operations=operations, norm=norm, stem=False)
+    cells = _cells(genotype)
+    if len(cells) == 1:
+        body = NASBench201Body(*cells, in_channels=1, channels=1, cells=1, operations=operations, norm=norm, stem=False)
     else:
         body = DartsBody(
-            genotype.cell("normal"),
-            genotype.cell("reduce"),
+            *cells,
             in_channels=1,
             channels=1,
             cells=2,

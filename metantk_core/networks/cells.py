@@ -34,6 +34,9 @@ class Nodes(nn.Module):
         operations: Makers of operations by name.
         norm: Makes the normalisation.
 
+    Attributes:
+        cell: The cell type.
+
     Raises:
         ValueError: If no edge enters some later node.
     """
@@ -52,6 +55,7 @@ class Nodes(nn.Module):
     ) -> None:
         super().__init__()
         last = max((edge.target for edge in edges), default=inputs)
+        self.cell = edges[0].cell if edges else ""
         self.sources = _sources(edges, range(inputs, last + 1))
         self.edges = nn.ModuleDict()
         for edge in edges:

@@ -28,7 +28,6 @@ from metantk_core.networks.cells import Nodes
 from metantk_core.networks.config import NetworkConfig
 from metantk_core.networks.counts import count_parameters, macs_by_module
 from metantk_core.networks.initialisation import initialise
-from metantk_core.networks.operations import FactorisedReduction
 from metantk_core.seeding import generator, numpy_generator
 
 Part = tuple[str, int, int, str]
@@ -199,7 +198,7 @@ def cost_table(space: str, config: NetworkConfig, *, image_shape: tuple[int, int
     network = _shapes(space_named(space).supernet(), config, image_shape, ways)
     macs = macs_by_module(network, image_shape)
     parts: dict[Part, Costs] = {}
-    for part, name, module in _modules(space, network):
+    for part, name, module in _modules(network):
         costs = Costs(count_parameters(module), macs.get(name, 0))
         parts[part] = _total([parts[part], costs]) if part in parts else costs
     # A cell type that a shallow network does not have costs nothing.
@@ -243,7 +242,7 @@ def measure_latency(
         raise ValueError(f"a median needs at least one measurement, got {repeats}")
     supernet = space_named(space).supernet()
     network = _runnable(_shapes(supernet, config, image_shape, ways), image_shape, device)
-    modules = list(_modules(space, network))
+    modules = list(_modules(network))
     by_name = {name: module for _, name, module in modules}
     given: dict[str, Tensor] = {}
 
@@ -320,24 +319,16 @@ def _images(count: int, image_shape: tuple[int, int, int], device: str) -> Tenso
     return torch.randn(count, *image_shape, generator=generator(0, "latency", "images")).to(device)
 
 
-def _modules(space: str, network: nn.Module) -> Iterator[tuple[Part, str, nn.Module]]:
+def _modules(network: nn.Module) -> Iterator[tuple[Part, str, nn.Module]]:
     """Yield every operation of a network: what it is part of, its name, and the module."""
     for prefix, nodes in network.named_modules():
         if not isinstance(nodes, Nodes):
             continue
-        cell = "cell" if space == "nasbench201" else _cell_type(nodes)
         for key, choices in nodes.edges.items():
             assert isinstance(choices, nn.ModuleDict)
             source, target = map(int, key.split("-"))
             for name, module in choices.items():
-                yield (cell, source, target, name), f"{prefix}.edges.{key}.{name}", module
-
-
-def _cell_type(nodes: Nodes) -> str:
-    # Edges that leave an input have stride 2 in reduction cells alone, where a skip connection has weights therefore.
-    edge = nodes.edges["0-2"]
-    assert isinstance(edge, nn.ModuleDict)
-    return "reduce" if isinstance(edge["skip_connect"], FactorisedReduction) else "normal"
+                yield (nodes.cell, source, target, name), f"{prefix}.edges.{key}.{name}", module
 
 
 def _medians(calls: Mapping, repeats: int, device: str) -> dict:

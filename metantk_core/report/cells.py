@@ -8,7 +8,7 @@ from types import MappingProxyType
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-from metantk_core.candidates import Edge, Genotype
+from metantk_core.candidates import Edge, Genotype, space_named
 from metantk_core.report.charts import LIGHT, new_figure, to_png, to_svg
 
 NONE = "none"
@@ -80,7 +80,7 @@ def layout(space: str, edges: Sequence[Edge]) -> Layout:
         edges: At least those into the last node.
     """
     last = max(edge.target for edge in edges)
-    if space == "nasbench201":
+    if len(space_named(space).cell_types) == 1:
         places: dict[int, _Point] = {node: (1.75 * node, 0.0) for node in range(last + 1)}
         extent = (-0.5, 1.75 * last + 0.5, -1.25, 2.25)
         return Layout(places, {0: "in", last: "out"}, _BENDS_201, (0,), (last,), None, extent)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float64
 
 from metantk_core.candidates import Edge, Genotype, parse_genotype
-from metantk_core.candidates.darts_family import DEGREE
 from metantk_core.errors import InputError, UnscoredError
 from metantk_core.ranking import Criterion, Reliability, halves, reliability, resamples
 from metantk_core.scores import SCORES, ScoreRecord
@@ -47,7 +46,7 @@ def most_rounds(setting: Setting) -> int:
     """Return the number of rounds of the whole search."""
     supernet = setting.space.supernet()
     operations = max(len(edge.operations) for edge in supernet.edges) - 1
-    crowded = len(_crowded(supernet)) if _has_edge_phase(setting) else 0
+    crowded = len(_crowded(setting, supernet))
     edges = crowded if setting.config.prune.edges == "one node at a time" else min(1, crowded)
     return operations + edges + 1
 
@@ -128,7 +127,7 @@ def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
     """Return what a round can remove."""
     prunings = setting.space.prunings(supernet)
     if supernet.decided and setting.config.prune.edges == "one node at a time" and prunings:
-        place = _crowded(supernet)[0]
+        place = _crowded(setting, supernet)[0]
         prunings = tuple(left for left in prunings if _place(_taken(supernet, left)[0]) == place)
     removals = [_Removal(*_taken(supernet, left), left) for left in prunings]
     if setting.config.prune.ranks == "dense":
@@ -153,17 +152,11 @@ def _place(edge: Edge) -> tuple[str, int]:
     return edge.cell, edge.target
 
 
-def _crowded(genotype: Genotype) -> list[tuple[str, int]]:
+def _crowded(setting: Setting, genotype: Genotype) -> list[tuple[str, int]]:
     """Return the nodes with more incoming edges than a candidate has, in canonical order."""
+    degree = setting.space.degree
     places = [_place(edge) for edge in genotype.edges]
-    return [place for place in dict.fromkeys(places) if places.count(place) > DEGREE]
-
-
-def _has_edge_phase(setting: Setting) -> bool:
-    """Return whether candidates of the space lack some edges of the supernet."""
-    supernet = setting.space.supernet()
-    first = Genotype(supernet.space, tuple(replace(edge, operations=edge.operations[:1]) for edge in supernet.edges))
-    return bool(setting.space.prunings(first))
+    return [place for place in dict.fromkeys(places) if degree is not None and places.count(place) > degree]
 
 
 def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal], draws: int, found: Found) -> _Changes:
@@ -322,9 +315,9 @@ def _groups(supernet: Genotype, removals: Sequence[_Removal]) -> list[list[int]]
     return list(groups.values())
 
 
-def _quota(supernet: Genotype, group: Sequence[int]) -> int:
-    """Return how many removals of a group are made: one operation, or the edges that a node has above two."""
-    return len(group) - DEGREE if supernet.decided else 1
+def _quota(setting: Setting, supernet: Genotype, group: Sequence[int]) -> int:
+    """Return how many removals of a group are made: one operation, or the edges that a node has too many."""
+    return len(group) - (setting.space.degree or 0) if supernet.decided else 1
 
 
 def _remove(
@@ -339,7 +332,7 @@ def _remove(
     gone: set[int] = set()
     left = supernet
     for group in groups:
-        wanted = _quota(supernet, group)
+        wanted = _quota(setting, supernet, group)
         for m in sorted(group, key=place.__getitem__):
             if not wanted:
                 break
@@ -381,7 +374,7 @@ def _choices(
         place = {
             m: at for at, m in enumerate(_order(setting, means, _totals(setting.criterion, _ranks(setting, means))))
         }
-        return [frozenset(sorted(group, key=place.__getitem__)[: _quota(supernet, group)]) for group in groups]
+        return [frozenset(sorted(group, key=place.__getitem__)[: _quota(setting, supernet, group)]) for group in groups]
 
     shares: list[float | None] = [None] * len(groups)
     alike: list[float | None] = [None] * len(groups)
@@ -396,7 +389,7 @@ def _choices(
     choices = []
     for group, share, agreed in zip(groups, shares, alike, strict=True):
         edge, removed = removals[group[0]].edge, sorted(gone.intersection(group))
-        options = comb(len(group), _quota(supernet, group))
+        options = comb(len(group), _quota(setting, supernet, group))
         names = tuple(
             f"{removals[m].edge.source}-{edge.target}" if supernet.decided else removals[m].operation for m in removed
         )
