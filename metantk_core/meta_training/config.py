@@ -187,8 +187,8 @@ class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of the operations on a cell's edges that are left out for an image; rises from 0 to this "
-        "over the epochs, linearly",
+        description="Share of the operations on a cell's edges that are left out for an image, or of the last maps of "
+        "resnet12; rises from 0 to this over the epochs, linearly",
     )
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="How training images are varied, and copies of support images"

@@ -14,7 +14,7 @@ from metantk_core.batches import Batch, BatchSource
 from metantk_core.meta_training.adaptation import correct_share
 from metantk_core.meta_training.config import RfsTraining
 from metantk_core.meta_training.learning import Step, gradient_problem
-from metantk_core.networks import dropping_paths
+from metantk_core.networks import dropping
 from metantk_core.seeding import generator
 
 
@@ -60,7 +60,7 @@ class RfsLearner:
         self.network.zero_grad(set_to_none=True)
         self.network.train()
         random = generator(self._seed, "train", "drop path", iteration)
-        with dropping_paths(self.network, self.drop_path(iteration), batch.images, random), self._precision():
+        with dropping(self.network, self.drop_path(iteration), batch.images, random), self._precision():
             logits = self.network(batch.images)
         loss = F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, batch.labels)
         value = loss.item()

@@ -18,6 +18,7 @@ from .config import (
 )
 from .costs import CostTable, LatencyTable, What, cost_table, measure_latency
 from .counts import count_macs, count_parameters, macs_of_pass
+from .dropping import dropping
 from .initialisation import initialise
 from .normalisation import batch_normalised, forget_moments, written_out
 from .operations import REVISIONS
@@ -46,6 +47,7 @@ __all__ = [
     "cost_table",
     "count_macs",
     "count_parameters",
+    "dropping",
     "dropping_paths",
     "forget_moments",
     "initialise",

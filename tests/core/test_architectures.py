@@ -34,7 +34,8 @@ from metantk_core.meta_training import (
     training,
     untrained_model,
 )
-from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation
+from metantk_core.networks import FewShotNetwork, NetworkConfig, Normalisation, dropping
+from metantk_core.networks.resnet12 import kept_positions
 from metantk_core.scores import ScoringConfig, score_candidate
 
 SMALL = NetworkConfig(channels=2, cells=3)
@@ -186,6 +187,35 @@ def test_named_networks_compute_what_their_definition_written_out_computes(name,
     assert expected.shape == (2, dimension)
     torch.testing.assert_close(network.features(x), expected, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(network(x), expected @ weights["head.weight"].T + weights["head.bias"])
+
+
+@pytest.mark.parametrize(("size", "side"), [(10, 5), (5, 5), (4, 2), (1, 1)])
+def test_squares_of_maps_are_left_out_in_the_wanted_share_and_the_mean_stays(size, side):
+    kept = kept_positions((200, 40, size, size), 0.1, torch.Generator().manual_seed(0))
+    dropped = kept == 0
+    # Squares overlap, so that a little less than the share is left out.
+    assert 0.08 < dropped.double().mean() <= 0.104
+    assert float(kept.double().mean()) == pytest.approx(1, abs=1e-4)
+    windows = dropped.unfold(2, side, 1).unfold(3, side, 1)
+    whole = windows.flatten(-2).all(-1)  # where a whole square is left out
+    covered = torch.zeros_like(dropped)
+    for down in range(side):
+        for across in range(side):
+            covered[:, :, down : size - side + 1 + down, across : size - side + 1 + across] |= whole
+    assert torch.equal(covered, dropped)
+
+
+def test_resnet12_loses_squares_of_its_last_maps_by_seed_and_only_while_it_is_told_to():
+    network, x = named("resnet12", 32), torch.randn(2, 3, 32, 32)
+    before = network(x)
+
+    def dropped(seed):
+        with dropping(network, 0.3, x, torch.Generator().manual_seed(seed)):
+            return network(x)
+
+    assert torch.equal(dropped(0), dropped(0))
+    assert not torch.allclose(dropped(0), dropped(1))
+    assert torch.equal(network(x), before)
 
 
 @pytest.mark.parametrize("name", NAMED_NETWORKS)
