@@ -50,7 +50,7 @@ def batched_query_logits(
         return answer(network, parameters, support, labels, queries, learning_rate, steps, first_order)
 
     with written_out(network):
-        return vmap(one)(support_images, support_labels, query_images)
+        return vmap(one, randomness="different")(support_images, support_labels, query_images)
 
 
 def _maml(

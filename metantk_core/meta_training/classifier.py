@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from metantk_core.architectures import seeded
 from metantk_core.augmentation import augmented_copies
 from metantk_core.episodes import network_input
 from metantk_core.errors import InputError
@@ -90,7 +91,8 @@ class FewShotClassifier:
             ways,
             InnerLoop.of(training),
         )
-        logits = answers(shown, [training.classifier])[training.classifier]
+        with seeded(self.model.architecture, self.model.seed, "classify"):
+            logits = answers(shown, [training.classifier])[training.classifier]
         return logits.double().softmax(dim=1).numpy()
 
     def _check_images(self, name: str, images: np.ndarray) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from metantk_core.architectures import seeded
 from metantk_core.augmentation import AugmentationConfig, augmented_copies
 from metantk_core.device_memory import sparingly
 from metantk_core.episodes import Episode, EpisodeSource
@@ -73,6 +75,11 @@ def evaluate(
     rows: list[list[float]] = list(unpack(saved, work, "evaluation")[0]["accuracies"]) if saved is not None else []
 
     network = model.network().to(device)
+
+    def answered(shown: Shown, index: int) -> dict[Classifier, Tensor]:
+        with seeded(model.architecture, seed, "evaluate", index):  # a person's module may hold dropout
+            return answers(shown, classifiers)
+
     last_save = time.monotonic()
     total = config.episodes * len(sources)
     progress(len(rows), total, _detail(rows))
@@ -102,7 +109,7 @@ def evaluate(
             known_queries=None if table is None else table[drawn.query_rows.to(device)],
         )
         with enough_memory("an episode of evaluation", "evaluation.episode.queries"):
-            logits = sparingly(lambda: answers(shown, classifiers))  # noqa: B023 - called at once
+            logits = sparingly(lambda: answered(shown, index))  # noqa: B023 - called at once
         rows.append([correct_share(logits[name].cpu(), drawn.query_labels) for name in classifiers])
         if checkpoint and (len(rows) == total or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             checkpoint.save(pack(work, {"accuracies": rows}, {}))

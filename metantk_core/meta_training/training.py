@@ -25,7 +25,7 @@ from metantk_core.errors import InputError
 from metantk_core.meta_training.adaptation import correct_share, enough_memory
 from metantk_core.meta_training.answering import InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
-from metantk_core.meta_training.config import MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
+from metantk_core.meta_training.config import Classifier, MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
 from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.meta_training.learning import Learner, Step, mean
 from metantk_core.meta_training.maml import MamlLearner
@@ -138,7 +138,7 @@ def meta_train(
     def validate() -> None:
         with enough_memory("an episode of validation", "training.episode.queries", first_order=second_order):
             accuracies = [
-                _validation_accuracy(network, validation, seed, index, config, device)
+                _validation_accuracy(architecture, network, validation, seed, index, config, device)
                 for index in range(config.validation_episodes)
             ]
         accuracy, half_width = mean_and_half_width(accuracies)
@@ -286,6 +286,7 @@ def _count(state: _State, step: Step) -> None:
 
 
 def _validation_accuracy(
+    architecture: Architecture,
     network: LearnableNetwork,
     source: EpisodeSource,
     seed: int,
@@ -302,7 +303,12 @@ def _validation_accuracy(
         config.validated_on.ways,
         InnerLoop.of(config),
     )
-    logits = sparingly(lambda: answers(shown, [config.classifier]))
+
+    def answered() -> Mapping[Classifier, Tensor]:
+        with seeded(architecture, seed, "validation", index):
+            return answers(shown, [config.classifier])
+
+    logits = sparingly(answered)
     return correct_share(logits[config.classifier], episode.query_labels)
 
 

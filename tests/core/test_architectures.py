@@ -249,12 +249,14 @@ def test_named_network_is_scored_as_a_candidate_is_but_not_by_what_only_cells_ha
 
 
 @pytest.mark.parametrize(("algorithm", "norm"), [("maml", "batch_support"), ("anil", "group")])
-@pytest.mark.parametrize("name", ["conv4-32", "usual", "Tied"])
+@pytest.mark.parametrize("name", ["conv4-32", "usual", "Tied", "with_dropout"])
 def test_every_kind_of_architecture_trains_is_kept_resumes_and_answers_alike(
     name, algorithm, norm, own, tmp_path, monkeypatch
 ):
     architecture = NamedNetwork(name) if name in NAMED_NETWORKS else own(name)
     config = changed(algorithm=algorithm, norm=norm, first_order=algorithm == "maml", iterations=2, validate_every=1)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
     whole = meta_train(architecture, TRAIN, VALIDATION, config, 0)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     memory = Memory()
@@ -267,6 +269,7 @@ def test_every_kind_of_architecture_trains_is_kept_resumes_and_answers_alike(
         meta_train(architecture, TRAIN, VALIDATION, config, 0, checkpoint=memory, progress=stop)
     resumed = meta_train(architecture, TRAIN, VALIDATION, config, 0, checkpoint=memory)
     assert resumed.digest == whole.digest
+    assert torch.equal(torch.get_rng_state(), state)
     assert resumed.history == whole.history
     save_model(whole, tmp_path / "model")
     read = load_model(tmp_path / "model")
@@ -298,6 +301,23 @@ def test_every_kind_of_architecture_trains_on_base_classes_and_resumes_with_the_
     assert (resumed.digest, resumed.history) == (whole.digest, whole.history)
     asked = EvaluationConfig(episode=EPISODE, episodes=4)
     assert evaluate(resumed, TEST, asked, 0) == evaluate(whole, TEST, asked, 0)
+
+
+@pytest.mark.parametrize("name", ["conv4-32", "usual"])
+def test_both_engines_train_named_networks_and_a_persons_module_alike(name, own):
+    architecture = NamedNetwork(name) if name in NAMED_NETWORKS else own(name)
+    losses = [
+        meta_train(architecture, TRAIN, VALIDATION, changed(iterations=1, engine=engine), 0).history[0].train_loss
+        for engine in ("learn2learn", "batched")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_dropout_of_a_persons_module_is_drawn_in_both_engines(own):
+    for engine in ("learn2learn", "batched"):
+        config = changed(iterations=1, engine=engine)
+        first, second = (meta_train(own("with_dropout"), TRAIN, VALIDATION, config, 0) for _ in range(2))
+        assert first.digest == second.digest
 
 
 @pytest.mark.parametrize("training", [PROTONET, RFS], ids=["protonet", "rfs"])
