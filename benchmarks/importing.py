@@ -179,17 +179,21 @@ def measured(source: Path, destination: Path) -> Figures:
         processor=usage.ru_utime + usage.ru_stime,
         pace=images / seconds,
         **parts(source, destination.parent),
-        resident=max(resident, usage.ru_maxrss / 1024),
+        resident=resident,
         proportional=proportional,
     )
 
 
 def peaks(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
     """Return the largest resident and proportional memory of a process while it runs, in MB, looked at often."""
-    largest = {"Rss": 0.0, "Pss": 0.0}
+    largest = {"VmHWM": 0.0, "Pss": 0.0}
     while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         try:
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+            lines = [
+                line
+                for file in ("status", "smaps_rollup")
+                for line in Path(f"/proc/{process.pid}/{file}").read_text().splitlines()
+            ]
         except OSError:
             break
         for line in lines:
@@ -197,7 +201,7 @@ def peaks(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
             if name in largest:
                 largest[name] = max(largest[name], float(rest.split()[0]) / 1024)
         time.sleep(0.1)
-    return largest["Rss"], largest["Pss"]
+    return largest["VmHWM"], largest["Pss"]
 
 
 def parts(source: Path, scratch: Path) -> dict[str, float]:

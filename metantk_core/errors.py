@@ -2,6 +2,8 @@
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ _ADDRESS = re.compile(r"\S*(@|%40|://|:/|//|[?;#]\S*=|(?i:token|passw|secret|key
 _EXAMPLE = "s3://bucket/prefix"  # as our own sentences show how addresses look
 _HIDDEN = "what may be an address (not shown: it may hold a password)"
 _LONGEST = 60
+_MOST_COMPLAINTS = 1000
 KEPT = "what is finished is kept."
 """How a sentence ends that asks to repeat a command."""
 STOPPED = "Stopped. Everything finished so far is kept: the same command resumes."
@@ -24,6 +27,49 @@ class InputError(ValueError):
     holds a secret: addresses are shown without their credentials. After an error in a person's own code, their lines of
     the traceback follow on lines of their own.
     """
+
+
+class Complaints:
+    """Collects what is wrong with several things, so that a person may hear of all of it at once.
+
+    The first complaint is raised; the others are its notes, see `all_of`.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the complaint that is raised inside, if there is one, and go on."""
+        try:
+            yield
+        except InputError as complaint:
+            self.add(complaint)
+
+    def add(self, complaint: InputError) -> None:
+        """Take note of a complaint."""
+        for words in all_of(complaint):
+            if len(self._found) < _MOST_COMPLAINTS:
+                self._found.append(words)
+
+    def raise_any(self) -> None:
+        """Raise the first complaint, if there is one.
+
+        Raises:
+            InputError: There is one.
+        """
+        if not self._found:
+            return
+        first, *others = self._found
+        complaint = InputError(first)
+        for other in others:
+            complaint.add_note(other)
+        raise complaint
+
+
+def all_of(complaint: InputError) -> tuple[str, ...]:
+    """Return the sentences of a complaint, and of those that were found together with it."""
+    return str(complaint), *getattr(complaint, "__notes__", ())
 
 
 class UnscoredError(InputError):

@@ -45,6 +45,48 @@ TestClasses = Annotated[
 
 
 @commands.command(
+    epilog="Examples: metantk data check /data/mini-imagenet --sheet mini.png  ·  metantk data check s3://bucket/cifar-fs",
+)
+def check(
+    source: Source,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet: some images of some classes.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Look at some images of each split; equal ones are not found then.")
+    ] = False,
+    name: Name = None,
+    colour_order: ColourOrder = None,
+    rotations: Rotations = None,
+    val_classes: ValClasses = None,
+    test_classes: TestClasses = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what lies there and all that is wrong with it; exit code 2 if a run can't use it.
+
+    Nothing is written but the contact sheet.
+    """
+    from metantk_core import data_display, wiring
+    from metantk_core.datasets import inspection
+    from metantk_core.workspace import told
+
+    found = inspection.inspect(
+        source,
+        wiring.images(source),
+        choices=_choices(name, colour_order, rotations, val_classes, test_classes),
+        fast=fast,
+        sheet=sheet,
+        progress=told("check"),
+    )
+    if as_json:
+        print_json({**asdict(found), "looked_at": found.looked_at, "usable": found.usable})
+    else:
+        data_display.print_inspection(found, sheet)
+    if not found.usable:
+        raise typer.Exit(2)
+
+
+@commands.command(
     name="import",
     epilog="Examples: metantk data import /data/mini-imagenet /data/mini-84 --image-size 84  ·  "
     "metantk data import /data/cifar-fs s3://bucket/cifar-fs",
@@ -93,6 +135,43 @@ def import_(
         print_json({"destination": destination, "layout": plan.layout, **asdict(made), "seconds": round(seconds, 3)})
     else:
         data_display.print_import(made, plan.layout, destination, seconds)
+
+
+@commands.command(
+    epilog="Examples: metantk data split /data/birds /data/birds-split  ·  metantk data split /data/birds "
+    "/data/birds-split --train 0.5 --val 0.25 --test 0.25 --seed 1 --by copy",
+)
+def split(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder with a folder of images for each class.")],
+    destination: Annotated[Path, typer.Argument(help="A folder, not there yet or empty.")],
+    train: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.64,
+    val: Annotated[float, typer.Option(help="Share of the classes to choose models on.")] = 0.16,
+    test: Annotated[float, typer.Option(help="Share of the classes to report accuracy on.")] = 0.2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice, which depends on it and the names alone.")] = 0,
+    by: Annotated[
+        str, typer.Option(metavar="link|copy", help="Second names of the same files, which take no space, or copies.")
+    ] = "link",
+    as_json: AsJson = False,
+) -> None:
+    """Divide the classes of a folder into train, val and test, each class in one of them. The source stays as it is."""
+    if by not in ("link", "copy"):
+        raise typer.BadParameter("link gives second names to the same files, copy copies them", param_hint="--by")
+    from metantk_core import data_display
+    from metantk_core.datasets import splitting
+    from metantk_core.workspace import told
+
+    divided = splitting.divide(
+        source.expanduser(),
+        destination.expanduser(),
+        shares={"train": train, "val": val, "test": test},
+        seed=seed,
+        by="link" if by == "link" else "copy",
+        progress=told("split"),
+    )
+    if as_json:
+        print_json({"destination": str(destination), "seed": seed, **asdict(divided)})
+    else:
+        data_display.print_divided(divided, destination)
 
 
 def _channels(text: str | None) -> Literal[1, 3] | None:

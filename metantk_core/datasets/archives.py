@@ -30,7 +30,7 @@ from metantk_core.datasets.sources import (
     of_kind,
     stream,
 )
-from metantk_core.errors import InputError
+from metantk_core.errors import Complaints, InputError
 from metantk_core.files import Place, reason, shown
 
 _DEFLATE_RATIO = 1032  # deflate can't pack more bytes into one
@@ -71,30 +71,34 @@ def npz(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
     """
     splits: dict[Split, SplitSource] = {}
     listing = hashlib.sha256()
+    complaints = Complaints()
     for split in SPLITS:
-        path = f"{split}.npz"
-        where = shown(place.where(path))
-        try:
-            entry = place.entry(path)
-            if entry is None and not place.holds_folder():
-                raise InputError(
-                    f"No folder '{shown(place.where())}': expected a folder that holds train.npz, val.npz and "
-                    "test.npz. Check data.path."
-                )
-        except InputError:
-            raise
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"Can't read '{where}' ({reason(error)}). Check data.path, and who may read it."
-            ) from error
-        if entry is None:
-            raise InputError(
-                f"Split '{split}' is missing: no file '{where}'. Expected train.npz, val.npz and test.npz."
-            )
-        splits[split] = _split(_File(place, path, entry.size), split, image_size, channels)
-        listing.update(json.dumps([split, entry.size, *entry.version]).encode())
+        with complaints.kept():
+            file = _file_of(place, split)
+            splits[split] = _split(file, split, image_size, channels)
+            listing.update(json.dumps([split, file.size, *file.version]).encode())
+    complaints.raise_any()
     check_disjoint({split: source.class_names for split, source in splits.items()})
     return Source(place.name, listing.hexdigest()[:16], lambda: splits, "npz files", of_kind("npz"))
+
+
+def _file_of(place: Place, split: Split) -> "_File":
+    path = f"{split}.npz"
+    where = shown(place.where(path))
+    try:
+        entry = place.entry(path)
+        if entry is None and not place.holds_folder():
+            raise InputError(
+                f"No folder '{shown(place.where())}': expected a folder that holds train.npz, val.npz and test.npz. "
+                "Check data.path."
+            )
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"Can't read '{where}' ({reason(error)}). Check data.path, and who may read it.") from error
+    if entry is None:
+        raise InputError(f"Split '{split}' is missing: no file '{where}'. Expected train.npz, val.npz and test.npz.")
+    return _File(place, path, entry.size, entry.version)
 
 
 def images_of(
@@ -130,6 +134,7 @@ class _File:
     place: Place
     path: str
     size: int
+    version: tuple[int | str, ...] = ()
 
     def __str__(self) -> str:
         return self.place.where(self.path)

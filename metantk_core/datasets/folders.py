@@ -25,7 +25,7 @@ from metantk_core.datasets.sources import (
     of_kind,
     to_array,
 )
-from metantk_core.errors import InputError
+from metantk_core.errors import Complaints, InputError
 from metantk_core.files import FILE, FOLDER, Place, reason, shown
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -54,32 +54,42 @@ def folder(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
         )
     splits: dict[Split, SplitSource] = {}
     listing = hashlib.sha256()
+    complaints = Complaints()
     for split in SPLITS:
-        if not _is_folder(place, split):
-            raise InputError(
-                f"Split '{split}' is missing: no folder '{shown(place.where(split))}'. "
-                f"Expected {{train,val,test}}/<class>/<image> in '{shown(place.where())}'."
-            )
-        root = place.where(split)
-        classes: list[tuple[str, list[str]]] = []
-        for entry in place.entries(split):
-            if entry.kind == FOLDER:
-                check_name(entry.name, split, root)
-                classes.append((entry.name, _image_files(place, split, entry.name, listing)))
-        if not classes:
-            raise InputError(
-                f"Split '{split}' has no classes: expected one folder of images a class in '{shown(root)}'."
-            )
-        counts = [len(files) for _, files in classes]
-        check_counts(sum(counts), len(classes), split, root)
-        files = [f"{split}/{name}/{file}" for name, found in classes for file in found]
-        splits[split] = SplitSource(
-            class_names=tuple(name for name, _ in classes),
-            labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
-            images=lambda start=0, files=files: stream_files(place, files[start:], image_size, channels),
-        )
+        with complaints.kept():
+            splits[split] = _split(place, split, listing, image_size, channels)
+    complaints.raise_any()
     check_disjoint({split: source.class_names for split, source in splits.items()})
     return Source(place.name, listing.hexdigest()[:16], lambda: splits, "folders of images", of_kind("folder"))
+
+
+def _split(
+    place: Place, split: Split, listing: "hashlib._Hash", image_size: int, channels: Literal[1, 3]
+) -> SplitSource:
+    if not _is_folder(place, split):
+        raise InputError(
+            f"Split '{split}' is missing: no folder '{shown(place.where(split))}'. "
+            f"Expected {{train,val,test}}/<class>/<image> in '{shown(place.where())}'."
+        )
+    root = place.where(split)
+    complaints = Complaints()
+    classes: list[tuple[str, list[str]]] = []
+    for entry in place.entries(split):
+        if entry.kind == FOLDER:
+            with complaints.kept():
+                check_name(entry.name, split, root)
+                classes.append((entry.name, _image_files(place, split, entry.name, listing)))
+    complaints.raise_any()
+    if not classes:
+        raise InputError(f"Split '{split}' has no classes: expected one folder of images a class in '{shown(root)}'.")
+    counts = [len(files) for _, files in classes]
+    check_counts(sum(counts), len(classes), split, root)
+    files = [f"{split}/{name}/{file}" for name, found in classes for file in found]
+    return SplitSource(
+        class_names=tuple(name for name, _ in classes),
+        labels=np.repeat(np.arange(len(classes), dtype=np.int64), counts),
+        images=lambda start=0: stream_files(place, files[start:], image_size, channels),
+    )
 
 
 def _is_folder(place: Place, path: str = "") -> bool:

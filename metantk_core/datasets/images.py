@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from metantk_core.datasets.pixel_file import PixelFile
-from metantk_core.errors import InputError
+from metantk_core.errors import Complaints, InputError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -144,15 +144,18 @@ def check_disjoint(class_names: dict[Split, tuple[str, ...]]) -> None:
         InputError: If a class is there twice; the sentence names the class and the splits.
     """
     seen: dict[str, Split] = {}
+    complaints = Complaints()
     for split, names in class_names.items():
         for name in names:
             same = unicodedata.normalize("NFC", name)
             if same in seen:
-                where = (
-                    f"twice in split '{split}'" if seen[same] == split else f"in splits '{seen[same]}' and '{split}'"
-                )
-                raise InputError(
-                    f"Class '{name}' is {where}; the classes of train, val and test must differ, or accuracy on test "
-                    "classes says nothing about new classes. Move or rename it."
+                first = seen[same]
+                where = f"twice in split '{split}'" if first == split else f"in splits '{first}' and '{split}'"
+                complaints.add(
+                    InputError(
+                        f"Class '{name}' is {where}; the classes of train, val and test must differ, or accuracy on "
+                        "test classes says nothing about new classes. Move or rename it."
+                    )
                 )
             seen[same] = split
+    complaints.raise_any()

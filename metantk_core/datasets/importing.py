@@ -25,7 +25,7 @@ from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.overlap import shared_images
 from metantk_core.datasets.scratch import resumable
 from metantk_core.datasets.sources import AS_THEY_ARE, ImageStream, Source, SplitSource
-from metantk_core.datasets.store import identity_of, load, source_of, verify, writing
+from metantk_core.datasets.store import identity_of, load, opened, verify, writing
 from metantk_core.datasets.stored import FILES, SUMMARY, UnusableError, read_labels, read_summary, write
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.files import Folder, Place, shown
@@ -250,20 +250,6 @@ def is_there(place: Place, plan: Import, source: Source) -> bool:
     else:
         what = f"'{shown(held[0])}'"
     raise InputError(f"'{shown(place.where())}' holds {what}. Choose another destination, or remove this one.")
-
-
-def opened(config: DataConfig, place: Place | None) -> Source:
-    """Return the source of a configuration.
-
-    Raises:
-        InputError: There is none.
-    """
-    source = source_of(config, place)
-    if source is None:
-        raise InputError(
-            f"There is no '{shown(config.path)}': expected a folder that holds images, or s3://bucket/prefix."
-        )
-    return source
 
 
 def is_grey(image: UInt8[np.ndarray, "c h w"]) -> bool:

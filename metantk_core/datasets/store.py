@@ -117,7 +117,8 @@ def prepare(
             else:
                 source.finished(made, progress)
                 _take_over(made, source, config, progress)
-            for sentence in _admit(load(made), config):
+            dataset = load(made)
+            for sentence in (*dataset.assumptions, *_admit(dataset, config)):
                 _logger.warning("%s: %s", source.name, sentence)
             if shelf is not None and not shelf.put(identity_of(config, source), made, progress):
                 # All are to work on the same one, and another decoder of images may have made others of them.
@@ -202,6 +203,20 @@ def _take_over(directory: Path, source: Source, config: DataConfig, progress: Pr
 def _rename(summary: Summary, directory: Path, source: Source, config: DataConfig) -> None:
     ours = {"name": source.name, "fingerprint": source.fingerprint, "config": config.identity}
     write_summary(summary.model_copy(update=ours), directory)
+
+
+def opened(config: DataConfig, place: Place | None) -> Source:
+    """Return the source of a configuration.
+
+    Raises:
+        InputError: There is none.
+    """
+    source = source_of(config, place)
+    if source is None:
+        raise InputError(
+            f"There is no '{shown(config.path)}': expected a folder that holds images, or s3://bucket/prefix."
+        )
+    return source
 
 
 def source_of(config: DataConfig, place: Place | None) -> Source | None:

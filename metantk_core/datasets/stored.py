@@ -12,7 +12,6 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -47,7 +46,6 @@ _AT_ONCE = 64
 _CHECKED_IN_A_MOMENT = 1 << 30  # bytes
 _TOLD_EVERY = 1024  # images checked
 _BLUER = 4 / 255  # ImageNet and CIFAR are redder than blue by 16 and 17 of 255
-_logger = logging.getLogger(__name__)
 
 
 class Summary(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -142,9 +140,7 @@ def write(source: Source, config: DataConfig, directory: Path, progress: Progres
     if not (std > 0).all():
         raise InputError(f"All train images of '{source.name}' are one constant value in a channel; nothing to learn.")
     recognition = source.recognise(splits)
-    assumptions = (*recognition.assumptions, *_doubts(recognition, mean))
-    for sentence in assumptions:
-        _logger.warning("%s: %s", source.name, sentence)
+    assumptions = (*recognition.assumptions, *doubts(recognition, mean))
     summary = Summary(
         format=FORMAT,
         name=source.name,
@@ -164,8 +160,13 @@ def write(source: Source, config: DataConfig, directory: Path, progress: Progres
     write_summary(summary, directory)
 
 
-def _doubts(recognition: Recognition, mean: Float64[np.ndarray, " c"]) -> tuple[str, ...]:
-    """Return a sentence if known photographs are bluer than red, as none are on the average."""
+def doubts(recognition: Recognition, mean: Float64[np.ndarray, " c"]) -> tuple[str, ...]:
+    """Return a sentence if known photographs are bluer than red, as none are on the average.
+
+    Args:
+        recognition: What the data set was taken for.
+        mean: Mean of each channel over training images, which are scaled to 0..1.
+    """
     if not recognition.photographs or len(mean) != 3 or mean[2] - mean[0] < _BLUER:
         return ()
     first, _, last = 255 * mean

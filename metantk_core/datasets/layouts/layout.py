@@ -14,7 +14,7 @@ from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.layouts.known import taken_for
 from metantk_core.datasets.pickles import Value, let_go, read_pickle
 from metantk_core.datasets.sources import MAX_PIXELS, Source, SplitSource, check_counts, check_name, stream
-from metantk_core.errors import InputError
+from metantk_core.errors import Complaints, InputError
 from metantk_core.files import FILE, Place, shown
 
 NO_CHOICES = Choices()
@@ -97,8 +97,11 @@ class Layout:
 
     def _splits(self, place: Place, files: Files, image_size: int, channels: Literal[1, 3]) -> dict[Split, SplitSource]:
         splits: dict[Split, SplitSource] = {}
+        complaints = Complaints()
         for split in SPLITS:
-            splits[split] = self.read(place, files[split], split, image_size, channels)
+            with complaints.kept():
+                splits[split] = self.read(place, files[split], split, image_size, channels)
+        complaints.raise_any()
         check_disjoint({split: source.class_names for split, source in splits.items()})
         return splits
 

@@ -13,7 +13,7 @@ from metantk_core.datasets.folders import is_image, stream_files
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.layouts.known import taken_for
 from metantk_core.datasets.sources import MAX_IMAGES, Source, SplitSource, check_counts, check_name
-from metantk_core.errors import InputError
+from metantk_core.errors import Complaints, InputError
 from metantk_core.files import FILE, Place, amount, reason, shown
 
 FOLDER_NAME = "images"
@@ -37,16 +37,20 @@ def listed(place: Place, image_size: int, channels: Literal[1, 3], choices: Choi
     there = {entry.name: entry for entry in place.entries(FOLDER_NAME, is_image) if entry.kind == FILE}
     splits: dict[Split, SplitSource] = {}
     listing = hashlib.sha256()
+    complaints = Complaints()
     for split, path in FILES.items():
         where = place.where(path)
         rows = _rows(place, path)
         check_counts(len(rows), 0, split, where)
         for number, (file, _) in enumerate(rows):
             if file not in there:
-                raise InputError(
-                    f"'{shown(where)}' lists '{shown(file)}' (image {number + 1:,}), which is no image file in "
-                    f"'{shown(place.where(FOLDER_NAME))}'. Put it there, or take it off the list."
+                complaints.add(
+                    InputError(
+                        f"'{shown(where)}' lists '{shown(file)}' (image {number + 1:,}), which is no image file in "
+                        f"'{shown(place.where(FOLDER_NAME))}'. Put it there, or take it off the list."
+                    )
                 )
+                continue
             entry = there[file]
             listing.update(json.dumps([split, *rows[number], entry.size, *entry.version]).encode())
         names, labels = np.unique([name for _, name in rows], return_inverse=True)
@@ -59,6 +63,7 @@ def listed(place: Place, image_size: int, channels: Literal[1, 3], choices: Choi
             labels.astype(np.int64),
             lambda start=0, files=files: stream_files(place, files[start:], image_size, channels),
         )
+    complaints.raise_any()
     check_disjoint({split: source.class_names for split, source in splits.items()})
     recognise = taken_for(("miniimagenet",), choices.name, otherwise="lists")
     return Source(place.name, listing.hexdigest()[:16], lambda: splits, "lists of images", recognise)
