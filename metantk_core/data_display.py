@@ -39,7 +39,7 @@ def print_import(made: Imported, layout: str, destination: str, seconds: float, 
         pace = f", {total / seconds:,.0f} images a second" if seconds >= 1 else ""
         _say(console, f"Imported into {destination} in {duration(seconds)}{pace}")
     else:
-        _say(console, f"It is in {destination} already, and whole")
+        _say(console, f"It is in {destination} already")
     settings = {"path": destination, "image_size": width, "channels": channels}
     words = " ".join(f"--set {shlex.quote(f'data.{key}={value}')}" for key, value in settings.items())
     _say(console, f"Next       metantk run smoke {words}")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from metantk_core.command_line.options import AsJson, Commands, print_json
+from metantk_core.errors import InputError
 
 commands = typer.Typer(
     name="data",
@@ -94,7 +95,10 @@ def check(
 def import_(
     source: Source,
     destination: Annotated[
-        str, typer.Argument(help="A folder, not there yet or empty; or s3://bucket/prefix, with nothing there.")
+        str,
+        typer.Argument(
+            metavar="DESTINATION", help="A folder, not there yet or empty; or s3://bucket/prefix, with nothing there."
+        ),
     ],
     image_size: Annotated[
         int | None,
@@ -122,8 +126,12 @@ def import_(
     from metantk_core.workspace import told
 
     choices = _choices(name, colour_order, rotations, val_classes, test_classes)
-    plan = importing.planned(source, image_size, given, wiring.images(source), choices)
     place = wiring.images(destination)
+    if place is None and "://" in destination:
+        raise InputError(
+            "Expected a folder on this machine as the destination, or s3://bucket/prefix; give one of these."
+        )
+    plan = importing.planned(source, image_size, given, wiring.images(source), choices)
     started = time.monotonic()
     if place is None:
         made = importing.import_images(plan, Path(destination).expanduser(), told("import"))
@@ -143,7 +151,7 @@ def import_(
 )
 def split(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A folder with a folder of images for each class.")],
-    destination: Annotated[Path, typer.Argument(help="A folder, not there yet or empty.")],
+    destination: Annotated[Path, typer.Argument(metavar="DESTINATION", help="A folder, not there yet or empty.")],
     train: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.64,
     val: Annotated[float, typer.Option(help="Share of the classes to choose models on.")] = 0.16,
     test: Annotated[float, typer.Option(help="Share of the classes to report accuracy on.")] = 0.2,

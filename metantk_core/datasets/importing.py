@@ -26,7 +26,7 @@ from metantk_core.datasets.overlap import shared_images
 from metantk_core.datasets.scratch import resumable
 from metantk_core.datasets.sources import AS_THEY_ARE, ImageStream, Source, SplitSource
 from metantk_core.datasets.store import identity_of, load, opened, verify, writing
-from metantk_core.datasets.stored import FILES, SUMMARY, UnusableError, read_labels, read_summary, write
+from metantk_core.datasets.stored import FILES, SUMMARY, UnusableError, images_header, read_labels, read_summary, write
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.files import Folder, Place, shown
 from metantk_core.progress import Progress, silent
@@ -126,6 +126,8 @@ def imported(place: Place, *, made: bool) -> Imported:
     try:
         summary = read_summary(place)
         images: dict[Split, int] = {split: len(read_labels(place, split, summary)[0]) for split in SPLITS}
+        for split, count in images.items():
+            images_header(place, split, count, summary)
     except UnusableError as problem:
         raise InputError(f"{problem} Remove it and import the images again.") from problem
     classes: dict[Split, int] = {split: len(summary.class_names[split]) for split in SPLITS}
@@ -157,7 +159,8 @@ def planned(
     try:
         first = DataConfig(path=path, **choices)
     except ValidationError as error:
-        raise InputError(f"The images can't be read as asked for ({first_complaint(error)}): correct it.") from error
+        words = first_complaint(error).removeprefix("Value error, ")
+        raise InputError(f"The images can't be read as asked for ({words}): correct it.") from error
     source = opened(first.model_copy(update={"image_size": AS_THEY_ARE, "channels": 3}), place)
     theirs = image_size is None
     images: dict[Split, list[np.ndarray]] = {}

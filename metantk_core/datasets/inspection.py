@@ -6,8 +6,10 @@ anything else that a person would want to know is said as well.
 Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns, ``b`` bytes.
 """
 
+import errno
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
@@ -29,7 +31,7 @@ from metantk_core.datasets.sources import AS_THEY_ARE, Source, SplitSource
 from metantk_core.datasets.store import opened
 from metantk_core.datasets.stored import doubts
 from metantk_core.errors import InputError, all_of, first_complaint
-from metantk_core.files import FILE, FOLDER, Folder, Place
+from metantk_core.files import FILE, FOLDER, Folder, Place, reason, shown
 from metantk_core.progress import Progress, silent
 
 WAYS, QUERIES = 5, 15
@@ -143,8 +145,14 @@ def inspect(
     try:
         config = DataConfig(path=path, **choices)
     except ValidationError as error:
-        raise InputError(f"The images can't be read as asked for ({first_complaint(error)}): correct it.") from error
+        words = first_complaint(error).removeprefix("Value error, ")
+        raise InputError(f"The images can't be read as asked for ({words}): correct it.") from error
     config = config.model_copy(update={"image_size": AS_THEY_ARE, "channels": 3})
+    if sheet is not None:
+        with _drawing(sheet):  # not found out after all images were read
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            if sheet.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
     there = Folder(Path(path).expanduser()) if place is None else place
     try:
         source = opened(config, place)
@@ -172,7 +180,8 @@ def inspect(
         problems += _shared(looks)
     if sheet is not None and sizes:
         parts: dict[Split, Part] = {split: look.part for split, look in looks.items()}
-        draw_sheet(source.name, _facts(sizes, colours), parts, sheet)
+        with _drawing(sheet):
+            draw_sheet(source.name, _facts(sizes, colours), parts, sheet)
     found: dict[Split, SplitFound] = {split: look.found for split, look in looks.items()}
     return Inspection(
         path=path,
@@ -187,6 +196,16 @@ def inspect(
         remarks=recognition.assumptions,
         problems=(*problems, *(Problem(sentence, fatal=False) for sentence in doubted)),
     )
+
+
+@contextmanager
+def _drawing(sheet: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"Can't write the contact sheet '{shown(sheet)}' ({reason(error)}). Name another file."
+        ) from error
 
 
 class _Look:

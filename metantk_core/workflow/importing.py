@@ -68,7 +68,7 @@ def _store(room: Path, store: ArtifactStore, progress: Progress) -> None:
     def heard(size: int) -> None:
         nonlocal done
         done += size
-        progress(min(done // _MEGABYTE, total), total, f"MB stored, {amount(done)}")
+        progress(min(-(-done // _MEGABYTE), total), total, f"MB stored, {amount(done)}")
 
     heard(sum(size for name, size in sizes.items() if there.get(name) == size))
     for name, size in sizes.items():

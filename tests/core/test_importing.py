@@ -1,6 +1,7 @@
 """What is imported once is what a run would have prepared, through kills, and is used as it is."""
 
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -9,11 +10,14 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from metantk_core.command_line import app
 from metantk_core.datasets import SPLITS, DataConfig, importing, prepare, scratch, stored, verify
 from metantk_core.datasets.importing import Import, import_images, planned
 from metantk_core.datasets.layouts import recognised
@@ -332,3 +336,29 @@ def test_grey_is_what_has_equal_channels():
         other = image.repeat(3, 0)
         other[channel, 2, 1] ^= 1
         assert not importing.is_grey(other)
+
+
+# The command
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["data", "import", *map(str, arguments)])
+
+
+def test_the_command_prints_for_people_and_for_programs(tmp_path):
+    source = write_arrays(tmp_path / "arrays", count=20)
+    done = run(source, tmp_path / "imported")
+    assert done.exit_code == 0
+    for words in ("arrays: npz files", "12 x 12 pixels, RGB", f"data.path={tmp_path}/imported", "data.image_size=12"):
+        assert words in done.stdout
+    told = json.loads(run(source, tmp_path / "imported", "--json").stdout)
+    assert (told["made"], told["image_shape"], told["images"]) == (False, [3, 12, 12], dict.fromkeys(SPLITS, 20))
+
+
+@pytest.mark.parametrize("destination", ["ftp://host/x", "http://me:secret@host/x", "s3://", "s3://A_B/x"])
+def test_a_destination_that_is_none_is_refused_before_images_are_read(tmp_path, destination):
+    done = run(tmp_path / "gone", destination)
+    assert isinstance(done.exception, InputError)
+    assert "s3://bucket/prefix" in str(done.exception)
+    assert "secret" not in str(done.exception)
+    assert list(tmp_path.iterdir()) == []

@@ -289,3 +289,10 @@ def test_choices_that_are_none_are_a_sentence(tree):
     done = run(tree, "--colour-order", "grb")
     assert done.exit_code == 1
     assert "colour_order" in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["folder", "/proc/sheet.png"])
+def test_a_sheet_that_can_not_be_written_is_a_sentence(tree, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"Can't write the contact sheet '.*' \(.*\)\. Name another file"):
+        inspect(str(tree), sheet=tmp_path / name)
