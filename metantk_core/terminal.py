@@ -106,7 +106,7 @@ def print_records(records: Sequence[ScoreRecord], console: Console | None = None
         console.print("* computed in float64: in float32, rounding could have been more than 1 % of it")
 
 
-def print_classified(found: workflow.Classified, console: Console | None = None) -> None:
+def print_classified(found: "workflow.Classified", console: Console | None = None) -> None:
     """Print what each image was taken for, and how many answers are right where that is known."""
     console = console or Console()
     counts = ", ".join(f"{label} ({count})" for label, count in zip(found.labels, found.support, strict=True))
