@@ -98,7 +98,7 @@ class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.iterations:,} iterations"
+        return f"{self.iterations:,} iteration{'' if self.iterations == 1 else 's'}"
 
 
 class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -157,7 +157,7 @@ class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.iterations:,} iterations"
+        return f"{self.iterations:,} iteration{'' if self.iterations == 1 else 's'}"
 
 
 class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -243,7 +243,7 @@ class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.epochs:,} epochs"
+        return f"{self.epochs:,} epoch{'' if self.epochs == 1 else 's'}"
 
 
 LEARNERS_SETTINGS: tuple[type[BaseModel], ...] = (MamlTraining, ProtoNetTraining, RfsTraining)
