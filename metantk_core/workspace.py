@@ -161,8 +161,17 @@ class Workspace:
         elif not address.startswith("models:/"):
             return Path(address).expanduser()
         admit_tracking(self.tracking_uri)
+        if not self.tracking:
+            self._admit_runs()  # MLflow would make a database of nothing
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         return wiring.model_registry(self.tracking_uri).fetch(address, scratch / "model")
+
+    def _admit_runs(self) -> None:
+        if not (self.root / "mlflow.db").exists():
+            raise InputError(
+                f"Expected runs in the workspace {self.root}, but it has no mlflow.db; do `metantk run` first, or "
+                "name another folder with --workspace."
+            )
 
     def sync_command(self) -> list[str]:
         """Return the arguments that send what could not be logged, beside the program's name."""
@@ -209,11 +218,7 @@ class Workspace:
         Raises:
             InputError: There are no runs yet, or something else listens on the port.
         """
-        if not (self.root / "mlflow.db").exists():
-            raise InputError(
-                f"Expected runs in the workspace {self.root}, but it has no mlflow.db; do `metantk run` first, or "
-                "name another folder with --workspace."
-            )
+        self._admit_runs()
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 raise InputError(f"Something already listens on port {port}; choose another one with --port.")

@@ -50,7 +50,18 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
     done = metantk(command, "--help", cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0
     assert f"metantk {command}" in done.stdout.split("Examples:")[1]
-    if command not in ("ui", "recipes", "sync", "store", "profiles", "runs", "schedule", "benchmark"):
+    if command not in (
+        "ui",
+        "recipes",
+        "sync",
+        "store",
+        "profiles",
+        "runs",
+        "schedule",
+        "benchmark",
+        "classify",
+        "data",
+    ):
         assert "--seed" in done.stdout
         assert "--set" in done.stdout
 
