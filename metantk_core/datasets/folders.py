@@ -6,31 +6,26 @@ Nothing of the folder is trusted: links may loop, names may be no text, and file
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from io import BufferedIOBase
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
+from metantk_core.datasets.decoding import decoded
 from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.sources import (
-    MAX_PIXELS,
     Source,
     SplitSource,
     check_counts,
     check_name,
     of_kind,
-    to_array,
 )
 from metantk_core.errors import Complaints, InputError
 from metantk_core.files import FILE, FOLDER, Place, reason, shown
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# Pillow goes by content, not by suffix, and knows formats that start other programs (EPS runs Ghostscript).
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def folder(place: Place, image_size: int, channels: Literal[1, 3]) -> Source:
@@ -152,27 +147,13 @@ def stream_files(
 def _read_image(
     place: Place, file: str, opened: Iterator[BufferedIOBase], image_size: int, channels: Literal[1, 3]
 ) -> UInt8[np.ndarray, "c h w"]:
-    where = shown(place.where(file))
+    what = f"Image '{shown(place.where(file))}'"
     try:
-        with warnings.catch_warnings(), next(opened) as stream:
-            warnings.simplefilter("ignore")  # Pillow warns of oddities that it has dealt with
-            with Image.open(stream, formats=_FORMATS) as image:  # pyright: ignore[reportArgumentType] - any such file
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"Image '{where}' has {image.width:,} x {image.height:,} pixels: expected at most "
-                        f"{MAX_PIXELS:,} in all. Make it smaller."
-                    )
-                if image.format == "PPM" and image.mode == "I":  # 16 bits, whatever the file calls white
-                    return to_array(Image.fromarray(np.asarray(image).astype(np.uint16)), image_size, channels)
-                if image.mode in ("I", "F"):
-                    raise InputError(
-                        f"Image '{where}' has 32-bit pixels, whose range is unknown: expected 8 or 16 bits. Convert it."
-                    )
-                return to_array(ImageOps.exif_transpose(image), image_size, channels)
+        with next(opened) as stream:
+            return decoded(stream, what, image_size, channels)
     except InputError:
-        raise
-    # Pillow's decoders raise whatever they stumble over: a broken PNG is a SyntaxError, broken EXIF a struct.error.
-    except Exception as error:
         place.forget(file)
-        words = "it is none of " + ", ".join(_FORMATS) if "cannot identify" in str(error) else reason(error)
-        raise InputError(f"Image '{where}' can't be read ({words}). Replace or remove it.") from error
+        raise
+    except (OSError, ValueError) as error:
+        place.forget(file)
+        raise InputError(f"{what} can't be read ({reason(error)}). Replace or remove it.") from error

@@ -120,7 +120,7 @@ def _pixels(pictures: Sequence[Picture], shape: tuple[int, int, int]) -> UInt8[n
         [
             decoded(
                 io.BytesIO(picture.content),
-                picture.name,
+                f"Image '{shown(picture.name)}'",
                 size,
                 cast(Literal[1, 3], channels),
                 remedy="Send the bytes of an image file, in JSON as base64.",

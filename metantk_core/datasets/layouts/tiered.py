@@ -1,21 +1,20 @@
 """tieredImageNet: encoded images as Ren et al. published them, and RFS's arrays, whose colours begin with blue."""
 
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from metantk_core.datasets.archives import images_of
+from metantk_core.datasets.decoding import decoded
 from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.layouts.layout import Copy, Layout, by_class, check_labels, read_dictionary
 from metantk_core.datasets.pickles import let_go, read_pickle
-from metantk_core.datasets.sources import MAX_PIXELS, SplitSource, check_counts, to_array
+from metantk_core.datasets.sources import SplitSource, check_counts
 from metantk_core.errors import InputError
-from metantk_core.files import Place, reason, shown
+from metantk_core.files import Place, shown
 
 
 def _arrays(
@@ -89,24 +88,15 @@ def _decoded(
     encoded: object, row: int, where: str, image_size: int, channels: Literal[1, 3]
 ) -> UInt8[np.ndarray, "c h w"]:
     data = io.BytesIO(encoded.tobytes() if isinstance(encoded, np.ndarray) else cast(bytes, encoded))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of oddities that it has dealt with
-            # Pillow decodes to red, green, blue; only OpenCV turns them round.
-            with Image.open(data, formats=("PNG", "JPEG")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"Image {row} in '{shown(where)}' has {image.width:,} x {image.height:,} pixels: expected at "
-                        f"most {MAX_PIXELS:,} in all. Make it smaller."
-                    )
-                return to_array(image, image_size, channels)
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        words = "it is neither PNG nor JPEG" if "cannot identify" in str(error) else reason(error)
-        raise InputError(
-            f"Image {row} in '{shown(where)}' can't be read ({words}). Copy or download the file again."
-        ) from error
+    # Pillow decodes to red, green, blue; only OpenCV turns them round.
+    return decoded(
+        data,
+        f"Image {row} in '{shown(where)}'",
+        image_size,
+        channels,
+        formats=("PNG", "JPEG"),
+        remedy="Copy or download the file again.",
+    )
 
 
 TIERED_ENCODED = Layout(
