@@ -92,8 +92,8 @@ def _sizes(found: Inspection) -> str:
     (width, height, count), *others = found.sizes
     if not others:
         return f"all {width} x {height} pixels"
-    smallest = min(found.sizes, key=lambda size: size[0] * size[1])
-    largest = max(found.sizes, key=lambda size: size[0] * size[1])
+    smallest = min(found.sizes, key=lambda size: (size[0] * size[1], size[0]))
+    largest = max(found.sizes, key=lambda size: (size[0] * size[1], size[0]))
     return (
         f"{len(found.sizes):,} different, from {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels; "
         f"{count / found.looked_at:.0%} are {width} x {height}"

@@ -8,6 +8,7 @@ import typer
 
 from metantk_core.command_line.options import AsJson, Commands, print_json
 from metantk_core.errors import InputError
+from metantk_core.files import shown
 
 commands = typer.Typer(
     name="data",
@@ -16,6 +17,8 @@ commands = typer.Typer(
     epilog="Examples: metantk data check /data/mini-imagenet  ·  metantk data import /data/mini-imagenet /data/mini-84",
     no_args_is_help=True,
 )
+
+_LONGEST_NUMBER = 10  # digits; what has more is a name that is nothing but digits
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="What holds the images: a folder, or s3://bucket/prefix.")
@@ -164,6 +167,12 @@ def split(
     """Divide the classes of a folder into train, val and test, each class in one of them. The source stays as it is."""
     if by not in ("link", "copy"):
         raise typer.BadParameter("link gives second names to the same files, copy copies them", param_hint="--by")
+    for given in (source, destination):
+        if ":/" in str(given):  # a path has lost one of its slashes
+            raise InputError(
+                "Expected two folders on this machine, but got an address. Copy the images here, divide them, and copy "
+                "the splits there, or import them there."
+            )
     from metantk_core import data_display
     from metantk_core.datasets import splitting
     from metantk_core.workspace import told
@@ -210,6 +219,14 @@ def _choices(
 
 def _held_out(text: str | None) -> int | list[str] | None:
     """Return a number of classes, or their names."""
-    if text is None or text.isdecimal():
-        return int(text) if text else None
-    return [name.strip() for name in text.split(",")]
+    if text is None:
+        return None
+    if text.isdecimal() and len(text) < _LONGEST_NUMBER:
+        return int(text)
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise typer.BadParameter(
+            f"expected how many classes, or their names with commas between, but got {shown(repr(text))}",
+            param_hint="--val-classes and --test-classes",
+        )
+    return names

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from metantk_core.datasets.config import DataConfig
 from metantk_core.datasets.images import SPLITS, Split
 from metantk_core.datasets.overlap import shared_images
-from metantk_core.datasets.scratch import resumable
+from metantk_core.datasets.scratch import destination, resumable
 from metantk_core.datasets.sources import AS_THEY_ARE, ImageStream, Source, SplitSource
 from metantk_core.datasets.store import identity_of, load, opened, verify, writing
 from metantk_core.datasets.stored import FILES, SUMMARY, UnusableError, images_header, read_labels, read_summary, write
@@ -198,6 +198,7 @@ def import_images(plan: Import, directory: Path, progress: Progress = silent) ->
     if is_there(Folder(directory), plan, source):
         verify(directory)
         return imported(Folder(directory), made=False)
+    directory = destination(directory, plan.config.path if plan.place is None else None)
     with writing(directory), resumable(directory, identity_of(plan.config, source)) as made:
         if is_there(Folder(directory), plan, source):  # another process was faster
             return imported(Folder(directory), made=False)

@@ -149,6 +149,8 @@ def inspect(
         raise InputError(f"The images can't be read as asked for ({words}): correct it.") from error
     config = config.model_copy(update={"image_size": AS_THEY_ARE, "channels": 3})
     if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise InputError(f"A contact sheet is a PNG file: expected a name that ends in .png, not '{shown(sheet)}'.")
         with _drawing(sheet):  # not found out after all images were read
             sheet.parent.mkdir(parents=True, exist_ok=True)
             if sheet.is_dir():

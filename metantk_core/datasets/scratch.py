@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metantk_core.errors import InputError
-from metantk_core.files import write_atomically
+from metantk_core.files import reason, shown, write_atomically
 from metantk_core.seeding import digest
 
 SUFFIX = ".metantk-unfinished"
@@ -93,9 +93,47 @@ def resumable(target: Path, identity: str) -> Iterator[Path]:
             shutil.rmtree(made, ignore_errors=True)
             write_atomically(note, identity.encode())
         made.mkdir(exist_ok=True)
-        yield made
+        try:
+            yield made
+        except BaseException:
+            with contextlib.suppress(OSError):
+                made.rmdir()  # nothing was made, so nothing is kept
+                note.unlink()
+            raise
         shutil.rmtree(made, ignore_errors=True)  # unless it was moved
         note.unlink()
+
+
+def destination(directory: Path, source: str | None) -> Path:
+    """Return the folder that a person names for something new, free of links, if it can appear there as a whole.
+
+    Args:
+        directory: What they name: not there yet, or an empty folder.
+        source: What it is made from, on this machine; none if that lies elsewhere.
+
+    Raises:
+        InputError: It lies in the source, is a disk of its own or the folder that the command was called in: neither
+            can be replaced.
+    """
+    try:
+        real = directory.resolve()
+        if source is not None and real.is_relative_to(Path(source).expanduser().resolve()):
+            raise InputError(
+                f"'{shown(directory)}' lies in the source, '{shown(source)}', where it would be taken for a part of "
+                "it. Choose another destination."
+            )
+        fixed = "a disk of its own" if os.path.ismount(real) else "the folder that you are in"
+        if os.path.ismount(real) or (real.is_dir() and os.path.samefile(real, os.curdir)):
+            raise InputError(
+                f"'{shown(directory)}' is {fixed}, which can't be replaced by a finished one: name a new folder in it."
+            )
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"Can't look at '{shown(directory)}' ({reason(error)}). Choose another destination."
+        ) from error
+    return real
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ from typing import Literal
 
 from metantk_core.datasets.config import Choices
 from metantk_core.datasets.folders import is_image
-from metantk_core.datasets.images import SPLITS, Split
+from metantk_core.datasets.images import SPLITS, Split, check_disjoint
 from metantk_core.datasets.layouts.choosing import by_split, split_of_each
-from metantk_core.datasets.scratch import workplace
+from metantk_core.datasets.scratch import destination, workplace
 from metantk_core.datasets.sources import check_name
-from metantk_core.errors import Complaints, InputError, full_disk
+from metantk_core.errors import Complaints, InputError
 from metantk_core.files import FILE, FOLDER, Folder, reason, shown
 from metantk_core.progress import Progress, silent
 
@@ -70,7 +70,7 @@ def divide(
             holds something or can't be written.
     """
     counts_wanted = _admit_shares(shares)
-    _admit_destination(source, directory)
+    directory = _admit_destination(source, directory)
     found, passed_over = _classes(source)
     counts = _counts(len(found), counts_wanted, source)
     choices = Choices(val_classes=counts["val"], test_classes=counts["test"], seed=seed)
@@ -100,9 +100,10 @@ def _admit_shares(shares: Mapping[Split, float]) -> Mapping[Split, float]:
     return shares
 
 
-def _admit_destination(source: Path, directory: Path) -> None:
+def _admit_destination(source: Path, directory: Path) -> Path:
+    """Return the destination, free of links, if it can be made."""
+    real = destination(directory, str(source))
     try:
-        inside = directory.resolve().is_relative_to(source.resolve())
         held = sorted(os.listdir(directory)) if os.path.lexists(directory) else []
     except NotADirectoryError:
         raise InputError(f"'{shown(directory)}' is no folder. Choose another destination.") from None
@@ -110,15 +111,11 @@ def _admit_destination(source: Path, directory: Path) -> None:
         raise InputError(
             f"Can't look at '{shown(directory)}' ({reason(error)}). Choose another destination."
         ) from error
-    if inside:
-        raise InputError(
-            f"'{shown(directory)}' lies in the source, '{shown(source)}', where it would be taken for a class. Choose "
-            "another destination."
-        )
     if held:
         raise InputError(
             f"'{shown(directory)}' holds {shown(repr(held[0]))}. Choose another destination, or remove it."
         )
+    return real
 
 
 def _classes(source: Path) -> tuple[dict[str, list[str]], int]:
@@ -159,6 +156,8 @@ def _classes(source: Path) -> tuple[dict[str, list[str]], int]:
                     "folder."
                 )
             found[name] = images
+    with complaints.kept():
+        check_disjoint({"train": tuple(found)})
     complaints.raise_any()
     return found, passed_over + len(entries) - len(folders)
 
@@ -200,6 +199,6 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise full_disk(error) or InputError(
-            f"Can't write the splits to '{shown(directory)}' ({reason(error)}). Choose a folder that you may write to."
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        todo = "Make space, or choose another disk" if full else "Choose a folder that you may write to"
+        raise InputError(f"Can't write the splits to '{shown(directory)}' ({reason(error)}). {todo}.") from error

@@ -28,7 +28,7 @@ from metantk_core.datasets.config import DataConfig
 from metantk_core.datasets.images import CHECKSUM_BYTES, SPLITS, ImageDataset, LabelledImages, Split, checksum
 from metantk_core.datasets.npy import Header, read_header
 from metantk_core.datasets.pixel_file import PixelFile
-from metantk_core.datasets.scratch import SUFFIX
+from metantk_core.datasets.scratch import RESUMABLE, SUFFIX
 from metantk_core.datasets.sources import Recognition, Source, SplitSource
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.files import Folder, Place, amount, reason, shown, write_atomically
@@ -189,7 +189,7 @@ def _check_space(splits: Mapping[Split, tuple[int, ...]], directory: Path) -> No
     disk = shutil.disk_usage(directory)
     there = sum(file.stat().st_size for file in directory.iterdir())
     if disk.total and needed > disk.free + there:  # some network file systems tell neither
-        ours = (folder for folder in directory.parents if folder.name.endswith(SUFFIX))
+        ours = (folder for folder in directory.parents if folder.name.endswith((SUFFIX, RESUMABLE)))
         place = next((folder.parent for folder in ours), directory)
         raise InputError(
             f"The prepared data set takes {amount(needed)}, but the disk of '{shown(place)}' has {amount(disk.free)} "

@@ -15,7 +15,7 @@ from metantk_core.datasets import importing
 from metantk_core.datasets.importing import Import, Imported
 from metantk_core.datasets.stored import FILES, SUMMARY
 from metantk_core.errors import InputError
-from metantk_core.files import Place, amount
+from metantk_core.files import Place, amount, shown
 from metantk_core.ports import ArtifactStore
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
@@ -44,6 +44,12 @@ def import_into(
     Raises:
         InputError: The images can't be read, the store can't be written or holds something else.
     """
+    address, source = place.where().rstrip("/"), (plan.config.path or "").rstrip("/")
+    if plan.place is not None and f"{address}/".startswith(f"{source}/") and address != source:
+        raise InputError(
+            f"'{shown(address)}' lies in the source, '{shown(source)}', where it would be taken for a part of it. "
+            "Choose another destination."
+        )
     held = {entry.name for entry in place.entries()}
     # Arrays alone are what an attempt has stored that was broken off.
     if (SUMMARY in held or held - FILES - {BEGUN}) and importing.is_there(place, plan, plan.source()):

@@ -77,6 +77,19 @@ def test_what_was_imported_into_a_bucket_is_used_from_there(server, plan, tmp_pa
         assert (tmp_path / "far-12" / file).read_bytes() == objects(server, address)[file]
 
 
+def test_a_destination_in_the_source_is_refused(server, plan):
+    source = new_address()
+    client = raw_client(server.address)
+    for file in Path(plan.config.path or "").iterdir():
+        client.upload_file(str(file), BUCKET, f"{source.removeprefix(f's3://{BUCKET}/')}/{file.name}")
+    before = objects(server, source)
+    inside = planned(source, place=wiring.images(source))
+    with pytest.raises(InputError, match="lies in the source"):
+        imported(inside, f"{source}/train/new")
+    assert objects(server, source) == before
+    assert imported(inside, f"{source}-84").made
+
+
 @pytest.mark.minutes  # the same kills of an import into a folder are quicker
 def test_an_import_into_a_bucket_that_is_killed_at_any_instant_goes_on(server, plan):
     whole, address = new_address(), new_address()

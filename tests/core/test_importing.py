@@ -211,6 +211,55 @@ def test_a_destination_that_holds_anything_else_is_refused(tmp_path):
     assert (tmp_path / "other" / "thesis.tex").read_text() == "mine"
 
 
+def test_a_destination_that_can_not_be_replaced_or_lies_in_the_source_is_refused_at_once(tmp_path, monkeypatch):
+    source = write_tree(tmp_path / "tree", [(9, 9)] * 3)
+    before = sorted(source.rglob("*"))
+    for inside in (source / "train" / "new", source / "new"):
+        with pytest.raises(InputError, match="lies in the source"):
+            import_images(planned(str(source)), inside)
+    assert sorted(source.rglob("*")) == before
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match=r"is the folder that you are in, .*: name a new folder in it"):
+        import_images(planned(str(source)), Path())
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(InputError, match=r"is a disk of its own, .*: name a new folder in it"):
+        import_images(planned(str(source)), tmp_path / "disk")
+    assert sorted(os.listdir(tmp_path)) == ["disk", "here", "tree"]
+
+
+def test_a_link_to_an_empty_folder_is_that_folder(tmp_path):
+    source = write_tree(tmp_path / "tree", [(9, 9)] * 3)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert import_images(planned(str(source)), tmp_path / "link").made
+    assert verify(tmp_path / "real").name == "tree"
+    assert not import_images(planned(str(source)), tmp_path / "link").made
+    assert sorted(os.listdir(tmp_path)) == ["link", "real", "tree"]
+
+
+def test_a_disk_without_space_is_named_by_the_folder_that_people_know(tmp_path, monkeypatch):
+    source = write_tree(tmp_path / "tree", [(9, 9)] * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 900, 100))  # pyright: ignore
+    with pytest.raises(InputError, match=f"the disk of '{tmp_path}' has 100 bytes"):
+        import_images(planned(str(source)), tmp_path / "imported")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "tree"] in ([], [".imported.metantk-resumable"])
+
+
+def test_who_waits_for_another_import_and_is_refused_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="faster"), scratch.resumable(tmp_path / "imported", "mine"):
+        raise InputError("faster")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_attempt_has_made_before_an_error_is_kept(tmp_path):
+    with pytest.raises(ZeroDivisionError), scratch.resumable(tmp_path / "imported", "mine") as made:
+        1 / (made / "array").write_text("")
+    with scratch.resumable(tmp_path / "imported", "mine") as made:
+        assert (made / "array").is_file()
+
+
 def test_a_second_import_finds_the_first_and_a_changed_source_is_refused(tmp_path):
     source = write_arrays(tmp_path / "arrays", count=20)
     first = import_images(planned(str(source)), tmp_path / "imported")

@@ -237,7 +237,7 @@ def test_a_channel_that_never_varies_is_told_as_a_run_would_refuse_it(tree):
     (told,) = sentences(inspect(str(tree)), fatal=True)
     assert "one constant value in a channel" in told
     with pytest.raises(InputError, match="one constant value in a channel"):
-        import_images(planned(str(tree)), tree / "imported")
+        import_images(planned(str(tree)), tree.parent / "imported")
 
 
 @pytest.mark.parametrize(("count", "fatal"), [(1, False), (15, True)])
@@ -291,8 +291,40 @@ def test_choices_that_are_none_are_a_sentence(tree):
     assert "colour_order" in str(done.exception)
 
 
-@pytest.mark.parametrize("name", ["folder", "/proc/sheet.png"])
+@pytest.mark.parametrize("name", ["folder.png", "/proc/sheet.png"])
 def test_a_sheet_that_can_not_be_written_is_a_sentence(tree, tmp_path, name):
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match=r"Can't write the contact sheet '.*' \(.*\)\. Name another file"):
         inspect(str(tree), sheet=tmp_path / name)
+
+
+def test_a_sheet_never_takes_the_place_of_a_file_of_another_kind(tree, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"expected a name that ends in \.png, not '.*thesis\.tex'"):
+        inspect(str(tree), sheet=tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize("given", ["", ",", "A,,B"])
+def test_classes_without_a_name_are_refused(tree, given):
+    done = run(tree, "--test-classes", given)
+    assert (done.exit_code, "or their names with commas" in done.output) == (2, True)
+
+
+def test_a_name_of_digits_alone_is_a_name(tree):
+    done = run(tree, "--test-classes", "9" * 5000)
+    assert (done.exit_code, "Traceback" in done.output) == (1, False)
+    assert isinstance(done.exception, InputError)
+
+
+def test_two_sizes_of_equal_area_are_both_told(tree):
+    for row, path in enumerate((tree / "train").rglob("*.png")):
+        Image.new("RGB", ((12, 16), (16, 12))[row % 2], (row, 2 * row % 256, 7)).save(path)
+    assert "from 10 x 10 to 16 x 12 pixels" in run(tree).stdout
+    assert "from 12 x 16 to 16 x 12 pixels" in run(make_turned(tree)).stdout
+
+
+def make_turned(tree: Path) -> Path:
+    for row, path in enumerate(tree.rglob("*.png")):
+        Image.new("RGB", ((12, 16), (16, 12))[row % 2], (row % 256, 2 * row % 256, row // 256)).save(path)
+    return tree

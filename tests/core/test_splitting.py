@@ -1,5 +1,6 @@
 """Classes without splits get some: seeded, disjoint, and without a change of what was there."""
 
+import errno
 import json
 import os
 import shutil
@@ -144,6 +145,40 @@ def test_a_destination_that_holds_something_or_lies_in_the_source_is_refused(cla
             divide(classes, inside)
     (tmp_path / "empty").mkdir()
     assert divide(classes, tmp_path / "empty").images["train"] == 96
+
+
+def test_the_folder_that_one_is_in_and_addresses_are_refused_and_links_are_followed(classes, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="is the folder that you are in"):
+        divide(classes, Path())
+    for given in (["s3://bucket/classes", "divided"], [str(classes), "s3://bucket/divided"]):
+        done = CliRunner().invoke(app, ["data", "split", *given])
+        assert "Expected two folders on this machine" in str(done.exception)
+    assert os.listdir() == []
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    divide(classes, tmp_path / "link")
+    assert sorted(os.listdir(tmp_path / "here")) == ["test", "train", "val"]
+
+
+def test_a_full_disk_names_the_destination_and_promises_nothing(classes, tmp_path, monkeypatch):
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match=r"divided' \(No space left on device\)\. Make space") as refused:
+        divide(classes, tmp_path / "divided", by="copy")
+    assert "kept" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["classes"]
+
+
+def test_a_class_that_is_there_twice_in_another_writing_is_refused(tmp_path):
+    root = write_classes(tmp_path / "classes", 8)
+    (root / "class 000").rename(root / "\u00e9")
+    (root / "class 001").rename(root / "e\u0301")
+    with pytest.raises(InputError, match=r"Class '(\u00e9|e\u0301)' is twice"):
+        divide(root, tmp_path / "divided")
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.0, 0.0, 0.0), (0.9, 0.2, -0.1), (float("nan"), 0.5, 0.5)])
