@@ -16,6 +16,7 @@ from .data import (
     prepare_dataset,
     prepare_images,
     score_source,
+    training_source,
 )
 from .estimating import Estimate, estimate
 from .importing import import_into
@@ -116,6 +117,7 @@ __all__ = [
     "train",
     "training_costs",
     "training_metrics",
+    "training_source",
     "unsent_runs",
     "versions",
     "watched_search",
