@@ -45,19 +45,24 @@ class Whole:
 
     Attributes:
         title: What people call it.
-        classes: Number of classes of each split; with rotations as classes, four times as many count as the same.
+        classes: Number of classes of each split.
         images: Number of images of each split.
         image_size: Height and width of the images that published networks saw.
+        rotated: Whether images turned by 90, 180 and 270 degrees may be further classes, four times as many in all.
     """
 
     title: str
     classes: Mapping[Split, int]
     images: Mapping[Split, int]
     image_size: int
+    rotated: bool = False
 
 
-def _whole(title: str, classes: tuple[int, int, int], images: tuple[int, int, int], image_size: int) -> Whole:
-    return Whole(title, dict(zip(SPLITS, classes, strict=True)), dict(zip(SPLITS, images, strict=True)), image_size)
+def _whole(
+    title: str, classes: tuple[int, int, int], images: tuple[int, int, int], image_size: int, *, rotated: bool = False
+) -> Whole:
+    by_classes, by_images = (dict(zip(SPLITS, counts, strict=True)) for counts in (classes, images))
+    return Whole(title, by_classes, by_images, image_size, rotated)
 
 
 WHOLE: Mapping[str, Whole] = MappingProxyType(
@@ -66,7 +71,7 @@ WHOLE: Mapping[str, Whole] = MappingProxyType(
         "tieredimagenet": _whole("tieredImageNet", (351, 97, 160), (448_695, 124_261, 206_209), 84),
         "cifar-fs": _whole("CIFAR-FS", (64, 16, 20), (38_400, 9_600, 12_000), 32),
         "fc100": _whole("FC100", (60, 20, 20), (36_000, 12_000, 12_000), 32),
-        "omniglot": _whole("Omniglot", (1_100, 100, 423), (22_000, 2_000, 8_460), 28),
+        "omniglot": _whole("Omniglot", (1_100, 100, 423), (22_000, 2_000, 8_460), 28, rotated=True),
     }
 )
 """The data sets that bands are known for, by their kinds."""
@@ -138,10 +143,9 @@ def _difference(dataset: ImageDataset, whole: Whole) -> str:
     for split in SPLITS:
         images = dataset.split(split)
         classes, count = len(images.class_names), len(images)
-        if (classes, count) not in [(k * whole.classes[split], k * whole.images[split]) for k in (1, 4)]:
-            return (
-                f"{classes:,} {split} classes of {count:,} images are here, of {whole.classes[split]:,} of "
-                f"{whole.images[split]:,}"
-            )
+        published = [(k * whole.classes[split], k * whole.images[split]) for k in ((1, 4) if whole.rotated else (1,))]
+        if (classes, count) not in published:
+            others = " or ".join(f"{some:,} of {number:,}" for some, number in published)
+            return f"{classes:,} {split} classes of {count:,} images are here, of {others}"
     size = dataset.train.image_shape[1]
     return "" if size == whole.image_size else f"images here are {size} pixels wide, those {whole.image_size}"

@@ -70,6 +70,8 @@ def test_a_single_published_number_is_compared_as_such():
     [
         (lambda: data_set("miniimagenet", size=32), "images here are 32 pixels wide, those 84"),
         (lambda: data_set("miniimagenet", classes=7), "7 train classes of 38,400 images are here, of 64 of 38,400"),
+        # Rotations as further classes are Omniglot's alone.
+        (lambda: data_set("miniimagenet", times=4), "256 train classes of 153,600 images are here, of 64 of 38,400"),
     ],
 )
 def test_other_images_than_the_published_ones_are_not_compared(dataset, words):
