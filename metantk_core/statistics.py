@@ -7,6 +7,7 @@ Axes: n values that are ranked; ``...`` any leading axes.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -69,6 +70,32 @@ def log_mean_square_variance(freedom: int | float) -> float:
     from scipy import special
 
     return float(special.polygamma(1, freedom / 2))
+
+
+def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    r"""Return the mean and the half width of its confidence interval, :math:`t_{n-1} \, s / \sqrt{n}`.
+
+    Args:
+        values: At least two independent numbers.
+        confidence: Probability that the interval covers the expected value, if the mean is about normal.
+    """
+    n = len(values)
+    mean = math.fsum(values) / n
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, student_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
+
+
+def wilson_lower_bound(share: float, number: int, confidence: float = 0.95) -> float:
+    """Return the lower end of the confidence interval of a share (Wilson 1927, JASA 22, p. 209).
+
+    Args:
+        share: Share of the trials that succeeded, 0 to 1.
+        number: Number of independent trials, at least 1.
+        confidence: Probability that the interval covers the expected share.
+    """
+    z = normal_quantile((1 + confidence) / 2)
+    spread = z * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    return (share + z**2 / (2 * number) - spread) / (1 + z**2 / number)
 
 
 def paired_difference(

@@ -291,11 +291,11 @@ def print_evaluations(
 
     console = console or Console()
     table = Table(box=None, pad_edge=False)
-    headings = ["network", "test accuracy", "95 % interval", *(("parameters", "MACs") if costs else ())]
+    headings = ["network", "test accuracy", "95 % interval", "worst 10 %", *(("parameters", "MACs") if costs else ())]
     for heading in headings:
         table.add_column(heading, justify="right" if heading != "network" else "left")
     for role, evaluation in evaluations.items():
-        row = [role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}"]
+        row = [role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}", f"{evaluation.worst_decile:.2%}"]
         if costs:
             row += [_count(float(costs[role].params)), _count(float(costs[role].macs))]
         table.add_row(*row)
@@ -303,7 +303,11 @@ def print_evaluations(
             name = f"  {other.shots}-shot, {other.classifier.replace('_', ' ')}"
             table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")
     console.print(table)
-    console.print(next(iter(evaluations.values())).summary())
+    first = next(iter(evaluations.values()))
+    console.print(first.summary())
+    # Names of classes are a person's, and no markup.
+    for sentence in findings.class_sentences(first) if first.answers is not None else ():
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     for sentence in findings.published_sentences(evaluations):
         console.print(sentence, highlight=False)
 

@@ -203,7 +203,7 @@ def evaluate(
         model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
         evaluation = workflow.evaluate(config, role, model, dataset, ports)
     if as_json:
-        print_json({"run": config.run_id, "role": role, **json.loads(evaluation.to_json())})
+        print_json({"run": config.run_id, "role": role, **evaluation.as_values()})
     else:
         terminal.print_evaluations({role: evaluation})
         terminal.print_next(place, config)
@@ -360,7 +360,7 @@ def _train_alone(
                 "outcome": trained.outcome,
                 "best_iteration": trained.best_iteration,
                 "history": [asdict(point) for point in trained.history],
-                "evaluation": json.loads(evaluation.to_json()),
+                "evaluation": evaluation.as_values(),
                 "model": kept.uri if kept is not None else None,
             }
         )

@@ -1,5 +1,6 @@
 from .accuracy import Accuracy, Evaluation
 from .checkpoint import FORMAT, Checkpoint
+from .class_answers import ClassAccuracy, ClassAnswers, Confusion, OftenWorst, worst_episodes
 from .classifier import FewShotClassifier
 from .config import (
     LEARNERS_SETTINGS,
@@ -31,12 +32,16 @@ __all__ = [
     "Algorithm",
     "Answer",
     "Checkpoint",
+    "ClassAccuracy",
+    "ClassAnswers",
     "Classifier",
+    "Confusion",
     "Evaluation",
     "EvaluationConfig",
     "FewShotClassifier",
     "LinearClassifiers",
     "MamlTraining",
+    "OftenWorst",
     "Picture",
     "ProtoNetTraining",
     "RfsTraining",
@@ -52,4 +57,5 @@ __all__ = [
     "published_sentence",
     "save_model",
     "untrained_model",
+    "worst_episodes",
 ]

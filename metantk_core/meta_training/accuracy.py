@@ -1,10 +1,13 @@
 """The accuracy that an evaluation found, with its protocol: a value that needs no torch."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from metantk_core.errors import InputError
+from metantk_core.meta_training.class_answers import ClassAnswers, worst_episodes
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Evaluation:
         augmented_copies: Augmented copies that stood for each support image; 0 if it stood for itself.
         others: What other classifiers, or other numbers of shots, came to.
         published: How it compares with published accuracies, in a sentence; empty if nobody looked.
+        answers: How the queries of each class were answered; None of evaluations of before that was counted.
     """
 
     accuracy: float
@@ -77,11 +81,18 @@ class Evaluation:
     augmented_copies: int = 0
     others: tuple[Accuracy, ...] = ()
     published: str = ""
+    answers: ClassAnswers | None = None
+
+    @property
+    def worst_decile(self) -> float:
+        """Mean accuracy of the worst tenth of the episodes, 0 to 1."""
+        worst = worst_episodes(self.per_episode)
+        return math.fsum(self.per_episode[index] for index in worst) / len(worst)
 
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
         """Everything but the numbers that were measured, and what does not apply."""
-        measured = ("accuracy", "half_width", "per_episode", "others", "published")
+        measured = ("accuracy", "half_width", "per_episode", "others", "published", "answers")
         return {name: value for name, value in asdict(self).items() if name not in measured and value is not None}
 
     def summary(self) -> str:
@@ -102,6 +113,17 @@ class Evaluation:
         """Return one line of JSON that ``from_json`` reads back to an equal value."""
         return json.dumps(asdict(self))
 
+    def as_values(self) -> dict[str, Any]:
+        """Return plain values for programs: what is kept, but in the place of counts what follows from them."""
+        values = asdict(self)
+        del values["answers"]
+        values["worst_decile"] = {"accuracy": self.worst_decile, "episodes": len(worst_episodes(self.per_episode))}
+        if self.answers is not None:
+            values["worst_decile"]["classes"] = [asdict(one) for one in self.answers.in_worst(self.per_episode)]
+            values["classes"] = [asdict(one) for one in self.answers.classes()]
+            values["confusions"] = [asdict(one) for one in self.answers.confusions()]
+        return values
+
     @classmethod
     def from_json(cls, text: str) -> "Evaluation":
         """Return the evaluation of a JSON text.
@@ -112,6 +134,8 @@ class Evaluation:
         try:
             values = json.loads(text)
             others = tuple(Accuracy(**other) for other in values.get("others", ()))
-            return cls(**{**values, "per_episode": tuple(values["per_episode"]), "others": others})
+            answers = values.get("answers") and ClassAnswers.from_values(values["answers"])
+            read = {"per_episode": tuple(values["per_episode"]), "others": others, "answers": answers}
+            return cls(**{**values, **read})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("Expected an evaluation as JSON, but it can't be read; evaluate again.") from error

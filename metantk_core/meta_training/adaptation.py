@@ -93,8 +93,12 @@ def gradient_descent(
 
 def correct_share(logits: Float[Tensor, "q k"], labels: Int64[Tensor, " q"]) -> float:
     """Return the share of queries whose largest logit is that of their class; rows that are not finite are wrong."""
-    right = (logits.argmax(dim=1) == labels) & logits.isfinite().all(dim=1)
-    return right.double().mean().item()
+    return (chosen_classes(logits) == labels).double().mean().item()
+
+
+def chosen_classes(logits: Float[Tensor, "q k"]) -> Int64[Tensor, " q"]:
+    """Return the class of each query's largest logit, or -1 where the row is not finite."""
+    return logits.argmax(dim=1).masked_fill(~logits.isfinite().all(dim=1), -1)
 
 
 @contextmanager

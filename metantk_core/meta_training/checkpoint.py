@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metantk_core.errors import InputError
 
-FORMAT = 3
+FORMAT = 4
 """Number of what checkpoints hold; part of their names, so that those of other versions are not taken up."""
 
 _VALUES = "values"

@@ -292,3 +292,8 @@ class EvaluationConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         strict=False,
         description="Further numbers of support images a class, each on as many episodes",
     )
+
+    @property
+    def other_shots(self) -> tuple[int, ...]:
+        """The further numbers of shots, each once, without that of the episodes."""
+        return tuple(shots for shots in dict.fromkeys(self.further_shots) if shots != self.episode.shots)

@@ -15,16 +15,17 @@ from metantk_core.device_memory import sparingly
 from metantk_core.episodes import Episode, EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training.accuracy import Accuracy, Evaluation
-from metantk_core.meta_training.adaptation import correct_share, enough_memory
+from metantk_core.meta_training.adaptation import chosen_classes, correct_share, enough_memory
 from metantk_core.meta_training.answering import CLASSIFIERS, InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
+from metantk_core.meta_training.class_answers import ClassAnswers, Tally
 from metantk_core.meta_training.config import Classifier, EvaluationConfig, RfsTraining, TrainingConfig
 from metantk_core.meta_training.feature_table import feature_table, table_pays
 from metantk_core.meta_training.model import TrainedModel
 from metantk_core.meta_training.sources import source_digest
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest, numpy_generator
-from metantk_core.statistics import student_quantile
+from metantk_core.statistics import mean_and_half_width
 
 #: Accuracies are saved at least this often, in seconds.
 CHECKPOINT_SECONDS = 5.0
@@ -68,11 +69,15 @@ def evaluate(
     inner_loop = InnerLoop.of(training, config.inner_steps)
     classifiers = asked_of(training, config)
     copies = training.augmented_copies if config.augmented_copies is None else config.augmented_copies
-    sources = [test, *(_with_shots(test, shots) for shots in config.further_shots)]
+    sources = [test, *(_with_shots(test, shots) for shots in config.other_shots)]
     work = digest([model.digest, config.model_dump(mode="json"), seed, source_digest(test)])
     saved = checkpoint.load() if checkpoint else None
     # One row an episode, one accuracy a classifier; the episodes of further shots come after the others.
-    rows: list[list[float]] = list(unpack(saved, work, "evaluation")[0]["accuracies"]) if saved is not None else []
+    rows: list[list[float]] = []
+    tally = Tally()  # of the first classifier, on the first episodes
+    if saved is not None:
+        values = unpack(saved, work, "evaluation")[0]
+        rows, tally = values["accuracies"], Tally.of(values)
 
     network = model.network().to(device)
 
@@ -111,8 +116,11 @@ def evaluate(
         with enough_memory("an episode of evaluation", "evaluation.episode.queries"):
             logits = sparingly(lambda: answered(shown, index))  # noqa: B023 - called at once
         rows.append([correct_share(logits[name].cpu(), drawn.query_labels) for name in classifiers])
+        if len(rows) <= config.episodes:
+            classes = test.images.labels[drawn.query_rows[:: config.episode.queries].numpy()]
+            tally.add(classes.tolist(), drawn.query_labels.tolist(), chosen_classes(logits[classifiers[0]]).tolist())
         if checkpoint and (len(rows) == total or time.monotonic() - last_save > CHECKPOINT_SECONDS):
-            checkpoint.save(pack(work, {"accuracies": rows}, {}))
+            checkpoint.save(pack(work, {"accuracies": rows, **tally.as_values()}, {}))
             last_save = time.monotonic()
         progress(len(rows), total, _detail(rows[(len(rows) - 1) // config.episodes * config.episodes :]))
 
@@ -148,6 +156,9 @@ def evaluate(
         classifier=found[0].classifier,
         augmented_copies=copies,
         others=tuple(found[1:]),
+        answers=ClassAnswers.from_values(
+            {"names": test.images.class_names, "queries": config.episode.queries, **tally.as_values()}
+        ),
     )
 
 
@@ -199,19 +210,6 @@ def augmentation_of(training: TrainingConfig) -> AugmentationConfig:
 
 def _with_shots(source: EpisodeSource, shots: int) -> EpisodeSource:
     return replace(source, config=source.config.model_copy(update={"shots": shots}))
-
-
-def mean_and_half_width(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    r"""Return the mean and the half width of its confidence interval, :math:`t_{n-1} \, s / \sqrt{n}`.
-
-    Args:
-        values: At least two independent numbers.
-        confidence: Probability that the interval covers the expected value, if the mean is about normal.
-    """
-    n = len(values)
-    mean = math.fsum(values) / n
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, student_quantile((1 + confidence) / 2, n - 1) * deviation / math.sqrt(n)
 
 
 def _detail(rows: Sequence[Sequence[float]]) -> str:

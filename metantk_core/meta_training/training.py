@@ -26,7 +26,6 @@ from metantk_core.meta_training.adaptation import correct_share, enough_memory
 from metantk_core.meta_training.answering import InnerLoop, Shown, answers
 from metantk_core.meta_training.checkpoint import Checkpoint, pack, unpack
 from metantk_core.meta_training.config import Classifier, MamlTraining, ProtoNetTraining, RfsTraining, TrainingConfig
-from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.meta_training.learning import Learner, Step, mean
 from metantk_core.meta_training.maml import MamlLearner
 from metantk_core.meta_training.model import TrainedModel, Validation, starting_network, untrained_model
@@ -35,6 +34,7 @@ from metantk_core.meta_training.sources import source_digest
 from metantk_core.meta_training.supervised import RfsLearner
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
+from metantk_core.statistics import mean_and_half_width
 from metantk_core.stopping import shielded
 
 #: Checkpoints are written at least this often, in seconds; numbers don't depend on it.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from metantk_core.candidates import Costs
-from metantk_core.meta_training import Evaluation
+from metantk_core.meta_training import ClassAccuracy, Evaluation
 from metantk_core.ranking import Leaderboard, Standing
-from metantk_core.report.formatting import count, fixed, points
+from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points
 from metantk_core.statistics import rank_correlation_interval, student_p_value, student_quantile
 
 _COUNTED = {"params": "the number of parameters", "flops": "the number of multiply-accumulates (MACs)"}
@@ -104,6 +104,37 @@ def published_sentences(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return [
         f"{', '.join(role for role, said in found.items() if said == sentence)}: {sentence}" for sentence in distinct
     ]
+
+
+def class_sentences(evaluation: Evaluation, number: int = 3) -> list[str]:
+    """Return how the worst episodes and single test classes fared: a sentence each, of what is known.
+
+    Args:
+        evaluation: The accuracy of a network.
+        number: How many classes and pairs are named at most.
+    """
+    answers = evaluation.answers
+    worst = f"Worst 10 % of episodes: {percent(evaluation.worst_decile)} on average"
+    if answers is None:
+        return [f"{worst}."]
+    often = [one for one in answers.in_worst(evaluation.per_episode) if one.held > one.expected][:number]
+    held = ", ".join(f"{one.name} ({one.held} times, {fixed(one.expected, 1)} expected)" for one in often)
+    sentences = [f"{worst}{f'; they held {held}' if often else ''}."]
+    classes = sorted(answers.classes(), key=lambda one: (one.accuracy, one.name))
+
+    def some(found: Sequence[ClassAccuracy]) -> str:
+        return ", ".join(f"{one.name} {percent_with_interval(one.accuracy, one.half_width)}" for one in found)
+
+    if len(classes) > number:
+        sentences.append(f"Hardest classes: {some(classes[:number])}; easiest: {some(classes[:-2:-1])}.")
+    pairs = [
+        f"{pair.name} taken for {pair.taken_for} ({percent(pair.share)} of its queries in "
+        f"{pair.episodes:,} {'episode' if pair.episodes == 1 else 'episodes'} with both)"
+        for pair in answers.confusions()[:number]
+    ]
+    if pairs:
+        sentences.append(f"Most confused: {', '.join(pairs)}.")
+    return sentences
 
 
 def same_episodes(first: Evaluation, second: Evaluation) -> bool:

@@ -21,6 +21,7 @@ from metantk_core.ranking import ROLES, Leaderboard, Standing
 from metantk_core.report import charts, findings
 from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
+from metantk_core.report.class_table import ClassTable, class_table
 from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
 from metantk_core.report.rounds import how_it_went, warnings
@@ -76,6 +77,7 @@ def render(data: ReportData) -> str:
         episodes=[_episode(episode) for episode in data.episodes[:_MOST_EPISODES]],
         learning=_learning(data.trained),
         accuracy=_accuracy(data.trained),
+        test_classes=_test_classes(data.trained),
         glossary=_glossary(board),
         configuration=_pretty(data.configuration),
     )
@@ -314,6 +316,7 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
                 "params": count(candidate.costs.params) if candidate.costs else None,
                 "macs": count(candidate.costs.macs) if candidate.costs else None,
                 "accuracy": percent_with_interval(evaluation.accuracy, evaluation.half_width),
+                "worst": percent(evaluation.worst_decile),
                 "chosen": candidate.best_iteration,
                 "difference": f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)}"
                 if difference
@@ -331,6 +334,14 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
             }
         )
     return rows
+
+
+def _test_classes(trained: Sequence[TrainedCandidate]) -> ClassTable | None:
+    """Return how the test classes fared with the first network that was evaluated, which is the search's choice."""
+    found = next((candidate for candidate in trained if candidate.evaluation is not None), None)
+    if found is None or found.evaluation is None:
+        return None
+    return class_table(found.role, found.evaluation)
 
 
 def _p_value(value: float) -> str:

@@ -160,8 +160,8 @@ def episode_source(config: RunConfig, dataset: ImageDataset, split: Literal["val
     """
     evaluation = config.evaluation
     episode = config.training.validated_on if split == "val" else evaluation.episode
-    if split == "test" and evaluation.further_shots:
-        most = max(episode.shots, *evaluation.further_shots)
+    if split == "test" and evaluation.other_shots:
+        most = max(episode.shots, *evaluation.other_shots)
         EpisodeSource(
             dataset.test, episode.model_copy(update={"shots": most}), dataset.mean, dataset.std
         )  # raises now what would be raised at the end

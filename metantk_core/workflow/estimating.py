@@ -106,7 +106,7 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     training, roles = config.training, len(config.trained)
     steps, validations = _steps(config)
     trained = steps * step + validations * training.validation_episodes * validation
-    evaluated = config.evaluation.episodes * (1 + len(config.evaluation.further_shots)) * evaluation
+    evaluated = config.evaluation.episodes * (1 + len(config.evaluation.other_shots)) * evaluation
     hours = (search / config.search.shards + trained + evaluated) / 3600
     on_gpu = torch.device(device).type == "cuda"
     shards = config.search.shards

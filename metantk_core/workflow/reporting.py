@@ -53,7 +53,7 @@ class RunResult:
             "leaderboard": json.loads(self.leaderboard.to_json()),
             "digest": self.leaderboard.digest,
             "history": json.loads(self.history.to_json()),
-            "evaluations": {role: json.loads(evaluation.to_json()) for role, evaluation in self.evaluations.items()},
+            "evaluations": {role: evaluation.as_values() for role, evaluation in self.evaluations.items()},
             "costs": {role: {"params": cost.params, "macs": cost.macs} for role, cost in self.costs.items()},
             "model": self.model_uri or None,
         }

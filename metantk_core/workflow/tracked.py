@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from metantk_core.config import RunConfig
-from metantk_core.meta_training import Evaluation, TrainedModel, Validation
+from metantk_core.meta_training import ClassAnswers, Evaluation, TrainedModel, Validation
 from metantk_core.ports import MetricPoint
 from metantk_core.ranking import Leaderboard
 from metantk_core.search import SearchRound
@@ -156,11 +156,36 @@ def accuracy_metrics(evaluation: Evaluation, role: str = "") -> list[MetricPoint
     return [
         MetricPoint(f"eval/accuracy{named}", evaluation.accuracy),
         MetricPoint(f"eval/half width 95{named}", evaluation.half_width),
+        MetricPoint(f"eval/worst decile accuracy{named}", evaluation.worst_decile),
         *(
             MetricPoint(f"eval/accuracy{named} {other.shots}-shot {other.classifier}", other.accuracy)
             for other in evaluation.others
         ),
     ]
+
+
+def class_columns(answers: ClassAnswers) -> dict[str, list[str | int | float | None]]:
+    """Return the accuracies of test classes as columns of equal length, one row a class, the hardest first."""
+    found = sorted(answers.classes(), key=lambda one: (one.accuracy, one.name))
+    return {
+        "class": [one.name for one in found],
+        "accuracy": [one.accuracy for one in found],
+        "half width 95": [one.half_width for one in found],
+        "episodes": [one.episodes for one in found],
+        "queries": [one.queries for one in found],
+    }
+
+
+def confusion_columns(answers: ClassAnswers) -> dict[str, list[str | int | float | None]]:
+    """Return all confused pairs of test classes as columns of equal length, one row a pair, the most confused first."""
+    found = answers.confusions()
+    return {
+        "class": [pair.name for pair in found],
+        "taken for": [pair.taken_for for pair in found],
+        "queries": [pair.count for pair in found],
+        "share": [pair.share for pair in found],
+        "episodes with both": [pair.episodes for pair in found],
+    }
 
 
 def search_run(config: RunConfig, ports: Ports, devices: Sequence[str] = ()) -> str:

@@ -21,7 +21,7 @@ from metantk_core.workflow.data import episode_source, summary_of, training_sour
 from metantk_core.workflow.identity import evaluation_key, training_key
 from metantk_core.workflow.model_card import model_card
 from metantk_core.workflow.runs import Ports, StoredCheckpoint, note_model, step_run
-from metantk_core.workflow.tracked import accuracy_metrics, learning_metrics
+from metantk_core.workflow.tracked import accuracy_metrics, class_columns, confusion_columns, learning_metrics
 
 
 def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
@@ -140,6 +140,9 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
         evaluation = replace(evaluation, published=published)
         ports.tracker.log_parameters(run, evaluation.protocol)
         ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
+        if evaluation.answers is not None:
+            ports.tracker.log_table(run, class_columns(evaluation.answers), "evaluation/classes.json")
+            ports.tracker.log_table(run, confusion_columns(evaluation.answers), "evaluation/confusions.json")
     ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
     ports.store.write(f"{config.run_id}/evaluation-{role}.json", evaluation.to_json().encode())
     return evaluation

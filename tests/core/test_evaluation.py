@@ -23,7 +23,7 @@ from metantk_core.episodes import EpisodeConfig
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, EvaluationConfig, evaluate, untrained_model
 from metantk_core.meta_training.adaptation import adapted_logits, correct_share
-from metantk_core.meta_training.evaluation import mean_and_half_width
+from metantk_core.statistics import mean_and_half_width
 
 TEST = source("test")
 MODEL = untrained_model(GENOTYPE, TRAIN, CONFIG, 0)
