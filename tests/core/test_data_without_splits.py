@@ -15,6 +15,7 @@ from made_layouts import EACH, MADE, SIZE, idx_bytes
 from PIL import Image
 
 from metantk_core.datasets import SPLITS, DataConfig
+from metantk_core.datasets.config import Choices
 from metantk_core.datasets.layouts import recognised
 from metantk_core.datasets.layouts.choosing import split_of_each
 from metantk_core.datasets.sources import Source
@@ -125,6 +126,16 @@ def test_a_class_keeps_its_place_in_the_draw_whatever_else_is_there():
     before = split_of_each(names, choices, usual, "x")
     after = split_of_each([name for name in names if before[name] != "val"], choices, usual, "x")
     assert [name for name in names if before[name] == "test"] == [name for name in names if after.get(name) == "val"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "held_out"), [("x[1]", ["x[1]"]), ("x?", ["x?"]), ("x[*", ["x[1]"]), ("x1", ["x1"])]
+)
+def test_only_the_star_stands_for_anything_in_the_name_of_a_class(pattern, held_out):
+    names = ["x[1]", "x1", "x?", "xy", "b", "c"]
+    choices = Choices(val_classes=("b",), test_classes=(pattern,))
+    split_of = split_of_each(names, choices, lambda count: (1, 1), "x")
+    assert [name for name in names if split_of[name] == "test"] == held_out
 
 
 def test_choices_that_can_not_be_are_refused(digits, drawn, tmp_path):

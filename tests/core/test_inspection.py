@@ -1,5 +1,6 @@
 """What is said of images as people have them: all that is there, and all that is wrong, each in its own sentence."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_layouts import MADE
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -255,6 +257,21 @@ def test_folders_without_splits_are_told_how_to_get_some(tree):
     (words, hint) = sentences(inspect(str(tree / "train")), fatal=True)
     assert words.startswith("No data set is recognised")
     assert hint.startswith("Its 5 folders may be classes: metantk data split")
+
+
+@pytest.mark.parametrize("ending", [b"more", b""])
+def test_what_is_wrong_behind_the_last_image_is_told_once_as_a_run_would_refuse_it(tmp_path, ending):
+    MADE["mnist"](tmp_path)
+    images = tmp_path / "train-images-idx3-ubyte.gz"
+    if ending:
+        images.write_bytes(gzip.compress(gzip.decompress(images.read_bytes()) + ending))
+    else:
+        images.write_bytes(images.read_bytes()[:-8] + bytes(8))  # checksum and length of what was packed
+    (told,) = sentences(inspect(str(tmp_path)), fatal=True)
+    with pytest.raises(InputError) as refused:
+        import_images(planned(str(tmp_path)), tmp_path.parent / "imported")
+    assert told == str(refused.value)
+    assert "train-images-idx3-ubyte.gz' can't be read as an IDX file" in told
 
 
 # The command

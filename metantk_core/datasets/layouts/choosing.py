@@ -3,6 +3,7 @@
 Axes: ``n`` images, ``c`` channels, ``h`` rows, ``w`` columns.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -126,7 +127,8 @@ def split_of_each(
 def _assign(named: dict[str, Split], names: Sequence[str], split: Split, wanted: tuple[str, ...], where: str) -> None:
     """Give the classes that a person names to a split."""
     for pattern in wanted:
-        fitting = [name for name in names if fnmatchcase(name, pattern)]
+        only_stars = re.sub(r"[?[]", r"[\g<0>]", pattern)  # other signs stand for themselves
+        fitting = [name for name in names if fnmatchcase(name, only_stars)]
         if not fitting:
             raise InputError(
                 f"data.{split}_classes names '{shown(pattern)}', but '{shown(where)}' has no such class, only "
