@@ -318,6 +318,16 @@ def print_registered(registered: RegisteredModel) -> None:
     Console().print(f"Model      {model}", soft_wrap=True, highlight=False)
 
 
+def print_exported(exported: "workflow.Exported") -> None:
+    """Print where a run was written to, and what to do with it."""
+    console = Console()
+    directory = _shown_path(str(exported.directory))
+    console.print(f"{len(exported.files) + 1} files of {exported.run} in {directory}", highlight=False, soft_wrap=True)
+    console.print(f"leaderboard digest {exported.digest}", highlight=False, soft_wrap=True)
+    repeat = shlex.join(["metantk", "run", str(Path(directory, "config.json"))])
+    console.print(f"Repeat it  {repeat}  (README.md says how)", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_result(result: "workflow.RunResult", place: Workspace, config: RunConfig) -> None:
     """Print all that a pipeline run found and where to look further."""
     from metantk_core.report import findings  # matplotlib comes with the package

@@ -30,7 +30,8 @@ SECONDS_TO_ABANDON = 86_400.0
 
 _RUN = re.compile(
     r"[a-z0-9][a-z0-9-]*-[0-9a-f]{8}/"
-    r"(model\.json|evaluation-[a-z]+\.json|leaderboard\.(json|md)|search\.json|report\.html|latency-[a-z]+-\d+\.sealed|"
+    r"(model\.json|config\.json|requirements\.txt|evaluation-[^/]+\.json|leaderboard\.(json|md)|search\.json|"
+    r"report\.html|latency-[a-z]+-\d+\.sealed|"
     r"rounds/[0-9a-f]+/\d+-\d+\.sealed)"
 )
 _TOPS = ("scores", "training", "evaluation")

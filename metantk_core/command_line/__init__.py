@@ -16,6 +16,7 @@ from metantk_core.command_line import (
     data,
     doctor,
     experiments,
+    exporting,
     runs,
     schedule,
     serving,
@@ -39,7 +40,7 @@ app = typer.Typer(
 for _heading, _topics in {
     "Architectures": (architectures,),
     "Experiments": (experiments, benchmark),
-    "Trained networks": (serving,),
+    "Trained networks": (serving, exporting),
     "Images": (data,),
     "Kubeflow": (cluster, submission, runs, schedule),
     "Upkeep": (doctor, store),

@@ -19,6 +19,7 @@ from .data import (
     training_source,
 )
 from .estimating import Estimate, estimate
+from .exporting import Exported, admit_folder, export, run_config
 from .importing import import_into
 from .limits import check_limits, num_rounds
 from .own_models import OwnRanking, OwnScores, own_model, own_models, rank_own_models, score_own_model
@@ -49,6 +50,7 @@ __all__ = [
     "Baseline",
     "Classified",
     "Estimate",
+    "Exported",
     "KeepingRegistry",
     "KeepingTracker",
     "OwnRanking",
@@ -61,6 +63,7 @@ __all__ = [
     "Unsent",
     "accept",
     "admit_dataset",
+    "admit_folder",
     "all_reruns",
     "architecture_of",
     "check_limits",
@@ -72,6 +75,7 @@ __all__ = [
     "episode_source",
     "estimate",
     "evaluate",
+    "export",
     "find_baseline",
     "finish_search",
     "finished_rerun",
@@ -103,6 +107,7 @@ __all__ = [
     "rerun",
     "rerun_key",
     "round_columns",
+    "run_config",
     "score",
     "score_own_model",
     "score_shard",

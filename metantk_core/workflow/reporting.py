@@ -20,6 +20,7 @@ from metantk_core.ranking import Leaderboard
 from metantk_core.scores import candidate_kernels, scoring_episodes
 from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
+from metantk_core.workflow.requirements import REQUIREMENTS, requirements
 from metantk_core.workflow.runs import Ports, remarks, versions
 from metantk_core.workflow.training import architecture_of, training_costs
 
@@ -140,6 +141,9 @@ def report(
         write_report(data, named)
         ports.tracker.log_file(ports.run, named)
         ports.store.write(f"{config.run_id}/report.html", named.read_bytes())
+        # For who repeats the run from what is kept of it.
+        ports.store.write(f"{config.run_id}/config.json", config.to_json().encode())
+        ports.store.write(f"{config.run_id}/{REQUIREMENTS}", requirements().encode())
         shutil.copyfile(named, path)
     progress(1, 1)
 

@@ -56,6 +56,7 @@ def test_classes_confusions_and_worst_episodes_are_those_of_counting_query_after
     for name, asked in by_class.items():
         shares = [np.mean(right) for right in asked.values()]
         one = accuracies[name]
+        assert one.half_width is not None
         assert (one.episodes, one.queries) == (len(asked), sum(map(len, asked.values())))
         assert one.accuracy == pytest.approx(np.mean(shares), abs=1e-12)
         interval = stats.t.interval(0.95, len(shares) - 1, loc=np.mean(shares), scale=stats.sem(shares))

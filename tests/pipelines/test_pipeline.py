@@ -1,19 +1,24 @@
 """The pipeline compiles to the same bytes, asks for what it is told, and runs on this machine to the same numbers."""
 
+import csv
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from forked_commands import metantk
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
+from PIL import Image
 
 import metantk_core
 from metantk_core.config import RunConfig, load_config
@@ -155,6 +160,86 @@ def test_whole_pipeline_runs_on_this_machine_and_leaves_report_model_and_leaderb
     assert (run / "report.html").read_text(encoding="utf-8").lower().startswith("<!doctype html>")
     assert json.loads((run / "leaderboard.json").read_text()) == result["leaderboard"]
     assert result["model"].startswith("models:/metantk-few-shot")
+
+
+@pytest.fixture(scope="module")
+def exported(two_shards) -> tuple[Path, dict]:
+    folder, _ = two_shards
+    done = metantk("export", FEW.run_id, "row", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "row", json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_exported_run_holds_all_that_repeats_it_with_checksums(two_shards, exported):
+    _, result = two_shards
+    row, said = exported
+    assert load_config(str(row / "config.json"), RECIPES) == FEW
+    assert said["digest"] == result["digest"]
+    lines = (row / "SHA256SUMS").read_text().splitlines()
+    sums = {name: checksum for checksum, name in (line.split("  ") for line in lines)}
+    there = {path.relative_to(row).as_posix() for path in row.rglob("*") if path.is_file()}
+    assert sums == said["files"]
+    assert there == {"SHA256SUMS", *sums}
+    assert all(hashlib.sha256((row / name).read_bytes()).hexdigest() == checksum for name, checksum in sums.items())
+    assert json.loads((row / "leaderboard.json").read_text()) == result["leaderboard"]
+    rows = list(csv.DictReader((row / "accuracies.csv").open()))
+    assert {line["network"]: float(line["accuracy"]) for line in rows} == {
+        role: found["accuracy"] for role, found in result["evaluations"].items()
+    }
+    names: dict[str, object] = {}
+    exec((row / "genotype.py").read_text(), names)
+    assert names["genotype"] == rows[0]["genotype"]
+    pins = (row / "requirements.txt").read_text().splitlines()
+    assert f"numpy=={metadata.version('numpy')}" in pins
+    assert "{wang2022global," in (row / "citation.bib").read_text()
+    assert "{finn2017model," in (row / "citation.bib").read_text()
+    assert said["digest"] in (row / "README.md").read_text()
+    assert not [path for path in row.parent.iterdir() if path.name.startswith(".unfinished")]
+
+
+@pytest.mark.slow
+def test_network_of_an_exported_run_classifies_image_files(exported, tmp_path):
+    row, _ = exported
+    generator = np.random.default_rng(0)
+    for label in range(FEW.evaluation.episode.ways):
+        (tmp_path / "shots" / f"class{label}").mkdir(parents=True)
+        image = Image.fromarray(generator.integers(256, size=(20, 20), dtype=np.uint8))
+        image.save(tmp_path / "shots" / f"class{label}" / "one.png")
+    done = metantk(
+        "classify", "--model", str(row / "model"), "--support", "shots", "--query", "shots", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["answers"]) == FEW.evaluation.episode.ways
+
+
+@pytest.mark.slow
+def test_export_refuses_what_it_can_not_write_and_leaves_nothing(two_shards, exported):
+    folder, _ = two_shards
+    before = sorted(folder.iterdir())
+    for arguments, words in (
+        ((FEW.run_id, "row"), "holds something"),
+        (("smoke-00000000", "other"), "Expected a run that has finished"),
+        (("../runs", "other"), "Expected a run that has finished"),
+        ((FEW.run_id, "row/README.md/inside"), "choose another"),
+    ):
+        done = metantk("export", *arguments, cwd=folder)
+        assert done.returncode == 2, done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.minutes
+def test_exported_configuration_runs_elsewhere_to_the_same_leaderboard_and_accuracies(two_shards, exported, tmp_path):
+    _, result = two_shards
+    row, said = exported
+    done = metantk("run", str(row / "config.json"), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert again["digest"] == said["digest"]
+    assert again["evaluations"] == result["evaluations"]
 
 
 @pytest.mark.slow
