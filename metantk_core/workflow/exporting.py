@@ -98,7 +98,7 @@ def export(config: RunConfig, store: ArtifactStore, model: TrainedModel, directo
         "search.json": result.history.to_json().encode(),
         "accuracies.csv": _table(_accuracies(config, result)),
         **{f"evaluations/{name}.json": found.to_json().encode() for name, found in result.evaluations.items()},
-        "genotype.py": _genotype(config, model).encode(),
+        "genotype.py": genotype_as_python(config.run_id, model.space, model.genotype).encode(),
         "citation.bib": citations(config.training).encode(),
         "report.html": report,
         "README.md": _readme(config, result, model, noted=noted is not None).encode(),
@@ -172,15 +172,21 @@ def _accuracies(config: RunConfig, result: RunResult) -> dict[str, list[str | in
     return columns
 
 
-def _genotype(config: RunConfig, model: TrainedModel) -> str:
-    """Return the network's genotype as Python: as published codes have it, or the text of its search space."""
-    said = f'"""The network of the run {config.run_id}, of the search space {model.space}."""\n\n'
-    if not model.genotype.startswith("Genotype("):
-        return f"{said}genotype = {model.genotype!r}\n"
-    fields = " ".join(dict.fromkeys(_PARTS.findall(model.genotype)))
+def genotype_as_python(run: str, space: str, genotype: str) -> str:
+    """Return a genotype as the text of a Python module: as published codes have it, or in the text of its search space.
+
+    Args:
+        run: Name of the run that found it.
+        space: Its search space.
+        genotype: Its text there.
+    """
+    said = f'"""The network of the run {run}, of the search space {space}."""\n\n'
+    if not genotype.startswith("Genotype("):
+        return f"{said}genotype = {genotype!r}\n"
+    fields = " ".join(dict.fromkeys(_PARTS.findall(genotype)))
     return (
         f"{said}from collections import namedtuple\n\n"
-        f'Genotype = namedtuple("Genotype", "{fields}")\n\ngenotype = {model.genotype}\n'
+        f'Genotype = namedtuple("Genotype", "{fields}")\n\ngenotype = {genotype}\n'
     )
 
 
@@ -219,8 +225,8 @@ Repeat it, with this project installed and the versions of `requirements.txt`:
 ```
 {data}
 The leaderboard has the digest `{result.leaderboard.digest}` again, and the network the accuracy
-{best.accuracy!r} on the same kind of device ({best.device or "not noted"}); other processors may round the last digits
-otherwise.
+{best.accuracy!r}, on the same kind of device ({best.device or "not noted"}).
+Other processors may round the last digits otherwise.
 
 Use the network on images of your own, a folder of images a class in `shots`:
 
