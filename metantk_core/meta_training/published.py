@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from metantk_core.datasets import SPLITS, ImageDataset, Split
-from metantk_core.meta_training.accuracy import Evaluation
+from metantk_core.meta_training.accuracy import Accuracy, Evaluation
+from metantk_core.meta_training.config import Classifier
 
 UNKNOWN = "No published number is known here for this network and way of training."
 
@@ -18,6 +19,7 @@ _META_LEARNERS = "MAML's and ANIL's papers, learn2learn, LibFewShot and PaddleFS
 _RFS = "Tian et al., ECCV 2020"
 _CONV4 = ("conv4-32", "conv4-64")
 _MAML = ("MAML", "MAML (first order)")
+_ANSWERED: Mapping[str, Classifier] = MappingProxyType({"RFS": "logistic_regression"})  # else by gradient steps
 
 
 @dataclass(frozen=True)
@@ -112,30 +114,52 @@ BANDS: Mapping[tuple[str, str, str, int], Band] = MappingProxyType(_bands())
 
 
 def published_sentence(evaluation: Evaluation, dataset: ImageDataset, learner: str, network: str) -> str:
-    """Return how an accuracy compares with published ones.
+    """Return how an accuracy, and those of further shots, compare with published ones.
 
     Args:
-        evaluation: The accuracy and its protocol.
+        evaluation: The accuracies and their protocol.
         dataset: The images.
         learner: What people call the learner, ``TrainingConfig.title``.
         network: The architecture as text.
     """
-    band = BANDS.get((dataset.kind, learner, network, evaluation.shots)) if evaluation.ways == 5 else None
-    if band is None or evaluation.split != "test":
-        return UNKNOWN
-    whole = WHOLE[dataset.kind]
-    known = (
-        f"Published for {network} by {learner} on {whole.title}, 5-way {evaluation.shots}-shot: {band} ({band.source})"
+    found = (
+        Accuracy(evaluation.classifier, evaluation.shots, evaluation.accuracy, evaluation.half_width),
+        *evaluation.others,
     )
+    answered = _ANSWERED.get(learner, "gradient_steps")
+    known = [
+        (accuracy, BANDS[key])
+        for accuracy in found
+        if accuracy.classifier == answered
+        and (key := (dataset.kind, learner, network, accuracy.shots)) in BANDS
+        and evaluation.ways == 5
+        and evaluation.split == "test"
+    ]
+    if not known:
+        return UNKNOWN
+    whole, (_, first) = WHOLE[dataset.kind], known[0]
+    bands = ", ".join(f"{accuracy.shots}-shot: {band}" for accuracy, band in known)
+    published = f"Published for {network} by {learner} on {whole.title}, 5-way {bands} ({first.source})"
     other = _difference(dataset, whole)
     if other:
-        return f"{known}; not comparable: {other}."
-    accuracy, half_width = 100 * evaluation.accuracy, 100 * evaluation.half_width
+        return f"{published}; not comparable: {other}."
+    if len(known) == 1:
+        return f"{published}; this {_compared(*known[0])}."
+    compared = " and ".join(f"{_compared(accuracy, band)} with {_shots(accuracy.shots)}" for accuracy, band in known)
+    return f"{published}; this {compared}."
+
+
+def _compared(found: Accuracy, band: Band) -> str:
+    accuracy, half_width = 100 * found.accuracy, 100 * found.half_width
     if accuracy + half_width < band.low:
-        return f"{known}; this is {band.low - accuracy:.1f} points below."
+        return f"is {band.low - accuracy:.1f} points below"
     if accuracy - half_width > band.high:
-        return f"{known}; this is {accuracy - band.high:.1f} points above."
-    return f"{known}; this agrees with it."
+        return f"is {accuracy - band.high:.1f} points above"
+    return "agrees with it"
+
+
+def _shots(number: int) -> str:
+    return f"{number} shot{'' if number == 1 else 's'}"
 
 
 def _difference(dataset: ImageDataset, whole: Whole) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metantk_core.datasets import ImageDataset, LabelledImages
-from metantk_core.meta_training import Evaluation, published_sentence
+from metantk_core.meta_training import Accuracy, Evaluation, published_sentence
 from metantk_core.meta_training.published import BANDS, UNKNOWN, WHOLE
 
 FOUND = Evaluation(
@@ -59,10 +59,26 @@ def test_an_accuracy_agrees_with_a_band_that_its_interval_reaches(accuracy, word
 
 
 def test_a_single_published_number_is_compared_as_such():
-    five = replace(FOUND, shots=5, accuracy=0.79, half_width=0.004, algorithm="rfs")
+    five = replace(FOUND, shots=5, accuracy=0.79, half_width=0.004, algorithm="rfs", classifier="logistic_regression")
     sentence = published_sentence(five, data_set("miniimagenet"), "RFS", "resnet12")
     assert "5-way 5-shot: 79.64 % (Tian et al., ECCV 2020)" in sentence
     assert "0.6 points below" in sentence
+
+
+def test_further_shots_are_compared_with_their_own_numbers_and_other_classifiers_with_none():
+    others = (
+        Accuracy("nearest_centroid", 1, 0.62, 0.01),
+        Accuracy("logistic_regression", 5, 0.78, 0.01),
+        Accuracy("logistic_regression", 10, 0.85, 0.01),
+    )
+    found = replace(FOUND, accuracy=0.62, algorithm="rfs", classifier="logistic_regression", others=others)
+    sentence = published_sentence(found, data_set("miniimagenet"), "RFS", "resnet12")
+    assert sentence == (
+        "Published for resnet12 by RFS on miniImageNet, 5-way 1-shot: 62.02 %, 5-shot: 79.64 % (Tian et al., ECCV "
+        "2020); this agrees with it with 1 shot and is 1.6 points below with 5 shots."
+    )
+    other = replace(found, classifier="cosine", others=())
+    assert published_sentence(other, data_set("miniimagenet"), "RFS", "resnet12") == UNKNOWN
 
 
 @pytest.mark.parametrize(
