@@ -5,7 +5,9 @@ import io
 import pickle
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -15,25 +17,55 @@ from metantk_core.datasets import SPLITS
 CLASSES = {"train": 5, "val": 3, "test": 4}
 EACH = 6  # images of a class
 SIZE = 12  # pixels
+ALPHABETS = {"images_background": {"Greek": 5, "Latin": 6}, "images_evaluation": {"Tibetan": 5}}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is written.
+
+    Attributes:
+        classes: Classes by split.
+        each: Images of a class.
+        size: Height and width, in pixels.
+        alphabets: Omniglot's characters, by folder and alphabet.
+    """
+
+    classes: Mapping[str, int] = field(default_factory=lambda: CLASSES)
+    each: int = EACH
+    size: int = SIZE
+    alphabets: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: ALPHABETS)
+
+
+SMALL = Extent()
 Content = Mapping[str, Mapping[str, np.ndarray]]
 """By split and class the images, as they are to be stored: ``[n, c, h, w]``."""
 
 
-def photographs(names: Callable[[str, int], str]) -> Content:
+class Writer(Protocol):
+    """Writes a layout into an empty folder and returns what is in it."""
+
+    def __call__(self, root: Path, extent: Extent = SMALL) -> Content: ...
+
+
+def photographs(names: Callable[[str, int], str], extent: Extent) -> Content:
     """Return coloured images, redder than blue, by the names that a layout gives to classes."""
     content = {}
     for number, split in enumerate(SPLITS):
         rng = np.random.default_rng(number)
         low, high = [90, 60, 0], [256, 226, 166]
-        images = rng.integers(low, high, (CLASSES[split], EACH, SIZE, SIZE, 3)).astype(np.uint8)
+        images = rng.integers(low, high, (extent.classes[split], extent.each, extent.size, extent.size, 3)).astype(
+            np.uint8
+        )
         content[split] = {names(split, k): one.transpose(0, 3, 1, 2) for k, one in enumerate(images)}
     return content
 
 
-def drawings(names: list[str], side: int) -> Mapping[str, np.ndarray]:
+def drawings(names: list[str], extent: Extent) -> Mapping[str, np.ndarray]:
     """Return pictures in black and white, some 20 % of them ink (255), ``[n, h, w]`` by class."""
     rng = np.random.default_rng(len(names))
-    return {name: (255 * (rng.random((EACH, side, side)) < 0.2)).astype(np.uint8) for name in names}
+    shape = (extent.each, extent.size, extent.size)
+    return {name: (255 * (rng.random(shape) < 0.2)).astype(np.uint8) for name in names}
 
 
 def flat(part: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -53,9 +85,9 @@ def labels_of(part: Mapping[str, np.ndarray]) -> list[int]:
     return [int(name.lstrip("n")) for name, images in part.items() for _ in images]
 
 
-def labelled(file_name: str) -> Callable[[Path], Content]:
-    def write(root: Path) -> Content:
-        content = photographs(number_of)
+def labelled(file_name: str) -> Writer:
+    def write(root: Path, extent: Extent = SMALL) -> Content:
+        content = photographs(number_of, extent)
         for split, part in content.items():
             phase = f"train_phase_{split}" if split == "train" and "mini" in file_name else split
             data = {"data": np.ascontiguousarray(flat(part)), "labels": labels_of(part)}
@@ -65,17 +97,17 @@ def labelled(file_name: str) -> Callable[[Path], Content]:
     return write
 
 
-def cached(root: Path) -> Content:
-    content = photographs(synset)
+def cached(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(synset, extent)
     for split, part in content.items():
-        rows = {name: list(range(EACH * k, EACH * (k + 1))) for k, name in enumerate(part)}
+        rows = {name: list(range(extent.each * k, extent.each * (k + 1))) for k, name in enumerate(part)}
         data = {"image_data": np.ascontiguousarray(flat(part)), "class_dict": rows}
         (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(data))
     return content
 
 
-def listed(root: Path) -> Content:
-    content = photographs(synset)
+def listed(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(synset, extent)
     (root / "images").mkdir()
     for split, part in content.items():
         rows = [(f"{name}{row}.png", name, image) for name, images in part.items() for row, image in enumerate(images)]
@@ -87,8 +119,8 @@ def listed(root: Path) -> Content:
     return content
 
 
-def folders(root: Path) -> Content:
-    content = photographs(lambda split, k: f"{split} {k}")
+def folders(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(lambda split, k: f"{split} {k}", extent)
     for split, part in content.items():
         for name, images in part.items():
             (root / split / name).mkdir(parents=True)
@@ -97,28 +129,28 @@ def folders(root: Path) -> Content:
     return content
 
 
-def arrays(root: Path) -> Content:
-    content = photographs(number_of)
+def arrays(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(number_of, extent)
     for split, part in content.items():
         np.savez(root / f"{split}.npz", images=flat(part), labels=labels_of(part))
     return content
 
 
-def tiered_arrays(root: Path) -> Content:
-    content = photographs(number_of)
+def tiered_arrays(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(number_of, extent)
     for split, part in content.items():
         np.savez(root / f"{split}_images.npz", images=flat(part)[..., ::-1])
         (root / f"{split}_labels.pkl").write_bytes(pickle.dumps({"labels": np.array(labels_of(part))}))
     return content
 
 
-def tiered_encoded(root: Path) -> Content:
-    content = photographs(synset)
+def tiered_encoded(root: Path, extent: Extent = SMALL) -> Content:
+    content = photographs(synset, extent)
     for split, part in content.items():
         (root / f"{split}_images_png.pkl").write_bytes(pickle.dumps([as_png(image) for image in flat(part)]))
         labels = {
-            b"label_specific": np.repeat(np.arange(len(part)), EACH),
-            b"label_general": np.zeros(EACH * len(part), np.int64),
+            b"label_specific": np.repeat(np.arange(len(part)), extent.each),
+            b"label_general": np.zeros(extent.each * len(part), np.int64),
             b"label_specific_str": list(part),
             b"label_general_str": ["everything"],
         }
@@ -133,19 +165,16 @@ def as_png(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(written.getvalue(), np.uint8)[:, None]
 
 
-ALPHABETS = {"images_background": {"Greek": 5, "Latin": 6}, "images_evaluation": {"Tibetan": 5}}
-
-
-def omniglot(root: Path) -> Content:
+def omniglot(root: Path, extent: Extent = SMALL) -> Content:
     """Write black ink on white paper in one bit, and return it inverted; which class is where is open."""
     names = [
         f"{alphabet}/character{k + 1:02}"
-        for part in ALPHABETS.values()
+        for part in extent.alphabets.values()
         for alphabet, count in part.items()
         for k in range(count)
     ]
-    drawn = drawings(names, SIZE)
-    for part, alphabets in ALPHABETS.items():
+    drawn = drawings(names, extent)
+    for part, alphabets in extent.alphabets.items():
         for name, images in drawn.items():
             if name.split("/")[0] in alphabets:
                 (root / part / name).mkdir(parents=True)
@@ -161,12 +190,12 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return head + array.astype(np.uint8).tobytes()
 
 
-def idx(beginning: str, test: str, names: str, first: int = 0, *, ending: str = "") -> Callable[[Path], Content]:
-    def write(root: Path) -> Content:
-        drawn = drawings(list(names), SIZE)
-        order = np.random.default_rng(0).permutation(len(names) * EACH)
+def idx(beginning: str, test: str, names: str, first: int = 0, *, ending: str = "") -> Writer:
+    def write(root: Path, extent: Extent = SMALL) -> Content:
+        drawn = drawings(list(names), extent)
+        order = np.random.default_rng(0).permutation(len(names) * extent.each)
         images = np.concatenate(list(drawn.values()))[order]
-        labels = np.repeat(np.arange(len(names)) + first, EACH)[order]
+        labels = np.repeat(np.arange(len(names)) + first, extent.each)[order]
         if beginning:  # EMNIST's are stored column by column
             images = images.transpose(0, 2, 1)
         for part, rows in (("train", slice(10, None)), (test, slice(0, 10))):
@@ -179,7 +208,7 @@ def idx(beginning: str, test: str, names: str, first: int = 0, *, ending: str = 
     return write
 
 
-MADE: dict[str, Callable[[Path], Content]] = {
+MADE: dict[str, Writer] = {
     "mini-rfs": labelled("miniImageNet_category_split_{}.pickle"),
     "mini-cache": cached,
     "mini-ravi": listed,
@@ -194,7 +223,7 @@ MADE: dict[str, Callable[[Path], Content]] = {
     "mnist": idx("", "t10k", "0123456789", ending=".gz"),
     "emnist-letters": idx("emnist-letters-", "test", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", 1),
 }
-"""By name what writes each layout into an empty folder and returns what is in it.
+"""By name what writes each layout.
 
 Where classes are not divided, they are all under ``all``.
 """
