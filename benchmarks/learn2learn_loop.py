@@ -103,6 +103,8 @@ def compared(algorithm: Adaptation, training: MamlTraining, episodes: int, datas
     began = process_time()
     model = meta_train(NETWORK, train, val, training, SEED)
     between = process_time()
+    if model.best_iteration != training.iterations:  # the other side has the last weights
+        raise SystemExit("The first weights did better in validation than the last ones; train for more iterations.")
     learner = their_training(start, training, train)
     seconds = between - began, process_time() - between
     ours = evaluate(model, tested, test, SEED).per_episode

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.learn2learn_loop import TRAINING, compared, glyphs
 
-SHORT = TRAINING.model_copy(update={"iterations": 6, "validate_every": 6, "validation_episodes": 2})
+SHORT = TRAINING.model_copy(update={"iterations": 20, "validate_every": 20, "validation_episodes": 5})
 
 
 @pytest.fixture(scope="module")
