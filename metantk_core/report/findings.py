@@ -117,24 +117,32 @@ def class_sentences(evaluation: Evaluation, number: int = 3) -> list[str]:
     worst = f"Worst 10 % of episodes: {percent(evaluation.worst_decile)} on average"
     if answers is None:
         return [f"{worst}."]
-    often = [one for one in answers.in_worst(evaluation.per_episode) if one.held > one.expected][:number]
+    # Once is no habit, however little was expected.
+    often = [one for one in answers.in_worst(evaluation.per_episode) if one.held > max(1, one.expected)][:number]
     held = ", ".join(f"{one.name} ({one.held} times, {fixed(one.expected, 1)} expected)" for one in often)
     sentences = [f"{worst}{f'; they held {held}' if often else ''}."]
     classes = sorted(answers.classes(), key=lambda one: (one.accuracy, one.name))
 
     def some(found: Sequence[ClassAccuracy]) -> str:
-        return ", ".join(f"{one.name} {percent_with_interval(one.accuracy, one.half_width)}" for one in found)
+        return ", ".join(
+            f"{one.name} {percent_with_interval(one.accuracy, one.half_width)} ({_episodes_in_words(one.episodes)})"
+            for one in found
+        )
 
     if len(classes) > number:
         sentences.append(f"Hardest classes: {some(classes[:number])}; easiest: {some(classes[:-2:-1])}.")
     pairs = [
         f"{pair.name} taken for {pair.taken_for} ({percent(pair.share)} of its queries in "
-        f"{pair.episodes:,} {'episode' if pair.episodes == 1 else 'episodes'} with both)"
+        f"{_episodes_in_words(pair.episodes)} with both)"
         for pair in answers.confusions()[:number]
     ]
     if pairs:
         sentences.append(f"Most confused: {', '.join(pairs)}.")
     return sentences
+
+
+def _episodes_in_words(number: int) -> str:
+    return f"{number:,} {'episode' if number == 1 else 'episodes'}"
 
 
 def same_episodes(first: Evaluation, second: Evaluation) -> bool:

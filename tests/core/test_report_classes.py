@@ -104,5 +104,6 @@ def test_terminal_names_worst_episodes_hardest_classes_and_most_confused_pairs_i
     worst, hardest, confused = lines[-3:]
     assert worst.startswith(f"Worst 10 % of episodes: {100 * found.worst_decile:.1f} % on average; they held")
     assert hardest.startswith("Hardest classes: [bold]c0 ")
+    assert re.search(r"easiest: \[bold\]c\d+ [\d.]+ ± [\d.]+ % \(\d+ episodes\)\.$", hardest)
     assert confused.startswith("Most confused: [bold]c0 taken for [bold]c1 (100.0 % of its queries in ")
     assert class_sentences(dataclasses.replace(found, answers=None)) == [worst.partition(";")[0] + "."]
