@@ -17,10 +17,10 @@ from metantk_core.candidates import NAMED_NETWORKS, PUBLISHED, space_named
 from metantk_core.datasets import DataConfig
 from metantk_core.errors import InputError, quoted, without_addresses_of
 from metantk_core.meta_training import LEARNERS_SETTINGS, EvaluationConfig, MamlTraining, TrainingConfig
-from metantk_core.ranking import Criterion, Role
+from metantk_core.ranking import Criterion, Role, top_roles, training_names, training_of
 from metantk_core.scores import ScoringConfig
 from metantk_core.search import SearchConfig
-from metantk_core.seeding import digest
+from metantk_core.seeding import derive, digest
 from metantk_core.settings_text import HOW, parse_json, parse_yaml, read_settings
 
 _COMPLAINTS = 10  # in one message
@@ -87,6 +87,19 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default=("best", "worst", "random"),
         strict=False,  # JSON has lists alone
         description="Which ranks are meta-trained; the best is the model, the others show what the ranking is worth",
+    )
+    trained_top: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="How many of the first ranks are meta-trained: the best, and from 2 on top-2, top-3 … beside it",
+    )
+    training_seeds: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="How often each network is trained, with another seed each time: with more than 1, intervals cover "
+        "training and episodes, with 1 episodes alone; 3 or more tell much more than 2",
     )
     yardsticks: tuple[str, ...] = Field(
         default=(),
@@ -185,8 +198,24 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """What is trained and evaluated: the roles of candidates, then the yardsticks."""
-        return (*self.trained_roles, *self.yardsticks)
+        """What is trained and evaluated, by name: every network, as often as there are seeds."""
+        return tuple(name for network in self.networks for name in training_names(network, self.training_seeds))
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Which candidates of the leaderboard are trained, those of the first ranks after the best."""
+        top = ("best", *top_roles(self.trained_top))
+        return tuple(name for role in self.trained_roles for name in (top if role == "best" else (role,)))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Which networks are trained: the candidates, then the yardsticks."""
+        return (*self.candidates, *self.yardsticks)
+
+    def training_seed(self, training: str) -> int:
+        """Return the seed of a training of a name: of a network's first it is the run's."""
+        _, number = training_of(training)
+        return self.seed if number == 1 else derive(self.seed, "training", number) >> 10  # JSON keeps 53 bits exactly
 
     @property
     def criterion(self) -> Criterion:
@@ -212,6 +241,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             # The digest of who answers as the learner does stays what it was before there was a choice.
             if not getattr(self.evaluation, name) and getattr(self.evaluation, name) != 0:
                 del values["evaluation"][name]
+        for name in ("trained_top", "training_seeds"):
+            if getattr(self, name) == 1:
+                del values[name]  # likewise
         if self.dataset_digest is None:
             del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
         elif self.data.path is not None:

@@ -23,9 +23,10 @@ from metantk_core.config import RunConfig
 from metantk_core.errors import STOPPED
 from metantk_core.files import amount
 from metantk_core.ports import RegisteredModel
-from metantk_core.ranking import ROLES, Leaderboard, Standing
+from metantk_core.ranking import Leaderboard, Standing, is_role, training_of
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
+from metantk_core.statistics import crossed_half_width
 from metantk_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -242,8 +243,10 @@ def print_history(history: SearchHistory, console: Console | None = None) -> Non
 
 def print_training(role: str, model: "meta_training.TrainedModel") -> None:
     """Print the learning curve of a trained network and the weights that were kept."""
+    network, _ = training_of(role)
+    called = f"the {network} candidate{role.removeprefix(network)}" if is_role(network) else role
     table = Table(
-        title=f"{model.protocol}; {f'the {role} candidate' if role in ROLES else role}: {model.genotype}",
+        title=f"{model.protocol}; {called}: {model.genotype}",
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -299,6 +302,9 @@ def print_evaluations(
         if costs:
             row += [_count(float(costs[role].params)), _count(float(costs[role].macs))]
         table.add_row(*row)
+        for number, one in enumerate(meta_training.accuracies(evaluation), 1) if evaluation.trainings else ():
+            half_width = crossed_half_width(one[None])
+            table.add_row(f"  seed {number}", f"{one.mean():.2%}", f"± {half_width:.2%}", style="dim")
         for other in evaluation.others:
             name = f"  {other.shots}-shot, {other.classifier.replace('_', ' ')}"
             table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")

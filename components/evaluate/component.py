@@ -17,7 +17,7 @@ def evaluate(
     """Evaluate a network on few-shot episodes of test classes, with a 95 % interval over episodes.
 
     Args:
-        role: Which candidate the network is: ``best``, ``worst`` or ``random``.
+        role: Which training the network is of, as in ``meta_train``.
         run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.

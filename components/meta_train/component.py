@@ -17,7 +17,7 @@ def meta_train(
     """Meta-train one candidate of the leaderboard; the weights with the best validation accuracy are kept.
 
     Args:
-        role: Which candidate: ``best``, ``worst`` or ``random``.
+        role: Which training: ``best``, ``top-2``, a or a yardstick; ``best seed 2`` where there are several.
         run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.

@@ -19,7 +19,7 @@ def register_model(
         run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
-        roles: The roles of ``models`` and ``evaluations``, in their order.
+        roles: The names of the trainings of ``models`` and ``evaluations``, in their order.
         dataset: Folder with the prepared arrays; gives the input example.
         models: Folders of the meta-trained networks.
         evaluations: Their accuracies on test classes, as JSON.
@@ -33,11 +33,13 @@ def register_model(
     from metantk_core.meta_training import Evaluation
 
     with steps.open_step("register model", run.path, store=store, tracking_uri=tracking_uri) as (config, ports):
-        best = roles.index("best")
         registered = workflow.register_model(
             config,
-            Path(models[best].path),
-            Evaluation.from_json(Path(evaluations[best].path).read_text(encoding="utf-8")),
+            {role: Path(model.path) for role, model in zip(roles, models, strict=True)},
+            {
+                role: Evaluation.from_json(Path(evaluation.path).read_text(encoding="utf-8"))
+                for role, evaluation in zip(roles, evaluations, strict=True)
+            },
             datasets.load(Path(dataset.path)),
             ports,
         )

@@ -22,7 +22,7 @@ def write_report(
         run: The run: its ``RunConfig`` as JSON, as the first step wrote it.
         store: Address of the artifact store.
         tracking_uri: Address of MLflow.
-        roles: The roles of ``models`` and ``evaluations``, in their order.
+        roles: The names of the trainings of ``models`` and ``evaluations``, in their order.
         leaderboard: ``Leaderboard`` as JSON.
         history: ``SearchHistory`` as JSON.
         dataset: Folder with the prepared arrays.

@@ -26,12 +26,14 @@ from metantk_core.command_line.options import (
 from metantk_core.errors import InputError, quoted, without_addresses
 from metantk_core.extras import META_TRAINING, PIPELINES, TRACKING, admit_installed
 from metantk_core.networks.config import BatchNormTreatment
-from metantk_core.ranking.roles import Role
+from metantk_core.ranking.roles import ROLES, rank_of, training_names
 
 if TYPE_CHECKING:
     from metantk_core.config import RunConfig
 
 commands = typer.Typer(cls=Commands)
+
+_ROLES = "best|worst|random|top-2|…"
 
 
 @commands.command(
@@ -85,7 +87,7 @@ def search(
 )
 def train(
     recipe: Recipe = "glyphs",
-    role: Annotated[Role | None, typer.Option(help="Which candidate of the leaderboard: by default the best.")] = None,
+    role: Annotated[str | None, typer.Option(metavar=_ROLES, help="Which candidate: by default the best.")] = None,
     genotype: Annotated[
         str | None,
         typer.Option(
@@ -155,20 +157,25 @@ def train(
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
-        found = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
+        leaderboard = workflow.search(config, dataset, ports).leaderboard
+        names = training_names(role, config.training_seeds)
+        models = {name: workflow.meta_train(config, name, leaderboard, dataset, ports) for name in names}
     if as_json:
-        print_json(
+        said = [
             {
                 "run": config.run_id,
-                "role": role,
+                "role": name,
                 "device": ports.device_kind,
                 "genotype": found.genotype,
                 "best_iteration": found.best_iteration,
                 "history": [asdict(point) for point in found.history],
             }
-        )
+            for name, found in models.items()
+        ]
+        print_json(said[0] if len(said) == 1 else {"run": config.run_id, "role": role, "trainings": said})
     else:
-        terminal.print_training(role, found)
+        for name, found in models.items():
+            terminal.print_training(name, found)
         terminal.print_device(ports.device)
         terminal.print_next(place, config)
 
@@ -178,7 +185,7 @@ def train(
 )
 def evaluate(
     recipe: Recipe = "glyphs",
-    role: Annotated[Role, typer.Option(help="Which candidate of the leaderboard.")] = "best",
+    role: Annotated[str, typer.Option(metavar=_ROLES, help="Which candidate of the leaderboard.")] = "best",
     overrides: Overrides = None,
     seed: Seed = None,
     workspace: WorkspaceRoot = Path("runs"),
@@ -200,8 +207,13 @@ def evaluate(
     place = spaces.Workspace(workspace, tracking_uri, device, store)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
-        model = workflow.meta_train(config, role, workflow.search(config, dataset, ports).leaderboard, dataset, ports)
-        evaluation = workflow.evaluate(config, role, model, dataset, ports)
+        leaderboard = workflow.search(config, dataset, ports).leaderboard
+        models = {
+            name: workflow.meta_train(config, name, leaderboard, dataset, ports)
+            for name in training_names(role, config.training_seeds)
+        }
+        evaluations = {name: workflow.evaluate(config, name, model, dataset, ports) for name, model in models.items()}
+        evaluation = workflow.join_trainings(config, role, models, evaluations, dataset, ports)
     if as_json:
         print_json({"run": config.run_id, "role": role, **evaluation.as_values()})
     else:
@@ -343,11 +355,22 @@ def _train_alone(
     place = spaces.Workspace(*where)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):
-        trained = workflow.train(config, name, architecture, dataset, ports)
-        evaluation = workflow.evaluate(config, name, trained, dataset, ports)
-        kept = workflow.register_trained(config, name, trained, evaluation, dataset, ports) if register else None
+        names = training_names(name, config.training_seeds)
+        models = {each: workflow.train(config, each, architecture, dataset, ports) for each in names}
+        evaluations = {each: workflow.evaluate(config, each, model, dataset, ports) for each, model in models.items()}
+        evaluation = workflow.join_trainings(config, name, models, evaluations, dataset, ports)
+        kept = workflow.register_trained(config, models, evaluations, dataset, ports) if register else None
         ports.tracker.close_run(ports.run, "finished")
     if as_json:
+        trained = models[names[0]]
+        said = [
+            {
+                "outcome": model.outcome,
+                "best_iteration": model.best_iteration,
+                "history": [asdict(point) for point in model.history],
+            }
+            for model in models.values()
+        ]
         print_json(
             {
                 "run": config.run_id,
@@ -357,15 +380,14 @@ def _train_alone(
                 "params": costs.params,
                 "macs": costs.macs,
                 "device": ports.device_kind,
-                "outcome": trained.outcome,
-                "best_iteration": trained.best_iteration,
-                "history": [asdict(point) for point in trained.history],
+                **(said[0] if len(said) == 1 else {"trainings": said}),
                 "evaluation": evaluation.as_values(),
                 "model": kept.uri if kept is not None else None,
             }
         )
     else:
-        terminal.print_training(name, trained)
+        for each, trained in models.items():
+            terminal.print_training(each, trained)
         terminal.print_evaluations({name: evaluation}, {name: costs})
         terminal.print_device(ports.device)
         if kept is not None:
@@ -373,11 +395,14 @@ def _train_alone(
         terminal.print_next(place, config)
 
 
-def _trained(config: "RunConfig", role: Role) -> "RunConfig":
+def _trained(config: "RunConfig", role: str) -> "RunConfig":
     """Return the configuration, if it trains candidates of this rank."""
-    if role not in config.trained_roles:
+    if role not in config.candidates:
+        rank = rank_of(role)
+        how = f", or add it with --set 'trained_roles=[best, {role}]'" if role in ROLES else ""
+        how = f", or add it with --set trained_top={rank}" if rank is not None and rank > 1 else how
         raise InputError(
-            f"Expected one of the roles that the configuration trains ({', '.join(config.trained_roles)}), got --role "
-            f"{role}; give one of these, or add it with --set 'trained_roles=[best, {role}]'."
+            f"Expected one of the roles that the configuration trains ({', '.join(config.candidates)}), got --role "
+            f"{quoted(role)}; give one of these{how}."
         )
     return config

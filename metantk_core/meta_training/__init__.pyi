@@ -18,12 +18,14 @@ from .logistic_regression import LinearClassifiers, fit_logistic_regression
 from .model import (
     TrainedModel,
     Validation,
+    best_validated,
     load_model,
     save_model,
     untrained_model,
 )
 from .published import published_sentence
 from .training import meta_train
+from .trainings import accuracies, over_trainings
 
 __all__ = [
     "FORMAT",
@@ -48,12 +50,15 @@ __all__ = [
     "TrainedModel",
     "TrainingConfig",
     "Validation",
+    "accuracies",
     "asked_of",
+    "best_validated",
     "classify",
     "evaluate",
     "fit_logistic_regression",
     "load_model",
     "meta_train",
+    "over_trainings",
     "published_sentence",
     "save_model",
     "untrained_model",

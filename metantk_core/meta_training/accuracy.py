@@ -56,6 +56,8 @@ class Evaluation:
         others: What other classifiers, or other numbers of shots, came to.
         published: How it compares with published accuracies, in a sentence; empty if nobody looked.
         answers: How the queries of each class were answered; None of evaluations of before that was counted.
+        trainings: Accuracy of each training in each episode, where this is of several trainings of a network: then
+            accuracies are means over them, and what is of one training is the first one's. Empty for one training.
     """
 
     accuracy: float
@@ -82,6 +84,7 @@ class Evaluation:
     others: tuple[Accuracy, ...] = ()
     published: str = ""
     answers: ClassAnswers | None = None
+    trainings: tuple[tuple[float, ...], ...] = ()
 
     @property
     def worst_decile(self) -> float:
@@ -92,7 +95,7 @@ class Evaluation:
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
         """Everything but the numbers that were measured, and what does not apply."""
-        measured = ("accuracy", "half_width", "per_episode", "others", "published", "answers")
+        measured = ("accuracy", "half_width", "per_episode", "others", "published", "answers", "trainings")
         return {name: value for name, value in asdict(self).items() if name not in measured and value is not None}
 
     def summary(self) -> str:
@@ -136,6 +139,7 @@ class Evaluation:
             others = tuple(Accuracy(**other) for other in values.get("others", ()))
             answers = values.get("answers") and ClassAnswers.from_values(values["answers"])
             read = {"per_episode": tuple(values["per_episode"]), "others": others, "answers": answers}
+            read["trainings"] = tuple(tuple(training) for training in values.get("trainings", ()))
             return cls(**{**values, **read})
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("Expected an evaluation as JSON, but it can't be read; evaluate again.") from error

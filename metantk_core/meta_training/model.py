@@ -120,6 +120,12 @@ class TrainedModel:
         return self.outputs if isinstance(self.training, MamlTraining) else None
 
     @property
+    def validation_accuracy(self) -> float:
+        """The accuracy of the kept weights on validation classes; 0 if training diverged before it was known."""
+        kept = (point for point in self.history if point.iteration == self.best_iteration)
+        return next((point.validation_accuracy for point in kept), 0.0)
+
+    @property
     def protocol(self) -> str:
         """What was learned from what, for how long, for people."""
         return described(self.training, self.outputs)
@@ -150,6 +156,17 @@ class TrainedModel:
                 "the model's files belong to different models, save it again."
             ) from error
         return network
+
+
+def best_validated(models: Mapping[str, TrainedModel]) -> str:
+    """Return the training whose kept weights were best on validation classes, the first of equals.
+
+    Test classes choose nothing: what is registered is chosen as the weights of one training are.
+
+    Args:
+        models: The trainings of one network by name, validated on the same episodes.
+    """
+    return max(models, key=lambda name: models[name].validation_accuracy)
 
 
 def described(training: TrainingConfig, outputs: int) -> str:

@@ -74,6 +74,7 @@ def meta_train(
     progress: Progress = silent,
     on_validation: Callable[[Validation], None] | None = None,
     device: torch.device | str = "cpu",
+    validation_seed: int | None = None,
 ) -> TrainedModel:
     """Train a network by the learner that the configuration is of.
 
@@ -89,11 +90,13 @@ def meta_train(
         train: Episodes of training classes; batches of them for learners that know no episodes.
         validation: Episodes of validation classes.
         config: How to train.
-        seed: Seed of the run.
+        seed: Seed of the training.
         checkpoint: Where the state is kept, and found after an interruption.
         progress: Told after each iteration.
         on_validation: Told of each validation; after an interruption, of the earlier ones again.
         device: Where the network runs.
+        validation_seed: Seed of the validation episodes, which trainings that are compared share; that of the training
+            if not given.
 
     Raises:
         InputError: The sources don't fit the configuration, the checkpoint is of other work, or the device has too
@@ -103,6 +106,7 @@ def meta_train(
     start = untrained_model(architecture, train, config, seed)
     network = starting_network(architecture, config, start.image_shape, start.outputs, seed).to(device)
     learner = LEARNERS[type(config)](network, config, train, seed, device)
+    validated_by = seed if validation_seed is None else validation_seed
     work = digest(
         [
             start.genotype,
@@ -111,6 +115,7 @@ def meta_train(
             seed,
             source_digest(train),
             source_digest(validation),
+            *([validated_by] if validated_by != seed else []),  # else the digest is what it always was
         ]
     )
     state = _State(_copy(network))
@@ -138,7 +143,7 @@ def meta_train(
     def validate() -> None:
         with enough_memory("an episode of validation", "training.episode.queries", first_order=second_order):
             accuracies = [
-                _validation_accuracy(architecture, network, validation, seed, index, config, device)
+                _validation_accuracy(architecture, network, validation, validated_by, index, config, device)
                 for index in range(config.validation_episodes)
             ]
         accuracy, half_width = mean_and_half_width(accuracies)

@@ -6,7 +6,7 @@ from .order import rank
 from .racing import separated
 from .records import check_devices
 from .resampling import agreement, certainty, halves, resamples
-from .roles import ROLES, Role
+from .roles import ROLES, Role, is_role, rank_of, top_roles, training_names, training_of
 
 __all__ = [
     "ROLES",
@@ -21,10 +21,15 @@ __all__ = [
     "check_devices",
     "draws_needed",
     "halves",
+    "is_role",
     "losses",
     "rank",
+    "rank_of",
     "reliability",
     "render_markdown",
     "resamples",
     "separated",
+    "top_roles",
+    "training_names",
+    "training_of",
 ]

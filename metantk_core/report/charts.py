@@ -455,12 +455,18 @@ def spectrum(kernels: Sequence[tuple[str, Float[np.ndarray, "_ _"]]]) -> str:
     return to_svg(figure, "spectrum", "Eigenvalues of the MetaNTK of the compared candidates on a logarithmic scale.")
 
 
-def accuracy_dots(rows: Sequence[tuple[str, float, float]], *, chance: float) -> str:
+def accuracy_dots(
+    rows: Sequence[tuple[str, float, float]],
+    *,
+    chance: float,
+    trainings: Mapping[str, Float[np.ndarray, " n"]] = MappingProxyType({}),
+) -> str:
     """Return accuracies with their intervals as dots on one scale, which ends at chance or below on the left.
 
     Args:
         rows: Role, accuracy (0 to 1) and half width of the 95 % interval.
         chance: Accuracy of guessing.
+        trainings: Accuracies of single trainings by role, shown as small dots below the mean.
     """
     figure = new_figure(_WIDTH, 0.75 + 0.36 * len(rows))
     axes = new_axes(figure, "accuracy on test classes", "")
@@ -487,10 +493,14 @@ def accuracy_dots(rows: Sequence[tuple[str, float, float]], *, chance: float) ->
             elinewidth=2,
             capsize=3,
         )
+        if role in trainings:
+            each = trainings[role]
+            axes.plot(each, np.full(len(each), row + 0.25), ".", markersize=4, alpha=0.7, color=_colour(role))
     axes.set_yticks(range(len(rows)), [role for role, _, _ in rows], color=LIGHT["ink"])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    low = min([chance, *(accuracy - half_width for _, accuracy, half_width in rows)])
-    high = max([chance, *(accuracy + half_width for _, accuracy, half_width in rows)])
+    single = [float(accuracy) for each in trainings.values() for accuracy in each]
+    low = min([chance, *(accuracy - half_width for _, accuracy, half_width in rows), *single])
+    high = max([chance, *(accuracy + half_width for _, accuracy, half_width in rows), *single])
     axes.set_xlim(max(0.0, low - 0.05), min(1.0, high + 0.05) + 0.005)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))

@@ -1,5 +1,6 @@
 """What a report is made of: the values of a finished run, nothing that has to be looked up or computed elsewhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from metantk_core.architectures import Architecture, costs_of
 from metantk_core.candidates import Costs, Genotype
 from metantk_core.episodes import Episode
-from metantk_core.meta_training import Evaluation, TrainedModel, Validation
+from metantk_core.meta_training import Evaluation, TrainedModel, Validation, best_validated
 from metantk_core.ranking import Leaderboard
 from metantk_core.search import SearchHistory
 
@@ -20,11 +21,13 @@ class TrainedCandidate:
     Attributes:
         role: ``"best"``, ``"worst"``, ``"random"``, or another name for people.
         architecture: The network.
-        history: The validations during meta-training, in order.
+        history: The validations during meta-training, in order; of several trainings those of the one that is shown,
+            which was best on validation classes.
         best_iteration: The iteration whose weights were kept.
-        evaluation: Its accuracy on test classes, or None if it was not evaluated.
+        evaluation: Its accuracy on test classes, over all trainings, or None if it was not evaluated.
         problem: What went wrong during training, for people; empty if nothing did.
         costs: Its parameters and multiply-accumulates, if they are known.
+        iterations: The iterations whose weights were kept, of each of several trainings.
     """
 
     role: str
@@ -34,24 +37,32 @@ class TrainedCandidate:
     evaluation: Evaluation | None
     problem: str = ""
     costs: Costs | None = None
+    iterations: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, role: str, model: TrainedModel, evaluation: Evaluation | None) -> "TrainedCandidate":
-        """Return what the report shows of a trained model.
+    def of(cls, role: str, models: Mapping[str, TrainedModel], evaluation: Evaluation | None) -> "TrainedCandidate":
+        """Return what the report shows of a network that was trained.
 
         Args:
             role: The candidate's role, or the yardstick's name.
-            model: The model.
+            models: What came of its trainings, by their names.
             evaluation: Its accuracy on test classes, if it was evaluated.
         """
-        problem = f"{model.outcome} at iteration {model.iterations}: {model.reason}" if model.reason else ""
+        model = models[best_validated(models)]
+        problem = "; ".join(
+            f"{f'{name}: ' if len(models) > 1 else ''}{found.outcome} at iteration {found.iterations}: {found.reason}"
+            for name, found in models.items()
+            if found.reason
+        )
+        iterations = tuple(found.best_iteration for found in models.values()) if len(models) > 1 else ()
         costs = costs_of(
             model.architecture,
             model.training.network,
             image_shape=model.image_shape,
             ways=evaluation.ways if evaluation is not None else max(model.outputs, 1),
         )
-        return cls(role, model.architecture, model.history, model.best_iteration, evaluation, problem, costs)
+        best = model.best_iteration
+        return cls(role, model.architecture, model.history, best, evaluation, problem, costs, iterations)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from metantk_core.candidates import Costs
-from metantk_core.meta_training import ClassAccuracy, Evaluation
+from metantk_core.meta_training import ClassAccuracy, Evaluation, accuracies
 from metantk_core.ranking import Leaderboard, Standing
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points
-from metantk_core.statistics import rank_correlation_interval, student_p_value, student_quantile
+from metantk_core.statistics import (
+    crossed_half_width,
+    crossed_p_value,
+    rank_correlation_interval,
+    student_p_value,
+    student_quantile,
+)
 
 _COUNTED = {"params": "the number of parameters", "flops": "the number of multiply-accumulates (MACs)"}
 
@@ -21,8 +27,9 @@ class Difference:
 
     Attributes:
         mean: Mean of the first minus the second, as a share.
-        half_width: Half width of the 95 % interval (Student's t over episodes).
-        p_value: Two-sided p-value of the paired t-test.
+        half_width: Half width of the 95 % interval (Student's t over episodes; over trainings and episodes, where both
+            were trained several times).
+        p_value: Two-sided p-value of the paired t-test; of the same interval's, over trainings.
     """
 
     mean: float
@@ -47,11 +54,17 @@ class Association:
 def paired_difference(first: Evaluation, second: Evaluation) -> Difference | None:
     """Return how much better the first network is, or None if the two did not see the same test episodes.
 
-    Equal protocols and an equal seed mean equal episodes, one by one. The interval covers the choice of episodes, not
-    of the training's seed.
+    Equal protocols and an equal seed mean equal episodes, one by one. The interval covers the choice of episodes, and
+    of the training's seed where both were trained several times: the difference of a seed is then that of the
+    trainings of the same number.
     """
     if not same_episodes(first, second) or len(first.per_episode) < 2:
         return None
+    if first.trainings or second.trainings:
+        if len(first.trainings) != len(second.trainings):
+            return None
+        table = accuracies(first) - accuracies(second)
+        return Difference(float(table.mean()), crossed_half_width(table), crossed_p_value(table))
     differences = np.array(first.per_episode, dtype=np.float64) - np.array(second.per_episode, dtype=np.float64)
     count, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(count)
@@ -78,7 +91,8 @@ def yardstick_sentences(
         difference = paired_difference(best, found) if best is not None and found is not None else None
         if difference is None:
             continue
-        by = f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)} points on the same episodes"
+        over = f" over {len(found.trainings)} seeds" if found is not None and found.trainings else ""
+        by = f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)} points on the same episodes{over}"
         sizes = ""
         if "best" in costs and name in costs:
             ours, theirs = costs["best"], costs[name]
@@ -236,10 +250,18 @@ def place_sentence(leaderboard: Leaderboard) -> str:
     )
 
 
-def comparison_sentence(winner: str, other: str, difference: Difference) -> str:
-    """Return one sentence that says whether two networks' accuracies can be told apart."""
+def comparison_sentence(winner: str, other: str, difference: Difference, seeds: int = 1) -> str:
+    """Return one sentence that says whether two networks' accuracies can be told apart.
+
+    Args:
+        winner: The first network.
+        other: The second one.
+        difference: How much more accurate the first is.
+        seeds: How often both were trained.
+    """
     low, high = points(difference.mean - difference.half_width), points(difference.mean + difference.half_width)
-    interval = f"{points(difference.mean)} points (95 % interval {low} to {high}, same test episodes)"
+    over = f" and {seeds} training seeds" if seeds > 1 else ""
+    interval = f"{points(difference.mean)} points (95 % interval {low} to {high}, same test episodes{over})"
     if not difference.clear:
         return f"The {winner} and the {other} candidate can't be told apart by accuracy: the difference is {interval}."
     word = "more" if difference.mean > 0 else "less"

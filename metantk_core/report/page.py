@@ -16,8 +16,8 @@ from metantk_core.architectures import format_architecture
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.files import write_atomically
-from metantk_core.meta_training import Evaluation
-from metantk_core.ranking import ROLES, Leaderboard, Standing
+from metantk_core.meta_training import Evaluation, accuracies
+from metantk_core.ranking import Leaderboard, Standing, is_role
 from metantk_core.report import charts, findings
 from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
@@ -28,6 +28,7 @@ from metantk_core.report.rounds import how_it_went, warnings
 from metantk_core.report.templates import environment, style
 from metantk_core.scores import SCORES
 from metantk_core.search import pareto_front
+from metantk_core.statistics import crossed_half_width
 
 _TOP, _MOST_ROWS, _MOST_FAILED, _MOST_FRONT = 20, 1000, 50, 30
 _MOST_PIXELS, _MOST_QUERIES, _MOST_EPISODES = 56, 6, 3
@@ -78,6 +79,7 @@ def render(data: ReportData) -> str:
         learning=_learning(data.trained),
         accuracy=_accuracy(data.trained),
         test_classes=_test_classes(data.trained),
+        seeds=max((len(candidate.iterations) for candidate in data.trained), default=0),
         glossary=_glossary(board),
         configuration=_pretty(data.configuration),
     )
@@ -102,20 +104,22 @@ def _summary(data: ReportData) -> dict[str, object]:
         "chance": percent(chance) if chance else None,
         "chart": Markup(  # noqa: S704 - an SVG of ours, its texts escaped by matplotlib
             charts.accuracy_dots(
-                [(role, float(e.accuracy), float(e.half_width)) for role, e in evaluated], chance=chance
+                [(role, float(e.accuracy), float(e.half_width)) for role, e in evaluated],
+                chance=chance,
+                trainings={role: accuracies(e).mean(axis=1) for role, e in evaluated if e.trainings},
             )
         )
         if evaluated and chance
         else None,
         "comparisons": [
-            findings.comparison_sentence(evaluated[0][0], role, difference)
+            findings.comparison_sentence(evaluated[0][0], role, difference, len(evaluation.trainings))
             for role, evaluation in evaluated[1:]
-            if role in ROLES and (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
+            if is_role(role) and (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
         ],
         "yardsticks": findings.yardstick_sentences(
             dict(evaluated),
             {trained.role: trained.costs for trained in data.trained if trained.costs is not None},
-            [role for role, _ in evaluated if role not in ROLES],
+            [role for role, _ in evaluated if not is_role(role)],
         ),
         "published": findings.published_sentences(dict(evaluated)),
         "protocol": _protocol(evaluated[0][1]) if evaluated else None,
@@ -317,13 +321,18 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
                 "macs": count(candidate.costs.macs) if candidate.costs else None,
                 "accuracy": percent_with_interval(evaluation.accuracy, evaluation.half_width),
                 "worst": percent(evaluation.worst_decile),
-                "chosen": candidate.best_iteration,
+                "chosen": ", ".join(map(str, candidate.iterations or (candidate.best_iteration,))),
                 "difference": f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)}"
                 if difference
                 else None,
                 "apart": difference.clear if difference else None,
                 "p_value": _p_value(difference.p_value) if difference else None,
                 "reference": candidate is evaluated[0],
+                "trainings": [
+                    (f"seed {number}", percent_with_interval(float(one.mean()), crossed_half_width(one[None])))
+                    for number, one in enumerate(accuracies(evaluation), 1)
+                    if evaluation.trainings
+                ],
                 "others": [
                     (
                         f"{other.shots}-shot, {other.classifier.replace('_', ' ')}",
@@ -350,12 +359,17 @@ def _p_value(value: float) -> str:
 
 def _protocol(evaluation: Evaluation) -> str:
     """Return in one sentence how accuracy was measured."""
+    over = (
+        "; of one training, with its seed, over episodes alone"
+        if evaluation.trainings
+        else ", of one training run each: it does not cover what another training seed would change"
+    )
     kind = "transductive: queries of an episode share their moments" if evaluation.transductive else "not transductive"
     return (
         f"{evaluation.ways}-way {evaluation.shots}-shot, {evaluation.queries} query images a class, "
         f"{evaluation.episodes} episodes of the {evaluation.split} classes of {evaluation.dataset} drawn with seed "
         f"{evaluation.seed}; {_learner(evaluation)}; normalisation {evaluation.norm} ({kind}). ± is the "
-        f"{evaluation.interval}, of one training run each: it does not cover what another training seed would change."
+        f"{evaluation.interval}{over}."
         f"{f' Computed on {evaluation.device}.' if evaluation.device else ''} "
         "docs/protocol.md says what each of these means."
     )

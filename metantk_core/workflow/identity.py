@@ -44,7 +44,9 @@ def score_key(name: str, config: RunConfig, dataset: ImageDataset, device: str) 
     )
 
 
-def training_key(config: RunConfig, architecture: Architecture, dataset: ImageDataset, device: str) -> str:
+def training_key(
+    config: RunConfig, architecture: Architecture, dataset: ImageDataset, device: str, seed: int | None = None
+) -> str:
     """Return the digest of everything that the weights of a meta-trained network depend on.
 
     Args:
@@ -52,11 +54,11 @@ def training_key(config: RunConfig, architecture: Architecture, dataset: ImageDa
         architecture: The network.
         dataset: The images.
         device: Kind of the device.
+        seed: Seed of the training, the run's if not given; validation episodes are the run's.
     """
     training = config.training.model_dump(mode="json")
-    return digest(
-        [training, *identity_of(architecture), dataset.digest, config.seed, __version__, _torch_release(), device]
-    )
+    seeds = [config.seed] if seed in (None, config.seed) else [config.seed, seed]
+    return digest([training, *identity_of(architecture), dataset.digest, *seeds, __version__, _torch_release(), device])
 
 
 def evaluation_key(config: RunConfig, model: TrainedModel, dataset: ImageDataset, device: str) -> str:

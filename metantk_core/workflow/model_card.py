@@ -6,14 +6,20 @@ from metantk_core.meta_training import Evaluation, MamlTraining, TrainedModel
 from metantk_core.workflow.runs import versions
 
 _LIMITS = (
-    "**Limits.** The interval is over the episodes of one training; another seed moves the accuracy, too. On "
+    "**Limits.** The interval is over the episodes of one training; another seed moves the accuracy, too{seeds}. On "
     "other images, other numbers of ways and shots, or images prepared otherwise, the accuracy is not known. "
     "Probabilities are not calibrated."
 )
 
 
 def model_card(
-    config: RunConfig, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset, *, searched: bool = True
+    config: RunConfig,
+    model: TrainedModel,
+    evaluation: Evaluation,
+    dataset: ImageDataset,
+    *,
+    joined: Evaluation | None = None,
+    searched: bool = True,
 ) -> str:
     """Return the model card of a few-shot classifier as Markdown.
 
@@ -22,6 +28,7 @@ def model_card(
         model: The network.
         evaluation: Its accuracy on test classes.
         dataset: The images.
+        joined: The accuracy over all trainings of the network, if it was trained several times.
         searched: Whether the run's search chose the network.
     """
     training = config.training
@@ -30,6 +37,7 @@ def model_card(
     diverged = f", where training diverged ({model.reason})" if model.outcome == "diverged" else ""
     kept = "" if getattr(training, "keep", "best") == "last" else ", best on validation classes"
     train, test = dataset.train, dataset.test
+    several = joined is not None and len(joined.trainings) > 1
     rows = {
         "In": f"image files, those of known classes with a label (resized to {shape} as in training)",
         "Out": f"for each of the others its class, with probabilities of {classes}; queries "
@@ -38,16 +46,28 @@ def model_card(
         + (f", chosen by {config.criterion.label} at initialisation" if searched else ", named by hand"),
         "Training": f"{model.protocol}; {model.iterations} iterations{diverged}, the weights of iteration "
         f"{model.best_iteration}{kept}",
+        **({"Other seeds": _over_seeds(joined)} if joined is not None and several else {}),
         "Answers": _answer(model),
         "Images": f"`{dataset.name}`, digest `{dataset.digest}`: trained on {len(train.labels):,} images of "
         f"{len(train.class_names)} classes, evaluated on {len(test.labels):,} of {len(test.class_names)} others",
         "Published": evaluation.published,
         "Licence": _licence(config),
-        "Made by": f"run `{config.run_id}`, seed {config.seed}; "
+        "Made by": f"run `{config.run_id}`, seed {config.seed}"
+        + (f", training seed {model.seed}; " if model.seed != config.seed else "; ")
         + ", ".join(f"{name} {version}" for name, version in versions()),
     }
     table = "".join(f"| {name} | {_escaped(text)} |\n" for name, text in rows.items())
-    return f"**Few-shot classifier**, {evaluation.summary()}.\n\n| | |\n|---|---|\n{table}\n{_LIMITS}\n"
+    limits = _LIMITS.format(seeds=" (see Other seeds)" if several else "")
+    return f"**Few-shot classifier**, {evaluation.summary()}.\n\n| | |\n|---|---|\n{table}\n{limits}\n"
+
+
+def _over_seeds(joined: Evaluation) -> str:
+    """Return what a network's trainings with other seeds came to, in words."""
+    accuracies = ", ".join(f"{100 * sum(one) / len(one):.1f}" for one in joined.trainings)
+    return (
+        f"of {len(joined.trainings)} trainings this one was best on validation classes; over all of them "
+        f"{100 * joined.accuracy:.1f} ± {100 * joined.half_width:.1f} % ({accuracies}), the {joined.interval}"
+    )
 
 
 def _licence(config: RunConfig) -> str:

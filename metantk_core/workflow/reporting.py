@@ -3,8 +3,8 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -16,13 +16,13 @@ from metantk_core.episodes import EpisodeSource
 from metantk_core.errors import InputError
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ports import ArtifactStore
-from metantk_core.ranking import Leaderboard
+from metantk_core.ranking import Leaderboard, training_names
 from metantk_core.scores import candidate_kernels, scoring_episodes
 from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
 from metantk_core.workflow.requirements import REQUIREMENTS, requirements
 from metantk_core.workflow.runs import Ports, remarks, versions
-from metantk_core.workflow.training import architecture_of, training_costs
+from metantk_core.workflow.training import architecture_of, evaluation_file, join_trainings, training_costs
 
 if TYPE_CHECKING:
     from metantk_core.report import CandidateKernel
@@ -37,9 +37,10 @@ class RunResult:
     Attributes:
         leaderboard: The ranking.
         history: The rounds of the search.
-        evaluations: Accuracy on test classes by role, and by name of the yardsticks.
+        evaluations: Accuracy on test classes by role, and by name of the yardsticks; over all seeds of a network.
         costs: Parameters and multiply-accumulates of the same networks.
         model_uri: The registered version; empty if the registry was away and it waits to be registered.
+        trainings: Accuracy of each training by its name, where networks were trained several times.
     """
 
     leaderboard: Leaderboard
@@ -47,6 +48,7 @@ class RunResult:
     evaluations: Mapping[str, Evaluation]
     costs: Mapping[str, Costs]
     model_uri: str
+    trainings: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def as_values(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -55,6 +57,11 @@ class RunResult:
             "digest": self.leaderboard.digest,
             "history": json.loads(self.history.to_json()),
             "evaluations": {role: evaluation.as_values() for role, evaluation in self.evaluations.items()},
+            **(
+                {"trainings": {name: found.as_values() for name, found in self.trainings.items()}}
+                if self.trainings
+                else {}
+            ),
             "costs": {role: {"params": cost.params, "macs": cost.macs} for role, cost in self.costs.items()},
             "model": self.model_uri or None,
         }
@@ -82,13 +89,17 @@ def read_result(config: RunConfig, store: ArtifactStore) -> RunResult:
                 "work."
             ) from error
 
+    def evaluations(names: Sequence[str]) -> dict[str, Evaluation]:
+        return {name: read(evaluation_file(name), Evaluation.from_json) for name in names}
+
     leaderboard = read("leaderboard.json", Leaderboard.from_json)
     return RunResult(
         leaderboard,
         read("search.json", SearchHistory.from_json),
-        {role: read(f"evaluation-{role}.json", Evaluation.from_json) for role in config.trained},
-        {role: training_costs(config, architecture_of(config, role, leaderboard)) for role in config.trained},
+        evaluations(config.networks),
+        {role: training_costs(config, architecture_of(config, role, leaderboard)) for role in config.networks},
         read("model.json", lambda text: str(json.loads(text)["uri"])),
+        evaluations(config.trained) if config.training_seeds > 1 else {},
     )
 
 
@@ -109,8 +120,8 @@ def report(
         leaderboard: Its ranking.
         history: The rounds of its search.
         dataset: Its images.
-        models: The meta-trained networks by role.
-        evaluations: Their accuracies by role.
+        models: The meta-trained networks by name of the training.
+        evaluations: Their accuracies by the same names.
         path: Where the report goes.
         ports: Ports of the step.
     """
@@ -119,7 +130,11 @@ def report(
     progress = ports.progress_for("report")
     progress(0, 1)
     source = score_source(config, dataset)
-    shown = [role for role in ("best", "worst") if role in models]
+    joined = {name: join_trainings(config, name, models, evaluations, dataset, ports) for name in config.networks}
+    trainings = {
+        name: {each: models[each] for each in training_names(name, config.training_seeds)} for name in config.networks
+    }
+    shown = [role for role in ("best", "worst") if role in config.networks]
     test = episode_source(config, dataset, "test")
     data = ReportData(
         name=config.run_id,
@@ -131,8 +146,10 @@ def report(
         dataset=dataset.name,
         leaderboard=leaderboard,
         history=history,
-        trained=tuple(TrainedCandidate.of(role, model, evaluations.get(role)) for role, model in models.items()),
-        kernels=tuple(_report_kernel(config, role, models[role], source, ports.device) for role in shown),
+        trained=tuple(TrainedCandidate.of(name, trainings[name], joined[name]) for name in config.networks),
+        kernels=tuple(
+            _report_kernel(config, role, next(iter(trainings[role].values())), source, ports.device) for role in shown
+        ),
         episodes=tuple(test.episode(config.seed, "report", index) for index in range(2)),
         remarks=remarks(ports.store, config.run_id),
     )

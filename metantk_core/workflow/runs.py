@@ -66,7 +66,9 @@ def open_run(config: RunConfig, tracker: Tracker, *, pipeline: str = "", page: s
         description=(
             f"Search of `{config.search.space}` by the strategy **{config.search.strategy}**, {config.criterion.label} "
             f"at random initialisation, then {config.training.title} training of: "
-            f"{', '.join(config.trained)}." + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
+            f"{', '.join(config.networks)}"
+            + (f", each with {config.training_seeds} seeds." if config.training_seeds > 1 else ".")
+            + (f"\n\n[Pipeline run in Kubeflow]({page})" if page else "")
         ),
         tags={
             "metantk.config": config.digest,

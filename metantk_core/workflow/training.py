@@ -1,7 +1,7 @@
 """Steps after the ranking: a leaderboard or a network enters, trained, evaluated and registered networks leave."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError, UnscoredError
 from metantk_core.meta_training import Evaluation, TrainedModel
 from metantk_core.ports import RegisteredModel
-from metantk_core.ranking import ROLES, Leaderboard
+from metantk_core.ranking import ROLES, Leaderboard, is_role, rank_of, training_names, training_of
 from metantk_core.seeding import numpy_generator
 from metantk_core.workflow.data import episode_source, summary_of, training_source
 from metantk_core.workflow.identity import evaluation_key, training_key
@@ -27,20 +27,27 @@ from metantk_core.workflow.tracked import accuracy_metrics, class_columns, confu
 def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
     """Return the genotype that plays a role: the search's choice, the worst that could be scored, a random other one.
 
+    Ranks below the best (``"top-2"`` …) are those of the others in order. The random one is the same however many of
+    the first ranks are trained, and may be one of them.
+
     Raises:
         InputError: Fewer candidates could be scored than there are roles, or there is no such role.
     """
-    if role not in ROLES:
+    rank = rank_of(role)
+    if not is_role(role):
         raise InputError(f"Expected one of the roles {', '.join(ROLES)}, but got {role!r}; correct trained_roles.")
     scored = [standing for standing in leaderboard.standings if standing.mean is not None]
-    if len(scored) < 3:
+    if len(scored) < (least := max(3, (rank or 0) + 1)):
+        needed = "the best, the worst and a random one" if rank is None else f"the first {rank} and the worst"
         raise UnscoredError(
-            "Expected at least 3 candidates with a score, to train the best, the worst and a random one, but got "
+            f"Expected at least {least} candidates with a score, to train {needed}, but got "
             f"{len(scored)} of {len(leaderboard.standings)}; raise search.num_candidates, or see why they failed."
         )
     others = [standing for standing in scored if standing is not leaderboard.best]
     if role == "best":
         chosen = leaderboard.best
+    elif rank is not None:
+        chosen = others[rank - 2]
     elif role == "worst":
         chosen = others[-1]
     else:
@@ -51,20 +58,35 @@ def genotype_of(leaderboard: Leaderboard, role: str, seed: int) -> Genotype:
 def meta_train(
     config: RunConfig, role: str, leaderboard: Leaderboard, dataset: ImageDataset, ports: Ports
 ) -> TrainedModel:
-    """Train the candidate of one role, or a yardstick, continuing from the stored checkpoint if there is one."""
-    what = "" if role in config.yardsticks else f", of the {role} candidate by `{leaderboard.score}`"
+    """Train the candidate of one role, or a yardstick, continuing from the stored checkpoint if there is one.
+
+    Args:
+        config: The run.
+        role: Name of the training, one of ``config.trained``.
+        leaderboard: The ranking.
+        dataset: The images.
+        ports: Ports of the step.
+    """
+    network, _ = training_of(role)
+    what = "" if network in config.yardsticks else f", of the {network} candidate by `{leaderboard.score}`"
     return train(config, role, architecture_of(config, role, leaderboard), dataset, ports, what)
 
 
 def architecture_of(config: RunConfig, role: str, leaderboard: Leaderboard) -> Architecture:
     """Return what is trained: the candidate that plays a role, or the yardstick of a name.
 
+    Args:
+        config: The run.
+        role: Name of the network, or of a training of it.
+        leaderboard: The ranking.
+
     Raises:
         InputError: As for :func:`genotype_of`.
     """
-    if role in config.yardsticks:
-        return parse_architecture(config.search.space, role)
-    return genotype_of(leaderboard, role, config.seed)
+    network, _ = training_of(role)
+    if network in config.yardsticks:
+        return parse_architecture(config.search.space, network)
+    return genotype_of(leaderboard, network, config.seed)
 
 
 def training_costs(config: RunConfig, architecture: Architecture) -> Costs:
@@ -88,16 +110,20 @@ def train(
 
     Args:
         config: The run.
-        name: What the network is called in tables, progress and the tracker.
+        name: What the training is called in tables, progress and the tracker; says which seed it has.
         architecture: The network.
         dataset: The images.
         ports: Ports of the step.
         what: How it was found, for the tracker.
     """
-    key = f"training/{meta_training.FORMAT}/{training_key(config, architecture, dataset, ports.device_kind)}.checkpoint"
+    seed = config.training_seed(name)
+    identity = training_key(config, architecture, dataset, ports.device_kind, seed)
+    key = f"training/{meta_training.FORMAT}/{identity}.checkpoint"
     training = config.training
     described = f"{training.title}, {training.length}{what}: `{architecture}`."
-    parameters = {"role": name, "genotype": format_architecture(architecture)}
+    parameters: dict[str, str | int] = {"role": name, "genotype": format_architecture(architecture)}
+    if seed != config.seed:
+        parameters["training seed"] = seed
     with step_run(ports, f"meta-train {name}", described, parameters) as run:
 
         def log(points: Sequence[meta_training.Validation]) -> None:
@@ -109,11 +135,12 @@ def train(
                 training_source(config, dataset),
                 episode_source(config, dataset, "val"),
                 training,
-                config.seed,
+                seed,
                 checkpoint=StoredCheckpoint(ports.store, key),
                 progress=ports.progress_for(f"meta-train {name}"),
                 on_validation=lambda point: log([point]),
                 device=ports.device,
+                validation_seed=config.seed,
             )
         # What an earlier attempt trained but did not live to log; points already there are skipped.
         log(model.history)
@@ -121,9 +148,18 @@ def train(
 
 
 def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDataset, ports: Ports) -> Evaluation:
-    """Evaluate a meta-trained network on episodes of test classes."""
+    """Evaluate a meta-trained network on episodes of test classes, which are the same for all of a run.
+
+    Args:
+        config: The run.
+        role: Name of the training.
+        model: What was trained.
+        dataset: The images.
+        ports: Ports of the step.
+    """
+    network, _ = training_of(role)
     key = f"evaluation/{meta_training.FORMAT}/{evaluation_key(config, model, dataset, ports.device_kind)}.checkpoint"
-    what = role if role in config.yardsticks else f"the {role} candidate"
+    what = network if network in config.yardsticks else f"the {network} candidate"
     described = f"{config.evaluation.episodes} episodes of test classes with {what}: `{model.genotype}`."
     with step_run(ports, f"evaluate {role}", described, {"role": role, "genotype": model.genotype}) as run:
         with running(model.architecture, "fails while it is evaluated"):
@@ -143,46 +179,99 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
         if evaluation.answers is not None:
             ports.tracker.log_table(run, class_columns(evaluation.answers), "evaluation/classes.json")
             ports.tracker.log_table(run, confusion_columns(evaluation.answers), "evaluation/confusions.json")
-    ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
-    ports.store.write(f"{config.run_id}/evaluation-{role}.json", evaluation.to_json().encode())
+    if role == network:
+        ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
+    ports.store.write(f"{config.run_id}/{evaluation_file(role)}", evaluation.to_json().encode())
     return evaluation
 
 
-def register_model(
-    config: RunConfig, directory: Path, evaluation: Evaluation, dataset: ImageDataset, ports: Ports
-) -> RegisteredModel:
-    """Register a meta-trained network as a few-shot classifier, with the alias ``champion``, and finish the run.
+def evaluation_file(name: str) -> str:
+    """Return the name of the file, in a run's folder, with the accuracy of a network or of one of its trainings."""
+    return f"evaluation-{name.replace(' ', '-')}.json"
+
+
+def join_trainings(
+    config: RunConfig,
+    network: str,
+    models: Mapping[str, TrainedModel],
+    evaluations: Mapping[str, Evaluation],
+    dataset: ImageDataset,
+    ports: Ports,
+) -> Evaluation:
+    """Return the accuracy of a network over its trainings, noted in the store and on the run if there are several.
 
     Args:
         config: The run.
-        directory: Folder of the network, as ``meta_training.save_model`` writes it.
-        evaluation: Its accuracy on test classes, noted on the version.
+        network: Name of the network.
+        models: The models by name of the training, those of other networks as well.
+        evaluations: Their accuracies.
+        dataset: The images.
+        ports: Ports of the step.
+    """
+    names = training_names(network, config.training_seeds)
+    joined = meta_training.over_trainings([evaluations[name] for name in names])
+    if len(names) == 1:
+        return joined
+    model = models[names[0]]
+    published = meta_training.published_sentence(joined, dataset, model.training.title, model.genotype)
+    joined = replace(joined, published=published)
+    ports.tracker.log_metrics(ports.run, accuracy_metrics(joined, network))
+    ports.store.write(f"{config.run_id}/{evaluation_file(network)}", joined.to_json().encode())
+    return joined
+
+
+def register_model(
+    config: RunConfig,
+    directories: Mapping[str, Path],
+    evaluations: Mapping[str, Evaluation],
+    dataset: ImageDataset,
+    ports: Ports,
+) -> RegisteredModel:
+    """Register the best candidate's network as a few-shot classifier, with the alias ``champion``, and finish the run.
+
+    Of several trainings it is the one that was best on validation classes.
+
+    Args:
+        config: The run.
+        directories: Folders of the networks by name of the training, as ``meta_training.save_model`` writes them.
+        evaluations: Their accuracies on test classes, noted on the version.
         dataset: Gives the input example: an episode of test classes.
         ports: Ports of the step.
     """
-    registered = _registered(config, "best", meta_training.load_model(directory), directory, evaluation, dataset, ports)
+    names = training_names("best", config.training_seeds)
+    models = {name: meta_training.load_model(directories[name]) for name in names}
+    chosen = meta_training.best_validated(models)
+    joined = meta_training.over_trainings([evaluations[name] for name in names])
+    registered = _registered(
+        config, chosen, models[chosen], directories[chosen], evaluations[chosen], dataset, ports, joined
+    )
     note_model(ports.store, config.run_id, registered)
     ports.tracker.close_run(ports.run, "finished")
     return registered
 
 
 def register_trained(
-    config: RunConfig, name: str, model: TrainedModel, evaluation: Evaluation, dataset: ImageDataset, ports: Ports
+    config: RunConfig,
+    models: Mapping[str, TrainedModel],
+    evaluations: Mapping[str, Evaluation],
+    dataset: ImageDataset,
+    ports: Ports,
 ) -> RegisteredModel:
     """Register a network that no search has chosen, with the alias ``champion``.
 
     Args:
         config: Says how it was trained, and under which name it is registered.
-        name: What it is called in the tracker.
-        model: The network.
-        evaluation: Its accuracy on test classes.
+        models: The network's trainings by name; the one that was best on validation classes is registered.
+        evaluations: Their accuracies on test classes.
         dataset: Gives the input example.
         ports: Ports of the step.
     """
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch, "model")
-        meta_training.save_model(model, directory)
-        return _registered(config, name, model, directory, evaluation, dataset, ports)
+        chosen = meta_training.best_validated(models)
+        meta_training.save_model(models[chosen], directory)
+        joined = meta_training.over_trainings([evaluations[each] for each in models])
+        return _registered(config, chosen, models[chosen], directory, evaluations[chosen], dataset, ports, joined)
 
 
 def _registered(
@@ -193,6 +282,7 @@ def _registered(
     evaluation: Evaluation,
     dataset: ImageDataset,
     ports: Ports,
+    joined: Evaluation,
 ) -> RegisteredModel:
     progress = ports.progress_for("register")
     progress(0, 1)
@@ -202,7 +292,9 @@ def _registered(
         model,
         directory,
         alias="champion",
-        description=model_card(config, model, evaluation, dataset, searched=role in config.trained_roles),
+        description=model_card(
+            config, model, evaluation, dataset, joined=joined, searched=training_of(role)[0] in config.candidates
+        ),
         tags={
             "genotype": model.genotype,
             "space": model.space,
