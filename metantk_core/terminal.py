@@ -344,6 +344,8 @@ def print_result(result: "workflow.RunResult", place: Workspace, config: RunConf
     print_leaderboard(result.leaderboard, console)
     console.print()
     print_evaluations(result.evaluations, result.costs, console)
+    for sentence in findings.candidate_sentences(result.evaluations):
+        console.print(sentence, soft_wrap=True, highlight=False)
     for sentence in findings.yardstick_sentences(result.evaluations, result.costs, config.yardsticks):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print()

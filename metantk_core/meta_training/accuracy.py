@@ -141,5 +141,5 @@ class Evaluation:
             read = {"per_episode": tuple(values["per_episode"]), "others": others, "answers": answers}
             read["trainings"] = tuple(tuple(training) for training in values.get("trainings", ()))
             return cls(**{**values, **read})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError("Expected an evaluation as JSON, but it can't be read; evaluate again.") from error

@@ -8,7 +8,7 @@ import numpy as np
 
 from metantk_core.candidates import Costs
 from metantk_core.meta_training import ClassAccuracy, Evaluation, accuracies
-from metantk_core.ranking import Leaderboard, Standing
+from metantk_core.ranking import Leaderboard, Standing, is_role
 from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points
 from metantk_core.statistics import (
     crossed_half_width,
@@ -72,6 +72,31 @@ def paired_difference(first: Evaluation, second: Evaluation) -> Difference | Non
         return Difference(mean, 0.0, 1.0 if mean == 0 else 0.0)
     half_width = student_quantile(0.975, count - 1) * error
     return Difference(mean, half_width, student_p_value(mean / error, count - 1))
+
+
+def differences(evaluations: Mapping[str, Evaluation]) -> dict[str, Difference]:
+    """Return how much better the search's choice is than each other network, where both saw the same episodes.
+
+    Args:
+        evaluations: Accuracies by role or name, the search's choice as ``best``.
+    """
+    best = evaluations.get("best")
+    others = {name: found for name, found in evaluations.items() if name != "best"}
+    paired = {name: paired_difference(best, found) for name, found in others.items()} if best is not None else {}
+    return {name: difference for name, difference in paired.items() if difference is not None}
+
+
+def candidate_sentences(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return whether the search's choice can be told from each other candidate by accuracy.
+
+    Args:
+        evaluations: Accuracies by role or name, the search's choice as ``best``.
+    """
+    return [
+        comparison_sentence("best", name, difference, len(evaluations[name].trainings))
+        for name, difference in differences(evaluations).items()
+        if is_role(name)
+    ]
 
 
 def yardstick_sentences(

@@ -111,11 +111,7 @@ def _summary(data: ReportData) -> dict[str, object]:
         )
         if evaluated and chance
         else None,
-        "comparisons": [
-            findings.comparison_sentence(evaluated[0][0], role, difference, len(evaluation.trainings))
-            for role, evaluation in evaluated[1:]
-            if is_role(role) and (difference := findings.paired_difference(evaluated[0][1], evaluation)) is not None
-        ],
+        "comparisons": findings.candidate_sentences(dict(evaluated)),
         "yardsticks": findings.yardstick_sentences(
             dict(evaluated),
             {trained.role: trained.costs for trained in data.trained if trained.costs is not None},

@@ -81,7 +81,7 @@ def export(config: RunConfig, store: ArtifactStore, model: TrainedModel, directo
     admit_folder(directory)
     result = read_result(config, store)
     best = result.evaluations["best"]
-    if best.model != model.digest:
+    if model.digest not in best.model.split():  # one a training
         raise InputError(
             f"Expected the network that the run {config.run_id} has evaluated, but its registered version holds "
             "another one; run it again, which repeats no finished work and registers its network."
@@ -97,7 +97,10 @@ def export(config: RunConfig, store: ArtifactStore, model: TrainedModel, directo
         "leaderboard.csv": _table(leaderboard_columns(result.leaderboard)),
         "search.json": result.history.to_json().encode(),
         "accuracies.csv": _table(_accuracies(config, result)),
-        **{f"evaluations/{name}.json": found.to_json().encode() for name, found in result.evaluations.items()},
+        **{
+            f"evaluations/{name.replace(' ', '-')}.json": found.to_json().encode()
+            for name, found in {**result.evaluations, **result.trainings}.items()
+        },
         "genotype.py": genotype_as_python(config.run_id, model.space, model.genotype).encode(),
         "citation.bib": citations(config.training).encode(),
         "report.html": report,

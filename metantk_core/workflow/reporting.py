@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -51,7 +51,9 @@ class RunResult:
     trainings: Mapping[str, Evaluation] = field(default_factory=dict)
 
     def as_values(self) -> dict[str, object]:
-        """Return plain values for JSON."""
+        """Return plain values for JSON; differences are of the search's choice minus each other network."""
+        from metantk_core.report import findings  # matplotlib comes with the package
+
         return {
             "leaderboard": json.loads(self.leaderboard.to_json()),
             "digest": self.leaderboard.digest,
@@ -63,6 +65,7 @@ class RunResult:
                 else {}
             ),
             "costs": {role: {"params": cost.params, "macs": cost.macs} for role, cost in self.costs.items()},
+            "differences": {name: asdict(found) for name, found in findings.differences(self.evaluations).items()},
             "model": self.model_uri or None,
         }
 

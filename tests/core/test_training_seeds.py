@@ -186,6 +186,14 @@ def test_what_does_not_beat_a_yardstick_over_seeds_is_called_so():
     assert "on the same episodes over 3 seeds" in sentence
 
 
+def test_every_candidate_is_compared_with_the_best_whatever_the_order():
+    found = {"worst": repeated([0.4, 0.41]), "conv4-32": repeated([0.5, 0.5]), "best": repeated([0.6, 0.61])}
+    assert set(findings.differences(found)) == {"worst", "conv4-32"}
+    (sentence,) = findings.candidate_sentences(found)
+    assert sentence.startswith("The best candidate is more accurate than the worst one: +20.0 points")
+    assert findings.differences({"worst": found["worst"]}) == {}
+
+
 def test_report_and_terminal_show_every_seed(capsys):
     best, second = (parse_genotype("nasbench201", leaderboard().standings[place].genotype) for place in (0, 1))
     shown = tuple(
@@ -268,7 +276,16 @@ def test_a_run_of_several_seeds_ends_with_one_accuracy_a_network_and_with_the_be
     assert dict(result.trainings) == evaluations
     pair = [evaluations[f"best seed {number}"] for number in (1, 2)]
     assert result.evaluations["best"].trainings == tuple(one.per_episode for one in pair)
-    assert set(json.loads(json.dumps(result.as_values()))["trainings"]) == set(config.trained)
+    values = json.loads(json.dumps(result.as_values()))
+    assert set(values["trainings"]) == set(config.trained)
+    table = np.array(
+        [
+            np.subtract(evaluations[f"best seed {n}"].per_episode, evaluations[f"top-2 seed {n}"].per_episode)
+            for n in (1, 2)
+        ]
+    )
+    assert values["differences"]["top-2"]["mean"] == pytest.approx(table.mean())
+    assert values["differences"]["top-2"]["half_width"] == pytest.approx(crossed_half_width(table))
     assert "<td>seed 2</td>" in (tmp_path / "report.html").read_text()
     # Not the one that is better on test classes.
     validated = {name: models[name].validation_accuracy for name in ("best seed 1", "best seed 2")}
