@@ -316,7 +316,7 @@ def test_of_two_that_make_different_pixels_of_the_same_files_the_first_is_what_a
     first = prepare_images(own_images(root), tmp_path / "first", store=store)
     with monkeypatch.context() as patched:  # it looks, finds nothing, and is slower
         patched.setattr("metantk_core.workflow.prepared.StoredDatasets.take", _then_as_before(patched))
-        patched.setattr("metantk_core.datasets.folders.to_array", _brighter)
+        patched.setattr("metantk_core.datasets.decoding.to_array", _brighter)
         second = prepare_images(own_images(root), tmp_path / "second", store=store)
     assert second.digest == first.digest
     assert (second.train.take([0]) == first.train.take([0])).all()
