@@ -4,6 +4,7 @@ All that needs this server stands here, for it takes ten seconds to start.
 """
 
 import base64
+import io
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from urllib.parse import quote
 
 import boto3
 import numpy as np
+import pandas as pd
 import pytest
 from crowd import log_a_shard
 from mlflow import pyfunc
@@ -29,6 +31,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact import s3_artifact_repo
 from mlflow.tracking import MlflowClient
 from object_servers import BUCKET, READERS_SECRET, SECRET, SeaweedFS, environment, raw_client
+from PIL import Image
 from postgresql import PostgreSQL
 from team_server import (
     READER,
@@ -167,13 +170,10 @@ def test_a_whole_run_leaves_model_report_and_tables_that_can_be_read_back(
     assert len(table) == RECIPES["smoke"].search.num_candidates
     assert len(client.load_table(experiment.experiment_id, "rounds.json", run_ids=[search])) > 0
     model = pyfunc.load_model("models:/metantk-few-shot@champion")
-    size = RECIPES["smoke"].data.image_size
-    request = {
-        "support_images": np.zeros((5, 1, size, size), np.uint8),
-        "support_labels": np.arange(5),
-        "query_images": np.zeros((3, 1, size, size), np.uint8),
-    }
-    assert np.asarray(model.predict(request)).shape == (3, 5)
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(file, format="PNG")
+    rows = [{"image": file.getvalue(), "label": label} for label in (*"abcde", None, None, None)]
+    assert [list(answer["probabilities"]) for answer in model.predict(pd.DataFrame(rows))] == [list("abcde")] * 3
     assert f"/runs/{parent}?workflowType=machine_learning".encode() in whole_run.said
     kept = {name.partition("/artifacts/")[2] for name in _objects(team, "mlflow/")}
     assert {"report.html", "leaderboard.json", "rounds.json", "MLmodel"} <= kept

@@ -34,9 +34,14 @@ def noise(seed: int = 0, channels: int = 1) -> ImageDataset:
         names = tuple(f"{split} {number}" for number in range(5))
         return LabelledImages(pixels, np.repeat(np.arange(5), 8).astype(np.int64), names, split, "noise")
 
-    splits = {split: images(split) for split in ("train", "val", "test")}
     return ImageDataset(
-        **splits, name="noise", mean=(0.5,) * channels, std=(0.29,) * channels, digest=digest([seed, channels])
+        images("train"),
+        images("val"),
+        images("test"),
+        name="noise",
+        mean=(0.5,) * channels,
+        std=(0.29,) * channels,
+        digest=digest([seed, channels]),
     )
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from metantk_core.config import RunConfig, explained, load_config
 from metantk_core.errors import InputError
-from metantk_core.meta_training import ProtoNetTraining, RfsTraining
+from metantk_core.meta_training import MamlTraining, ProtoNetTraining, RfsTraining
 from metantk_core.recipes import RECIPES
 from metantk_core.settings_text import parse_yaml
 
@@ -115,7 +115,9 @@ def test_another_learner_starts_from_its_own_settings_and_keeps_the_network_what
         assert isinstance(training, ProtoNetTraining)
         assert (training.iterations, training.network) == (30, RECIPES["glyphs"].training.network)
         assert training.episode == ProtoNetTraining().episode  # not that of MAML, which the recipe has
-    assert load_config("glyphs", RECIPES, ["training.algorithm=anil"]).training.inner_learning_rate == 0.4
+    anil = load_config("glyphs", RECIPES, ["training.algorithm=anil"]).training
+    assert isinstance(anil, MamlTraining)
+    assert anil.inner_learning_rate == 0.4
 
 
 def test_learner_of_a_file_that_changes_a_recipe_needs_no_setting_of_the_recipes_learner(tmp_path):

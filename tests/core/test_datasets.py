@@ -328,9 +328,9 @@ def test_labels_must_have_names_and_splits_different_classes():
     images = np.zeros((2, 1, 4, 4), np.uint8)
     with pytest.raises(InputError, match="labels must be 0 to 0"):
         LabelledImages(images, np.array([0, 1]), ("a",), "train", "x")
-    splits = {split: LabelledImages(images, np.array([0, 0]), ("a",), split, "x") for split in SPLITS}
+    splits = [LabelledImages(images, np.array([0, 0]), ("a",), split, "x") for split in SPLITS]
     with pytest.raises(InputError, match="Class 'a' is in splits 'train' and 'val'"):
-        ImageDataset(**splits, name="x", mean=(0.5,), std=(0.5,), digest="")
+        ImageDataset(*splits, name="x", mean=(0.5,), std=(0.5,), digest="")
 
 
 def test_the_contact_sheet_shows_images_of_every_split(folder, tmp_path):

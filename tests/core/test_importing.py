@@ -255,7 +255,7 @@ def test_who_waits_for_another_import_and_is_refused_leaves_nothing(tmp_path):
 
 def test_what_an_attempt_has_made_before_an_error_is_kept(tmp_path):
     with pytest.raises(ZeroDivisionError), scratch.resumable(tmp_path / "imported", "mine") as made:
-        1 / (made / "array").write_text("")
+        assert 1 / (made / "array").write_text("")
     with scratch.resumable(tmp_path / "imported", "mine") as made:
         assert (made / "array").is_file()
 

@@ -491,11 +491,11 @@ def test_weights_depend_on_seed_and_purpose_and_on_nothing_else():
     weights = {}
     for key in [(0, "a"), (0, "b"), (1, "a")]:
         initialise(made, *key)
-        weights[key] = made.head.weight.detach().clone()
+        weights[key] = made.get_parameter("head.weight").detach().clone()
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(7)
     initialise(made, 0, "a")
-    assert torch.equal(made.head.weight, weights[0, "a"])
+    assert torch.equal(made.get_parameter("head.weight"), weights[0, "a"])
     assert not torch.equal(weights[0, "b"], weights[0, "a"])
     assert not torch.equal(weights[1, "a"], weights[0, "a"])
 

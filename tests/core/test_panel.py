@@ -699,7 +699,7 @@ def test_synflow_bn_without_a_flow_or_without_moments_says_so():
     nothing = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
     zero = candidate(nothing)
     with torch.no_grad():
-        zero.head.weight.zero_()
+        zero.get_parameter("head.weight").zero_()
     assert synflow_bn(batch_normalised(zero), (2, 8, 8)).outcome is Outcome.DEGENERATE
     single = synflow_bn(batch_normalised(candidate()), (2, 4, 4))
     assert single.outcome is Outcome.DEGENERATE

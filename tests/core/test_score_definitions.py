@@ -309,7 +309,7 @@ def test_synflow_of_a_candidate_is_conserved_across_cuts_and_moves_by_the_log_of
     assert flows[0].item() == pytest.approx(flows[-1].item(), rel=1e-12)  # all flow passes the stem and the head
     start = synflow(network, (1, 8, 8))
     with torch.no_grad():
-        network.head.weight.mul_(-1000)
+        network.get_parameter("head.weight").mul_(-1000)
     assert synflow(network, (1, 8, 8)) == pytest.approx(start + math.log(1000), rel=1e-7)
 
 
@@ -746,7 +746,7 @@ def test_gradients_that_do_not_go_through_a_layer_that_is_seen_are_autograds():
         assert [draw.value for draw in found[name]] == pytest.approx([draw.value for draw in draws], rel=1e-4), name
     network = build(cell(), CONFIG.network, in_channels=1, ways=3, variant="scoring")
     forward = network.forward
-    network.forward = lambda x: forward(x) + network.head.weight.sum()  # in two ways
+    network.forward = lambda x: forward(x) + network.get_parameter("head.weight").sum()  # in two ways
     rows, labels = [torch.arange(6)], [torch.tensor([0, 1, 2, 0, 1, 2])]
     losses = EpisodeLosses(network, rows, labels)
     look_on(network, torch.randn(6, 1, 8, 8), losses)
