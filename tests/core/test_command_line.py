@@ -61,6 +61,7 @@ def test_every_command_explains_itself_with_an_example(command, tmp_path):
         "benchmark",
         "classify",
         "data",
+        "export",
     ):
         assert "--seed" in done.stdout
         assert "--set" in done.stdout
@@ -231,8 +232,7 @@ def test_ui_without_runs_says_what_to_do(tmp_path):
 
 def test_unknown_role_is_refused(tmp_path):
     done = metantk("train", "smoke", "--role", "median", cwd=tmp_path, COLUMNS="200")
-    assert done.returncode == 2
-    assert "'best', 'worst', 'random'" in done.stderr
+    assert_refused(done, "(best, worst, random)", "--role 'median'")
     assert not list(tmp_path.glob("runs/scores/*"))
 
 
