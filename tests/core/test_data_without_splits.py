@@ -141,7 +141,7 @@ def test_only_the_star_stands_for_anything_in_the_name_of_a_class(pattern, held_
 def test_choices_that_can_not_be_are_refused(digits, drawn, tmp_path):
     assert "names '17', but" in refusal(digits, test_classes=["17"])
     assert "Class '3' is in data.val_classes and in data.test_classes" in refusal(
-        digits, test_classes=["3"], val_classes=["[0-5]"]
+        digits, test_classes=["3"], val_classes=[*"012345"]
     )
     assert "none is left for train" in refusal(digits, test_classes=5, val_classes=5)
     assert "has 10 classes, too few for 9 of test beside the others" in refusal(digits, test_classes=9, val_classes=5)

@@ -22,7 +22,7 @@ def test_training_here_and_by_the_loop_of_learn2learn_differ_by_nothing_that_epi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["maml", "anil"])
+@pytest.mark.parametrize("algorithm", [pytest.param("maml", marks=pytest.mark.minutes), "anil"])
 def test_the_first_steps_are_the_same(algorithm, images):
     found = compared(algorithm, SHORT, 20, images)
     assert found.equal == 1
