@@ -235,17 +235,17 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         """
         values = _deciding(type(self), json.loads(self.to_json()))
         values["data"] = self.data.identity
+        # The digest of who makes none of these choices stays what it was before they were there.
         if values["training"].get("engine") == "learn2learn":
-            del values["training"]["engine"]  # likewise
+            del values["training"]["engine"]
         for name in ("classifier", "beside", "augmented_copies", "further_shots"):
-            # The digest of who answers as the learner does stays what it was before there was a choice.
             if not getattr(self.evaluation, name) and getattr(self.evaluation, name) != 0:
                 del values["evaluation"][name]
         for name in ("trained_top", "training_seeds"):
             if getattr(self, name) == 1:
-                del values[name]  # likewise
+                del values[name]
         if self.dataset_digest is None:
-            del values["dataset_digest"]  # the digest of who has no images of his own stays what it was
+            del values["dataset_digest"]
         elif self.data.path is not None:
             for setting in ("path", "source", "name"):  # where they lie, in which layout, and what they are called
                 values["data"].pop(setting, None)
