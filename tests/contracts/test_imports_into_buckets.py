@@ -19,7 +19,7 @@ from metantk_core.errors import InputError
 from metantk_core.workflow import import_into
 
 
-@pytest.fixture(params=["moto", "seaweedfs"])
+@pytest.fixture(params=["moto", pytest.param("seaweedfs", marks=pytest.mark.minutes)])
 def server(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moto | SeaweedFS:
     server = request.getfixturevalue(request.param)
     monkeypatch.setenv("METANTK_CACHE", str(tmp_path / "cache"))

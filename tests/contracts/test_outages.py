@@ -438,7 +438,7 @@ class _Losing(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_server_that_loses_its_answers_holds_everything_once(
     server: MlflowServer,
     tmp_path: Path,

@@ -169,7 +169,7 @@ class Killed(BaseException):
     """The end of a process, as far as it can be had in one that goes on."""
 
 
-@pytest.mark.parametrize("candidates", [3, 6])
+@pytest.mark.parametrize("candidates", [3, pytest.param(6, marks=pytest.mark.minutes)])
 def test_a_rerun_that_goes_on_times_each_candidate_once_and_none_that_it_only_counts_again(
     workspace: Accepted, monkeypatch: pytest.MonkeyPatch, candidates: int
 ):

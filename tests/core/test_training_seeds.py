@@ -306,7 +306,7 @@ def test_accuracies_of_trainings_and_yardsticks_belong_to_the_results_of_a_run()
         assert kind_of(f"smoke-01234567/evaluation-{name}.json") == RUNS
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_seeds_are_trained_apart_on_equal_episodes_and_the_best_on_validation_classes_is_registered(tmp_path):
     several = ["--genotype", "conv4-32", "--set", "training_seeds=2"]
     ran = command(tmp_path, *several, "--register", "mine", "--json")

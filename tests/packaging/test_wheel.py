@@ -86,7 +86,7 @@ def test_what_an_extra_brings_is_asked_for_before_any_work_begins(module, extra,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_scoring_takes_no_extra(tmp_path):
     genotype = "|skip_connect~0|+|skip_connect~0|none~1|+|nor_conv_1x1~0|nor_conv_1x1~1|none~2|"
     modules = ["mlflow", "psutil", "kfp", "boto3", "botocore", "learn2learn", "torchvision", "gym"]

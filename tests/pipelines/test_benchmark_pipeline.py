@@ -90,7 +90,7 @@ def test_a_benchmark_of_nothing_is_refused():
         benchmark.build([])
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_regression_fails_its_step_after_page_and_tags_are_where_they_belong(tmp_path):
     place = Workspace(tmp_path / "runs")
     place.prepare(SMALL)

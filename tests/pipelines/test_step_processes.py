@@ -124,7 +124,7 @@ def test_each_of_many_steps_at_once_gets_its_own_exit_code(tmp_path):
     assert done.stdout.splitlines()[-1] == str([*range(40), -9])
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_the_server_has_one_thread_and_touches_no_gpu_so_that_its_forks_can(tmp_path):
     done = run(tmp_path, SERVER, JE_ARROW_MALLOC_CONF="background_thread:false")
     assert done.stdout.splitlines()[-1] == "[1, [], False, True]", done.stderr
