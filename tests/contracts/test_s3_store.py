@@ -564,8 +564,8 @@ def test_a_bucket_that_goes_away_is_not_taken_for_an_empty_one(moto: Moto, use: 
             work()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("server", ["moto", pytest.param("seaweedfs", marks=pytest.mark.minutes)])
+@pytest.mark.minutes
+@pytest.mark.parametrize("server", ["moto", "seaweedfs"])
 def test_of_a_thousand_requests_of_which_a_fifth_fail_none_is_lost_and_none_is_torn(
     server: str, request: Any, use: Any, prefix: str
 ):

@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(arguments, words, tmp
     assert words in str(found.exception)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_networks_of_ones_own_choice_are_trained_evaluated_registered_and_resume(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

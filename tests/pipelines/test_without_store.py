@@ -151,10 +151,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [*(pytest.param(case, marks=pytest.mark.minutes) for case in ("sample", "race")), "latency"]
-)
+@pytest.mark.minutes
+@pytest.mark.parametrize("case", ["sample", "race", "latency"])
 def test_steps_find_the_same_with_and_without_a_store(case, images, tracking, tmp_path, measured):
     config = configured(images, *CASES[case])
     boards = {}
