@@ -99,6 +99,7 @@ def test_a_choice_that_does_not_beat_a_yardstick_is_called_so():
     assert first.startswith("The search's choice does not beat conv4-32: 0.0 ± 0.0 points on the same episodes")
     assert "(100 k against 32.9 k parameters, 10.0 M against 3.00 M MACs)" in first
     assert second.startswith("The search's choice beats conv4-64: +20")
+    assert second.endswith("both trained by the settings of this run.")
 
 
 def test_report_shows_yardsticks_with_their_costs_and_what_the_choice_is_worth_beside_them():
