@@ -225,6 +225,13 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     return Entry(name, kind(status.st_mode), status.st_size, (status.st_mtime_ns, status.st_ctime_ns))
 
 
+def folder_at(path: str) -> Folder:
+    """Return the place of a path on this machine, with ``~`` for a person's home."""
+    with suppress(RuntimeError):  # no such user: then ~name is a name
+        return Folder(Path(path).expanduser())
+    return Folder(Path(path))
+
+
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to read from it; anything that may never answer, such as a FIFO or a device, is refused.
 

@@ -52,10 +52,10 @@ def classify(
 
     from metantk_core import meta_training, terminal, wiring, workflow
     from metantk_core import workspace as spaces
-    from metantk_core.files import Folder
+    from metantk_core.files import folder_at
 
     place = spaces.Workspace(workspace, tracking_uri, shared=store)
-    folders = [wiring.images(path) or Folder(Path(path).expanduser()) for path in (support, query)]
+    folders = [wiring.images(path) or folder_at(path) for path in (support, query)]
     with tempfile.TemporaryDirectory() as scratch:
         trained = meta_training.load_model(place.network(model or _CHAMPION, run, Path(scratch)))
     found = workflow.classify_folders(meta_training.FewShotClassifier(trained), *folders)

@@ -31,7 +31,7 @@ from metantk_core.datasets.sources import AS_THEY_ARE, Source, SplitSource
 from metantk_core.datasets.store import opened
 from metantk_core.datasets.stored import doubts
 from metantk_core.errors import InputError, all_of, first_complaint
-from metantk_core.files import FILE, FOLDER, Folder, Place, reason, shown
+from metantk_core.files import FILE, FOLDER, Place, folder_at, reason, shown
 from metantk_core.progress import Progress, silent
 
 WAYS, QUERIES = 5, 15
@@ -155,7 +155,7 @@ def inspect(
             sheet.parent.mkdir(parents=True, exist_ok=True)
             if sheet.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    there = Folder(Path(path).expanduser()) if place is None else place
+    there = folder_at(path) if place is None else place
     try:
         source = opened(config, place)
         splits = source.splits()

@@ -33,7 +33,7 @@ from metantk_core.datasets.stored import (
     write_summary,
 )
 from metantk_core.errors import InputError
-from metantk_core.files import Folder, Place, reason, shown
+from metantk_core.files import Folder, Place, folder_at, reason, shown
 from metantk_core.progress import Progress, silent
 from metantk_core.seeding import digest
 
@@ -223,7 +223,7 @@ def source_of(config: DataConfig, place: Place | None) -> Source | None:
     """Return the source of a configuration, or none if its folder is gone."""
     if config.source == "glyphs":
         return glyphs.glyphs(config.image_size, config.channels, config.seed, config.images_per_class)
-    place = _on_disk(config.path or "") if place is None else place
+    place = folder_at(config.path or "") if place is None else place
     try:
         if not place.holds_folder() and place.entry("") is None:
             return None
@@ -232,13 +232,6 @@ def source_of(config: DataConfig, place: Place | None) -> Source | None:
     except (OSError, ValueError):
         pass  # the reader says it better
     return layouts.chosen(config.source, place, config.image_size, config.channels, config.choices)
-
-
-def _on_disk(path: str) -> Folder:
-    """Return the place of a path on this machine, with ``~`` for a person's home."""
-    with contextlib.suppress(RuntimeError):  # no such user: then ~name is a name
-        return Folder(Path(path).expanduser())
-    return Folder(Path(path))
 
 
 def _stored(config: DataConfig, directory: Path, source: Source | None, progress: Progress) -> ImageDataset:

@@ -6,13 +6,15 @@ and larger operations. The numbers are the same up to rounding.
 Axes: t episodes, s support images, q query images, c channels, h height, w width, k ways.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from metantk_core.architectures import LearnableNetwork
-from metantk_core.meta_training.adaptation import Parameters, remembers_moments
+from metantk_core.meta_training.adaptation import remembers_moments
 from metantk_core.meta_training.config import Adaptation
 from metantk_core.networks import written_out
 
@@ -43,69 +45,43 @@ def batched_query_logits(
         steps: Number of inner steps, at least 0.
         first_order: Whether gradients of the inner loop are taken for constants.
     """
-    answer = _anil if algorithm == "anil" else _maml
-    parameters = dict(network.named_parameters())
+    descended = partial(_descended, learning_rate=learning_rate, steps=steps, first_order=first_order)
 
-    def one(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-        return answer(network, parameters, support, labels, queries, learning_rate, steps, first_order)
+    def maml(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        network.train()
+        adapted = descended(network, support, labels)
+        if remembers_moments(network):
+            functional_call(network, adapted, (support,))
+        network.eval()
+        return functional_call(network, adapted, (queries,))
+
+    def anil(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        network.train()
+        features = network.features(support)
+        network.eval()
+        asked = network.features(queries)
+        return functional_call(network.head, descended(network.head, features, labels), (asked,))
 
     with written_out(network):
-        return vmap(one, randomness="different")(support_images, support_labels, query_images)
-
-
-def _maml(
-    network: LearnableNetwork,
-    parameters: Parameters,
-    support: Tensor,
-    labels: Tensor,
-    queries: Tensor,
-    learning_rate: float,
-    steps: int,
-    first_order: bool,
-) -> Tensor:
-    network.train()
-    adapted = _descended(network, parameters, support, labels, learning_rate, steps, first_order)
-    if remembers_moments(network):
-        functional_call(network, adapted, (support,))
-    network.eval()
-    return functional_call(network, adapted, (queries,))
-
-
-def _anil(
-    network: LearnableNetwork,
-    parameters: Parameters,
-    support: Tensor,
-    labels: Tensor,
-    queries: Tensor,
-    learning_rate: float,
-    steps: int,
-    first_order: bool,
-) -> Tensor:
-    network.train()
-    features = network.features(support)
-    network.eval()
-    asked = network.features(queries)
-    adapted = _descended(
-        network.head, dict(network.head.named_parameters()), features, labels, learning_rate, steps, first_order
-    )
-    return functional_call(network.head, adapted, (asked,))
+        answered = vmap(anil if algorithm == "anil" else maml, randomness="different")
+        return answered(support_images, support_labels, query_images)
 
 
 def _descended(
     module: nn.Module,
-    parameters: Parameters,
     inputs: Tensor,
     labels: Tensor,
+    *,
     learning_rate: float,
     steps: int,
     first_order: bool,
 ) -> dict[str, Tensor]:
-    """Return parameters after some steps of gradient descent on the mean cross-entropy of one episode."""
+    """Return a module's parameters after some steps of gradient descent on the mean cross-entropy of one episode."""
 
     def loss(current: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(functional_call(module, current, (inputs,)), labels)
 
-    current = dict(parameters)
+    current: dict[str, Tensor] = dict(module.named_parameters())
     for _ in range(steps):
         gradients = grad(loss)(current)
         current = {

@@ -3,7 +3,7 @@
 A learner is told by ``algorithm``; each has settings of its own, and another learner's setting is an unknown one.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
@@ -28,6 +28,13 @@ _FEW_SHOT = EpisodeConfig(ways=5, shots=1, queries=15)
 
 class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a network is meta-trained by MAML (Finn et al. 2017), FOMAML or ANIL (Raghu et al. 2020)."""
+
+    classifier: ClassVar[Classifier] = "gradient_steps"
+    """What answers an episode if nothing else is asked for."""
+    beside: ClassVar[tuple[Classifier, ...]] = ()
+    """What else is reported beside it."""
+    augmented_copies: ClassVar[int] = 0
+    """How many augmented copies stand for a support image, 0 for the image as it is."""
 
     algorithm: Adaptation = Field(
         default="maml",
@@ -81,28 +88,22 @@ class MamlTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         return f"{self.algorithm.upper()}{order}"
 
     @property
-    def classifier(self) -> Classifier:
-        """What answers an episode if nothing else is asked for."""
-        return "gradient_steps"
-
-    @property
-    def beside(self) -> tuple[Classifier, ...]:
-        """What else is reported beside it."""
-        return ()
-
-    @property
-    def augmented_copies(self) -> int:
-        """How many augmented copies stand for a support image, 0 for the image as it is."""
-        return 0
-
-    @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.iterations:,} iteration{'' if self.iterations == 1 else 's'}"
+        return _counted(self.iterations, "iteration")
 
 
 class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a network is trained as a prototypical network (Snell et al. 2017)."""
+
+    title: ClassVar[str] = "ProtoNet"
+    """What people call it."""
+    classifier: ClassVar[Classifier] = "prototypes"
+    """What answers an episode if nothing else is asked for."""
+    beside: ClassVar[tuple[Classifier, ...]] = ()
+    """What else is reported beside it."""
+    augmented_copies: ClassVar[int] = 0
+    """How many augmented copies stand for a support image, 0 for the image as it is."""
 
     algorithm: Literal["protonet"] = Field(
         default="protonet", description="Features whose class means tell queries of an episode apart"
@@ -135,33 +136,22 @@ class ProtoNetTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         return self.validation_episode
 
     @property
-    def title(self) -> str:
-        """What people call it."""
-        return "ProtoNet"
-
-    @property
-    def classifier(self) -> Classifier:
-        """What answers an episode if nothing else is asked for."""
-        return "prototypes"
-
-    @property
-    def beside(self) -> tuple[Classifier, ...]:
-        """What else is reported beside it."""
-        return ()
-
-    @property
-    def augmented_copies(self) -> int:
-        """How many augmented copies stand for a support image, 0 for the image as it is."""
-        return 0
-
-    @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.iterations:,} iteration{'' if self.iterations == 1 else 's'}"
+        return _counted(self.iterations, "iteration")
 
 
 class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
     """How a network is trained to tell all base classes apart (RFS: Tian et al. 2020, "Rethinking few-shot ...")."""
+
+    title: ClassVar[str] = "RFS"
+    """What people call it."""
+    classifier: ClassVar[Classifier] = "logistic_regression"
+    """What answers an episode if nothing else is asked for."""
+    beside: ClassVar[tuple[Classifier, ...]] = ("nearest_centroid", "cosine")
+    """What else is reported beside it."""
+    augmented_copies: ClassVar[int] = 5
+    """How many augmented copies stand for a support image, 0 for the image as it is."""
 
     algorithm: Literal["rfs"] = Field(
         default="rfs", description="Features that tell all training classes apart; a linear classifier an episode"
@@ -221,33 +211,17 @@ class RfsTraining(BaseModel, frozen=True, extra="forbid", strict=True):
         return self.validation_episode
 
     @property
-    def title(self) -> str:
-        """What people call it."""
-        return "RFS"
-
-    @property
-    def classifier(self) -> Classifier:
-        """What answers an episode if nothing else is asked for."""
-        return "logistic_regression"
-
-    @property
-    def beside(self) -> tuple[Classifier, ...]:
-        """What else is reported beside it."""
-        return ("nearest_centroid", "cosine")
-
-    @property
-    def augmented_copies(self) -> int:
-        """How many augmented copies stand for a support image, 0 for the image as it is."""
-        return 5
-
-    @property
     def length(self) -> str:
         """How long it takes, in its own unit."""
-        return f"{self.epochs:,} epoch{'' if self.epochs == 1 else 's'}"
+        return _counted(self.epochs, "epoch")
 
 
 LEARNERS_SETTINGS: tuple[type[BaseModel], ...] = (MamlTraining, ProtoNetTraining, RfsTraining)
 """The settings of all learners; the first one in each says of which."""
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def _with_algorithm(settings: object) -> object:

@@ -241,10 +241,7 @@ def register_model(
     names = training_names("best", config.training_seeds)
     models = {name: meta_training.load_model(directories[name]) for name in names}
     chosen = meta_training.best_validated(models)
-    joined = meta_training.over_trainings([evaluations[name] for name in names])
-    registered = _registered(
-        config, chosen, models[chosen], directories[chosen], evaluations[chosen], dataset, ports, joined
-    )
+    registered = _registered(config, chosen, models, directories[chosen], evaluations, dataset, ports)
     note_model(ports.store, config.run_id, registered)
     ports.tracker.close_run(ports.run, "finished")
     return registered
@@ -270,20 +267,21 @@ def register_trained(
         directory = Path(scratch, "model")
         chosen = meta_training.best_validated(models)
         meta_training.save_model(models[chosen], directory)
-        joined = meta_training.over_trainings([evaluations[each] for each in models])
-        return _registered(config, chosen, models[chosen], directory, evaluations[chosen], dataset, ports, joined)
+        return _registered(config, chosen, models, directory, evaluations, dataset, ports)
 
 
 def _registered(
     config: RunConfig,
     role: str,
-    model: TrainedModel,
+    models: Mapping[str, TrainedModel],
     directory: Path,
-    evaluation: Evaluation,
+    evaluations: Mapping[str, Evaluation],
     dataset: ImageDataset,
     ports: Ports,
-    joined: Evaluation,
 ) -> RegisteredModel:
+    """Register the training of a name, which lies in a folder; its card says how all trainings of the network fared."""
+    model, evaluation = models[role], evaluations[role]
+    joined = meta_training.over_trainings([evaluations[name] for name in models])
     progress = ports.progress_for("register")
     progress(0, 1)
     registered = ports.registry.register(
