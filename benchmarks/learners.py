@@ -1,16 +1,17 @@
 """What learners make of a search's networks and of the field's: recipes of glyphs enter, a table of accuracies leaves.
 
 The best, a random and the worst candidate of one search, and 4-CONV with 32 filters, are trained by RFS, MAML and
-ProtoNet as the recipes glyphs-rfs (by smaller steps), glyphs and glyphs-protonet have it, ResNet-12 by RFS. Beside them
-stands the nearest centroid on raw pixels, which learns nothing. Each seed has a training and test episodes of its own,
-which all rows of the seed share; so the means of the seeds are independent, and their interval covers training and
-episodes.
+ProtoNet as the recipes glyphs-rfs, glyphs and glyphs-protonet have it, ResNet-12 by RFS and ProtoNet; networks of the
+literature have the settings of their own that the recipes give them. Beside them stands the nearest centroid on raw
+pixels, which learns nothing. Each seed has a training and test episodes of its own, which all rows of the seed share;
+so the means of the seeds are independent, and their interval covers training and episodes.
 
-Each finished row is written to FOLDER at once; the same command goes on where it was ended. The whole table takes some
-four CPU hours, most of them for ResNet-12.
+Each finished row is written to FOLDER at once; the same command goes on where it was ended, and several, of different
+networks, may fill one folder side by side. The whole table takes some four CPU hours, most of them for ResNet-12.
 
     python -m benchmarks.learners --quick
     python -m benchmarks.learners --folder runs/learners --json learners.json
+    python -m benchmarks.learners --folder runs/learners --networks resnet12
     python -m benchmarks.learners --folder runs/learners-short --seeds 2 --share 0.25 --image-size 16
 """
 
@@ -35,7 +36,6 @@ from metantk_core.candidates import Costs, NamedNetwork
 from metantk_core.config import RunConfig, load_config
 from metantk_core.datasets import ImageDataset, LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
-from metantk_core.files import write_atomically
 from metantk_core.meta_training import Evaluation, RfsTraining, evaluate, meta_train
 from metantk_core.meta_training.evaluation import mean_and_half_width
 from metantk_core.progress import Progress
@@ -46,6 +46,7 @@ from metantk_core.workspace import Workspace, open_run, told
 LEARNERS: Mapping[str, str] = {"RFS": "glyphs-rfs", "MAML": "glyphs", "ProtoNet": "glyphs-protonet"}
 """By learner the recipe that trains it."""
 ROLES = ("best", "random", "worst")
+NETWORKS = (*ROLES, "conv4-32", "resnet12")
 PIXELS = "raw pixels"
 
 
@@ -60,9 +61,6 @@ class Setting:
         candidates: Candidates of the search.
         draws: Draws of each.
         episodes: Test episodes of a row, 5-way with 1 and with 5 shots, 15 queries a class.
-        resnet12: Whether ResNet-12 is trained, too, which takes longer than all else.
-        learning_rate: First step size of RFS, for all networks alike: the recipe's 0.2, right for narrow cells, leaves
-            4-CONV with features that are all the same.
     """
 
     share: float = 1.0
@@ -71,8 +69,6 @@ class Setting:
     candidates: int = 16
     draws: int = 8
     episodes: int = 600
-    resnet12: bool = True
-    learning_rate: float = 0.05
 
     @property
     def test(self) -> EpisodeConfig:
@@ -150,16 +146,14 @@ class Table:
     Args:
         folder: Where rows and the search lie.
         setting: How much is trained.
+        networks: What is trained.
     """
 
-    def __init__(self, folder: Path, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, folder: Path, setting: Setting, networks: Sequence[str] = NETWORKS) -> None:
+        self.setting, self.networks = setting, networks
         self.digest = digest(asdict(setting))
         self._folder, self._file = folder, folder / "rows.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        if self._file.exists():  # the last line may have been cut off
-            written = self._file.read_bytes()
-            write_atomically(self._file, written[: written.rfind(b"\n") + 1])
 
     def rows(self, seeds: int) -> Iterator[Row]:
         """Give all rows of the first seeds, seed by seed, computing what is missing."""
@@ -170,14 +164,15 @@ class Table:
                 if row is None:
                     row = self._computed(learner, network, seed)
                     with self._file.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(asdict(row)) + "\n")
+                        file.write("\n" + json.dumps(asdict(row)) + "\n")  # whatever was cut off before ends here
                 yield row
 
     @property
     def asked(self) -> list[tuple[str, str]]:
         """What is in the table: learners and networks, quick ones first."""
-        networks = [(learner, network) for learner in LEARNERS for network in (*ROLES, "conv4-32")]
-        return [("", PIXELS), *networks, *([("RFS", "resnet12")] if self.setting.resnet12 else [])]
+        large = [(learner, "resnet12") for learner in ("RFS", "ProtoNet") if "resnet12" in self.networks]
+        small = [network for network in self.networks if network != "resnet12"]
+        return [("", PIXELS), *((learner, network) for learner in LEARNERS for network in small), *large]
 
     @cached_property
     def _search(self) -> tuple[ImageDataset, Mapping[str, Architecture]]:
@@ -191,14 +186,17 @@ class Table:
     def _written(self) -> list[Row]:
         if not self._file.exists():
             return []
-        rows = [Row(**json.loads(line)) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        rows = []
+        for line in self._file.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # cut off
+                rows.append(Row(**json.loads(line)))
         return [row for row in rows if row.setting == self.digest]
 
     def _computed(self, learner: str, network: str, seed: int) -> Row:
         dataset, roles = self._search
         if network == PIXELS:
             return self._of_pixels(dataset, seed)
-        config = self.setting.config(learner)
+        config = self.setting.config(learner).for_network(network)
         architecture = roles[network] if network in roles else NamedNetwork(network)
         began = process_time()
         model = meta_train(
@@ -211,7 +209,7 @@ class Table:
         )
         between = process_time()
         found = evaluate(model, workflow.episode_source(config, dataset, "test"), config.evaluation, seed)
-        costs: Costs = workflow.training_costs(config, architecture)
+        costs: Costs = workflow.training_costs(config, network, architecture)
         return Row(
             self.digest,
             learner,
@@ -315,6 +313,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--folder", type=Path, help="keeps finished rows; nothing is kept if not given")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="what is trained now")
     parser.add_argument("--share", type=float, default=1.0, help="share of the recipes' epochs and iterations")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=20, help="images of a glyph")
@@ -332,13 +331,14 @@ def main() -> None:
     )
     if arguments.quick:
         arguments.seeds = 1
-        setting = Setting(share=0.01, image_size=16, images=8, candidates=3, draws=1, episodes=5, resnet12=False)
+        arguments.networks = [*ROLES, "conv4-32"]
+        setting = Setting(share=0.01, image_size=16, images=8, candidates=3, draws=1, episodes=5)
     torch.set_num_threads(1)
     with contextlib.ExitStack() as scratch:
         folder = arguments.folder or Path(scratch.enter_context(tempfile.TemporaryDirectory()))
         rows: list[Row] = []
         try:
-            for row in Table(folder, setting).rows(arguments.seeds):
+            for row in Table(folder, setting, arguments.networks).rows(arguments.seeds):
                 rows.append(row)
         finally:  # what is there, if it is ended early
             if rows:

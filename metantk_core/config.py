@@ -111,6 +111,11 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         default_factory=MamlTraining,
         description="Training, by the learner that algorithm names; each has settings of its own",
     )
+    yardstick_training: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="By name of a yardstick the settings in which its training differs from the others': what suits a "
+        "narrow cell does not suit every network",
+    )
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Evaluation on test classes")
     registered_model: str = Field(
         default="metantk-few-shot",
@@ -151,18 +156,18 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         if len(set(self.yardsticks)) != len(self.yardsticks):
             raise ValueError("yardsticks must name each network once")
         for name in self.yardsticks:
-            space = PUBLISHED[name].space if name in PUBLISHED else None
-            if space not in (None, self.search.space):
+            _admit_yardstick(name, "yardsticks")
+            if name in PUBLISHED and PUBLISHED[name].space != self.search.space:
                 raise InputError(
-                    f"yardsticks names {name}, a candidate of {space}, but {self.search.space} is searched; name one "
-                    "of its own, or a network of the literature"
+                    f"yardsticks names {name}, a candidate of {PUBLISHED[name].space}, but {self.search.space} is "
+                    "searched; name one of its own, or a network of the literature"
                 )
-            if name not in NAMED_NETWORKS and space is None:
-                near = difflib.get_close_matches(name[:40], [*NAMED_NETWORKS, *PUBLISHED], n=1)
-                hint = f"did you mean {near[0]}?" if near else "or a published candidate of the search space"
-                raise InputError(
-                    f"expected names such as {', '.join(NAMED_NETWORKS)} in yardsticks, got {quoted(name)}; {hint}"
-                )
+        for name in self.yardstick_training:
+            _admit_yardstick(name, "yardstick_training")
+            try:
+                self.for_network(name)
+            except ValidationError as error:
+                raise InputError(f"yardstick_training.{name}: {complaints(type(self.training), error)}") from error
         return self
 
     @model_validator(mode="after")
@@ -182,11 +187,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
             raise ValueError("trained_roles must name 'best', and each role once")
         head, ways = self.training, self.evaluation.episode.ways
-        if isinstance(head, MamlTraining) and head.episode.ways != ways:
-            raise ValueError(
-                f"training.episode.ways is {head.episode.ways} and evaluation.episode.ways "
-                f"{ways}: a meta-trained head answers as many classes as it was trained with"
-            )
+        for training in (head, *(self.for_network(name).training for name in self.yardstick_training)):
+            if isinstance(training, MamlTraining) and training.episode.ways != ways:
+                raise ValueError(
+                    f"training.episode.ways is {training.episode.ways} and evaluation.episode.ways "
+                    f"{ways}: a meta-trained head answers as many classes as it was trained with"
+                )
         evaluation = self.evaluation
         asked = (evaluation.classifier, *(evaluation.beside or ()))
         if "gradient_steps" in asked and not isinstance(head, MamlTraining):
@@ -211,6 +217,22 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
     def networks(self) -> tuple[str, ...]:
         """Which networks are trained: the candidates, then the yardsticks."""
         return (*self.candidates, *self.yardsticks)
+
+    def for_network(self, name: str) -> "RunConfig":
+        """Return the run as it concerns one network: ``training`` is what this one is trained by.
+
+        Args:
+            name: Of the network, or of a training of it.
+
+        Raises:
+            ValidationError: The settings of a yardstick of its own are wrong.
+        """
+        network, _ = training_of(name)
+        changes = self.yardstick_training.get(network)
+        if changes is None:
+            return self
+        values = _merge(self.training.model_dump(mode="json"), changes)
+        return self.model_copy(update={"training": type(self.training).model_validate(values)})
 
     def training_seed(self, training: str) -> int:
         """Return the seed of a training of a name: of a network's first it is the run's."""
@@ -244,6 +266,10 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         for name in ("trained_top", "training_seeds"):
             if getattr(self, name) == 1:
                 del values[name]
+        own = {name: changes for name, changes in self.yardstick_training.items() if name in self.yardsticks}
+        values["yardstick_training"] = own
+        if not own:
+            del values["yardstick_training"]
         if self.dataset_digest is None:
             del values["dataset_digest"]
         elif self.data.path is not None:
@@ -298,6 +324,14 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
             return cls.model_validate(values)
         except ValidationError as error:
             raise InputError(f"Can't use {origin}: {complaints(cls, error)}.") from error
+
+
+def _admit_yardstick(name: str, setting: str) -> None:
+    """Raise InputError if a name that a setting gives is not that of a network of the literature."""
+    if name not in NAMED_NETWORKS and name not in PUBLISHED:
+        near = difflib.get_close_matches(name[:40], [*NAMED_NETWORKS, *PUBLISHED], n=1)
+        hint = f"did you mean {near[0]}?" if near else "or a published candidate of the search space"
+        raise InputError(f"expected names such as {', '.join(NAMED_NETWORKS)} in {setting}, got {quoted(name)}; {hint}")
 
 
 def _deciding(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,7 +445,8 @@ def _named_below(values: Mapping[str, Any], name: str) -> set[str]:
 def _start_another_learner(base: Mapping[str, Any], values: dict[str, Any], given: Collection[str]) -> None:
     """Let a recipe's settings of one learner not be settings of another that a person has named instead.
 
-    Of the recipe's training the network stays; the rest is as the person says, or the other learner's own.
+    Of the recipe's training the network stays; the rest is as the person says, or the other learner's own. So are the
+    settings of yardsticks.
 
     Args:
         base: The recipe's values.
@@ -427,6 +462,8 @@ def _start_another_learner(base: Mapping[str, Any], values: dict[str, Any], give
     ]
     if kinds[0] is not kinds[1]:
         values["training"] = {name: value for name, value in after.items() if name in given or name == "network"}
+        if values.get("yardstick_training") == base.get("yardstick_training"):
+            values["yardstick_training"] = {}
 
 
 def _read_file(source: str, recipes: Mapping[str, RunConfig]) -> tuple[dict[str, Any], dict[str, Any]]:

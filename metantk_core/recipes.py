@@ -28,6 +28,15 @@ _SHORT_TRAINING = {
     "validation_episodes": 40,
 }
 
+# 4-CONV learns little by these steps; with second derivatives, and batches normalised as MAML has it, it does.
+_SHORT_CONV4 = {
+    "conv4-32": {
+        "first_order": False,
+        "norm": "batch_transductive",
+        "inner_steps": 3,
+    }
+}
+
 # The published search [Wang et al. 2022]: C = 48, 3 episodes of 5-way 1-shot with one query image a class, 32 x 32, and
 # its two criteria, ranked with equal weight.
 _PUBLISHED_SCORING = {
@@ -114,6 +123,8 @@ def _published(kind: str, setting: str) -> RunConfig:
         data={"path": folder, "image_size": 84, "channels": 3},
         **_published_search(setting, reference=kind == "reference"),
         yardsticks=["conv4-64"],
+        # As MAML has it for 4-CONV [Finn et al. 2017].
+        yardstick_training={"conv4-64": {name: _MAML_CONV4[name] for name in ("first_order", "norm")}},
         training={
             "algorithm": "maml",
             "first_order": True,
@@ -170,6 +181,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             search={"space": "nasbench201", "strategy": "sample", "num_candidates": 32, "shards": 2},
             scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
             yardsticks=["conv4-32"],
+            yardstick_training=_SHORT_CONV4,
             training={"network": {"channels": 8, "cells": 1}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),
@@ -181,6 +193,7 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             # 5 draws: what a reliability of 0.8 takes on this space and width (docs/reliability.md).
             scoring={"num_inits": 5, "image_size": 32, "network": {"channels": 8, "cells": 3}},
             yardsticks=["conv4-32"],
+            yardstick_training=_SHORT_CONV4,
             training={"network": {"channels": 8, "cells": 3}, **_SHORT_TRAINING},
             evaluation={"episode": _FEW_SHOT, "episodes": 600},
         ),
@@ -219,6 +232,9 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             data={"source": "glyphs", "image_size": 32},
             search={"space": "nasbench201", "strategy": "sample", "num_candidates": 16, "shards": 2},
             scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            yardsticks=["conv4-32"],
+            # Steps of 0.2, right for narrow cells, leave wider networks with features that are all the same.
+            yardstick_training={name: {"learning_rate": 0.05} for name in ("conv4-32", "resnet12")},
             training={
                 "algorithm": "rfs",
                 "network": {"channels": 8, "cells": 1},
@@ -237,6 +253,8 @@ RECIPES: Mapping[str, RunConfig] = MappingProxyType(
             data={"source": "glyphs", "image_size": 32},
             search={"space": "nasbench201", "strategy": "sample", "num_candidates": 16, "shards": 2},
             scoring={"num_inits": 8, "image_size": 32, "network": {"channels": 8, "cells": 1}},
+            yardsticks=["conv4-32"],
+            yardstick_training={"resnet12": {"learning_rate": 1e-3}},  # of Snell et al. 2017
             training={
                 "algorithm": "protonet",
                 "network": {"channels": 8, "cells": 1},
@@ -319,6 +337,9 @@ def quickened(config: RunConfig) -> RunConfig:
     if isinstance(config.training, RfsTraining):
         values["training"]["epochs"] = min(config.training.epochs, _QUICK_EPOCHS)
         values["training"]["decay_epochs"] = [e for e in config.training.decay_epochs if e < _QUICK_EPOCHS]
+    for changes in values["yardstick_training"].values():
+        for name in values["training"].keys() & {*_QUICK["training"], "epochs", "decay_epochs"}:
+            changes.pop(name, None)
     if config.search.strategy == "evolve":
         values["search"]["evolve"]["population"] = min(config.search.evolve.population, 6)
     return RunConfig.from_values({**values, "name": f"{config.name[:44]}-quick"}, f"the quick form of {config.name}")

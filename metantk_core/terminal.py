@@ -346,7 +346,9 @@ def print_result(result: "workflow.RunResult", place: Workspace, config: RunConf
     print_evaluations(result.evaluations, result.costs, console)
     for sentence in findings.candidate_sentences(result.evaluations):
         console.print(sentence, soft_wrap=True, highlight=False)
-    for sentence in findings.yardstick_sentences(result.evaluations, result.costs, config.yardsticks):
+    for sentence in findings.yardstick_sentences(
+        result.evaluations, result.costs, config.yardsticks, config.yardstick_training
+    ):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print()
     model = f"{result.model_uri}  (alias champion)" if result.model_uri else "not registered yet, MLflow being away"

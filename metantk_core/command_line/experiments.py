@@ -351,7 +351,7 @@ def _train_alone(
     else:
         assert genotype is not None
         architecture = architectures.parse_architecture(config.search.space, genotype)
-    costs = workflow.training_costs(config, architecture)  # first, for it says if the images are too small
+    costs = workflow.training_costs(config, name, architecture)  # first, for it says if the images are too small
     place = spaces.Workspace(*where)
     config = place.prepare(config)
     with spaces.open_run(config, place) as (dataset, ports):

@@ -28,6 +28,7 @@ class TrainedCandidate:
         problem: What went wrong during training, for people; empty if nothing did.
         costs: Its parameters and multiply-accumulates, if they are known.
         iterations: The iterations whose weights were kept, of each of several trainings.
+        own_settings: Whether its training had settings of its own.
     """
 
     role: str
@@ -38,15 +39,24 @@ class TrainedCandidate:
     problem: str = ""
     costs: Costs | None = None
     iterations: tuple[int, ...] = ()
+    own_settings: bool = False
 
     @classmethod
-    def of(cls, role: str, models: Mapping[str, TrainedModel], evaluation: Evaluation | None) -> "TrainedCandidate":
+    def of(
+        cls,
+        role: str,
+        models: Mapping[str, TrainedModel],
+        evaluation: Evaluation | None,
+        *,
+        own_settings: bool = False,
+    ) -> "TrainedCandidate":
         """Return what the report shows of a network that was trained.
 
         Args:
             role: The candidate's role, or the yardstick's name.
             models: What came of its trainings, by their names.
             evaluation: Its accuracy on test classes, if it was evaluated.
+            own_settings: Whether its training had settings of its own.
         """
         model = models[best_validated(models)]
         problem = "; ".join(
@@ -62,7 +72,7 @@ class TrainedCandidate:
             ways=evaluation.ways if evaluation is not None else max(model.outputs, 1),
         )
         best = model.best_iteration
-        return cls(role, model.architecture, model.history, best, evaluation, problem, costs, iterations)
+        return cls(role, model.architecture, model.history, best, evaluation, problem, costs, iterations, own_settings)
 
 
 @dataclass(frozen=True)

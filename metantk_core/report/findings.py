@@ -1,7 +1,7 @@
 """What a run's numbers allow to say, and what not: a leaderboard and evaluations enter, sentences leave."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,10 @@ def candidate_sentences(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def yardstick_sentences(
-    evaluations: Mapping[str, Evaluation], costs: Mapping[str, Costs], yardsticks: Sequence[str]
+    evaluations: Mapping[str, Evaluation],
+    costs: Mapping[str, Costs],
+    yardsticks: Sequence[str],
+    own_settings: Container[str] = (),
 ) -> list[str]:
     """Return whether the search's choice beats each network of the literature, in accuracy and in size.
 
@@ -108,6 +111,7 @@ def yardstick_sentences(
         evaluations: Accuracies by role or name, the search's choice as ``best``.
         costs: Parameters and multiply-accumulates by the same names.
         yardsticks: Names of the networks of the literature.
+        own_settings: Which of them were trained by settings of their own.
     """
     best = evaluations.get("best")
     sentences: list[str] = []
@@ -126,8 +130,11 @@ def yardstick_sentences(
                 f"{count(theirs.macs)} MACs)"
             )
         beats = "beats" if difference.clear and difference.mean > 0 else "does not beat"
-        # A network of the literature may well be better by steps and schedules of its own.
-        sentences.append(f"The search's choice {beats} {name}: {by}{sizes}, both trained by the settings of this run.")
+        # Steps and schedules that suit one network may ruin another.
+        settings = (
+            "each trained by settings of its own" if name in own_settings else "both trained by the same settings"
+        )
+        sentences.append(f"The search's choice {beats} {name}: {by}{sizes}, {settings}.")
     return sentences
 
 

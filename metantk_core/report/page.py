@@ -116,6 +116,7 @@ def _summary(data: ReportData) -> dict[str, object]:
             dict(evaluated),
             {trained.role: trained.costs for trained in data.trained if trained.costs is not None},
             [role for role, _ in evaluated if not is_role(role)],
+            [trained.role for trained in data.trained if trained.own_settings],
         ),
         "published": findings.published_sentences(dict(evaluated)),
         "protocol": _protocol(evaluated[0][1]) if evaluated else None,

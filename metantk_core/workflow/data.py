@@ -95,9 +95,10 @@ def admit_dataset(config: RunConfig, dataset: ImageDataset, ports: Ports) -> Non
             "dataset_digest out for a run on these."
         )
     score_source(config, dataset)
-    training_source(config, dataset)
-    for split in ("val", "test"):
-        episode_source(config, dataset, split)
+    for name in ("best", *config.yardsticks):
+        training_source(config.for_network(name), dataset)
+        episode_source(config.for_network(name), dataset, "val")
+    episode_source(config, dataset, "test")
     # What it was recognised as is known only now.
     told = " ".join((*dataset.assumptions, *(f"{shared.sentence}." for shared in _shared(config, dataset))))
     remark(ports.store, config.run_id, "images", told)

@@ -100,7 +100,7 @@ def read_result(config: RunConfig, store: ArtifactStore) -> RunResult:
         leaderboard,
         read("search.json", SearchHistory.from_json),
         evaluations(config.networks),
-        {role: training_costs(config, architecture_of(config, role, leaderboard)) for role in config.networks},
+        {role: training_costs(config, role, architecture_of(config, role, leaderboard)) for role in config.networks},
         read("model.json", lambda text: str(json.loads(text)["uri"])),
         evaluations(config.trained) if config.training_seeds > 1 else {},
     )
@@ -149,7 +149,10 @@ def report(
         dataset=dataset.name,
         leaderboard=leaderboard,
         history=history,
-        trained=tuple(TrainedCandidate.of(name, trainings[name], joined[name]) for name in config.networks),
+        trained=tuple(
+            TrainedCandidate.of(name, trainings[name], joined[name], own_settings=name in config.yardstick_training)
+            for name in config.networks
+        ),
         kernels=tuple(
             _report_kernel(config, role, next(iter(trainings[role].values())), source, ports.device) for role in shown
         ),

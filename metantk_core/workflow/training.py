@@ -89,18 +89,20 @@ def architecture_of(config: RunConfig, role: str, leaderboard: Leaderboard) -> A
     return genotype_of(leaderboard, network, config.seed)
 
 
-def training_costs(config: RunConfig, architecture: Architecture) -> Costs:
+def training_costs(config: RunConfig, name: str, architecture: Architecture) -> Costs:
     """Return parameters and multiply-accumulates of a network as it answers episodes of the evaluation.
 
     Args:
         config: Says how wide and deep it is, and the shape of the images.
+        name: Name of the network, or of a training of it.
         architecture: The network.
 
     Raises:
         InputError: A person's code fails, or the images are too small for the network.
     """
     ways = config.evaluation.episode.ways
-    return costs_of(architecture, config.training.network, image_shape=config.data.image_shape, ways=ways)
+    body = config.for_network(name).training.network
+    return costs_of(architecture, body, image_shape=config.data.image_shape, ways=ways)
 
 
 def train(
@@ -117,6 +119,7 @@ def train(
         what: How it was found, for the tracker.
     """
     seed = config.training_seed(name)
+    config = config.for_network(name)
     identity = training_key(config, architecture, dataset, ports.device_kind, seed)
     key = f"training/{meta_training.FORMAT}/{identity}.checkpoint"
     training = config.training

@@ -12,6 +12,7 @@ from benchmarks.learners import LEARNERS, Row, Setting, Table, pixel_accuracies,
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 
+PLAIN = ("raw pixels", "conv4-32")
 CONFIG = EpisodeConfig(ways=5, shots=3, queries=4)
 
 
@@ -47,7 +48,7 @@ def test_the_whole_table_trains_as_long_as_the_recipes_and_a_share_of_it_shorter
 
 
 def test_finished_rows_are_not_computed_again_and_one_that_was_cut_off_is_left_out(tmp_path):
-    setting = Setting(resnet12=False)
+    setting = Setting()
     made = Table(tmp_path, setting)
     rows = [
         Row(made.digest, learner, network, "", 0, number / 20, 0.01, None, 1.0, 1.0, 10, 1000)
@@ -57,7 +58,16 @@ def test_finished_rows_are_not_computed_again_and_one_that_was_cut_off_is_left_o
     lines = [json.dumps(asdict(row)) for row in (other, *rows)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + '\n{"setting": "' + made.digest[:4], encoding="utf-8")
     assert list(Table(tmp_path, setting).rows(1)) == rows
-    assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines() == lines
+    assert list(Table(tmp_path, setting, ["conv4-32"]).rows(1)) == [row for row in rows if row.network in PLAIN]
+
+
+def test_a_row_after_one_that_was_cut_off_is_found_again(tmp_path):
+    setting = Setting(image_size=16, images=8, candidates=3, draws=1, episodes=5)
+    (tmp_path / "rows.jsonl").write_text('{"setting": "', encoding="utf-8")
+    computed = next(Table(tmp_path, setting).rows(1))
+    (line,) = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines() if line.endswith("}"))
+    assert Row(**line) == computed
+    assert next(Table(tmp_path, setting).rows(1)) == computed
 
 
 def test_intervals_are_of_the_means_of_seeds_and_differences_of_pairs_of_a_seed():

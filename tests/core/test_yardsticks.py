@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from metantk_core import workflow
 from metantk_core.candidates import Costs, NamedNetwork, parse_genotype
 from metantk_core.command_line import app
-from metantk_core.config import RunConfig
+from metantk_core.config import RunConfig, load_config
 from metantk_core.errors import InputError
+from metantk_core.meta_training import MamlTraining
+from metantk_core.recipes import RECIPES
 from metantk_core.report import ReportData, findings, page
 from metantk_core.terminal import print_evaluations
 from pipelines.search_and_meta_train import write
@@ -89,7 +91,62 @@ def test_a_yardstick_is_what_it_is_whatever_the_leaderboard_says():
     found = workflow.architecture_of(config, "conv4-32", leaderboard())
     assert found == NamedNetwork("conv4-32")
     # One channel, maps of one pixel, 5 ways.
-    assert workflow.training_costs(config, found).params == 32_901 - 2 * 9 * 32 - 24 * 32 * 5
+    assert workflow.training_costs(config, "conv4-32", found).params == 32_901 - 2 * 9 * 32 - 24 * 32 * 5
+
+
+def test_a_yardstick_is_trained_by_settings_of_its_own_and_all_others_by_the_runs():
+    own = {"conv4-32": {"iterations": 7, "network": {"cells": 2}}}
+    config = RunConfig.from_values(
+        {"yardsticks": ["conv4-32"], "training": {"inner_steps": 3}, "yardstick_training": own}, "test"
+    )
+    theirs = config.for_network("conv4-32 seed 2").training
+    assert isinstance(theirs, MamlTraining)
+    assert (theirs.iterations, theirs.inner_steps, theirs.network.cells, theirs.network.channels) == (7, 3, 2, 16)
+    assert config.for_network("best").training == config.training
+    assert RunConfig.from_json(config.to_json()) == config
+
+
+def test_settings_of_yardsticks_are_part_of_the_experiment_where_these_are_trained():
+    plain = RunConfig.from_values({"yardsticks": ["conv4-32"]}, "test")
+    own = {"yardsticks": ["conv4-32"], "yardstick_training": {"conv4-32": {"iterations": 7}}}
+    assert RunConfig.from_values(own, "test").digest != plain.digest
+    other = {"yardsticks": ["conv4-32"], "yardstick_training": {"conv4-64": {"iterations": 7}}}
+    assert RunConfig.from_values(other, "test").digest == plain.digest
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"conv4-23": {}}, "in yardstick_training, got 'conv4-23'; did you mean conv4-"),
+        (
+            {"conv4-32": {"iteration": 7}},
+            r"yardstick_training\.conv4-32: there is no setting 'iteration' \(did you mean",
+        ),
+        ({"conv4-32": {"iterations": 0}}, r"yardstick_training\.conv4-32: iterations: .* not 0"),
+        ({"conv4-32": {"algorithm": "protonet"}}, r"yardstick_training\.conv4-32: algorithm"),
+        ({"conv4-32": {"episode": {"ways": 3, "shots": 1, "queries": 5}}}, "training.episode.ways is 3"),
+        ({"conv4-32": 7}, r"yardstick_training\.conv4-32: expected keys and values"),
+    ],
+)
+def test_settings_of_a_yardstick_that_cannot_be_are_refused(own, words):
+    with pytest.raises(InputError, match=words):
+        RunConfig.from_values({"yardsticks": ["conv4-32"], "yardstick_training": own}, "test")
+
+
+def test_another_learner_than_the_recipes_leaves_its_settings_for_yardsticks_behind():
+    said = ["training.algorithm=protonet"]
+    assert load_config("glyphs", RECIPES, said).yardstick_training == {}
+    mine = load_config("glyphs", RECIPES, [*said, "yardstick_training={conv4-32: {halve_every: 5}}"])
+    assert mine.for_network("conv4-32").training == mine.training.model_copy(update={"halve_every": 5})
+    changed = load_config("glyphs", RECIPES, ["yardstick_training.conv4-32.iterations=5", "yardsticks=[conv4-64]"])
+    assert changed.for_network("conv4-32").training.model_dump()["iterations"] == 5
+
+
+def test_a_yardsticks_own_training_is_the_one_that_is_kept_and_named(tmp_path):
+    own = ["--set", "yardsticks=[conv4-32]", "--set", "yardstick_training={conv4-32: {iterations: 2}}"]
+    found = command(tmp_path, "--genotype", "conv4-32", *own, "--json")
+    assert found.exit_code == 0, found.output
+    assert [point["iteration"] for point in json.loads(found.stdout)["history"]] == [0, 2]
 
 
 def test_a_choice_that_does_not_beat_a_yardstick_is_called_so():
@@ -99,7 +156,9 @@ def test_a_choice_that_does_not_beat_a_yardstick_is_called_so():
     assert first.startswith("The search's choice does not beat conv4-32: 0.0 ± 0.0 points on the same episodes")
     assert "(100 k against 32.9 k parameters, 10.0 M against 3.00 M MACs)" in first
     assert second.startswith("The search's choice beats conv4-64: +20")
-    assert second.endswith("both trained by the settings of this run.")
+    assert second.endswith("both trained by the same settings.")
+    (own,) = findings.yardstick_sentences(found, costs, ["conv4-32"], own_settings=["conv4-32"])
+    assert own.endswith("each trained by settings of its own.")
 
 
 def test_report_shows_yardsticks_with_their_costs_and_what_the_choice_is_worth_beside_them():
