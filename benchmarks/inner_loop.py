@@ -18,12 +18,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from metantk_core.candidates import parse_genotype
+from metantk_core.architectures import learnable_network, parse_architecture
 from metantk_core.datasets.images import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
 from metantk_core.meta_training.config import Adaptation, MamlTraining
 from metantk_core.meta_training.maml import MamlLearner
-from metantk_core.networks import NetworkConfig, build, initialise
+from metantk_core.networks import NetworkConfig, initialise
 
 ALGORITHMS: tuple[tuple[str, Adaptation, bool], ...] = (
     ("FOMAML", "maml", True),
@@ -37,6 +37,7 @@ NETWORKS = {
         NetworkConfig(channels=16, cells=1),
     ),
     "paper-mini-5-a, C = 16": ("darts_fewshot", "paper-mini-5-a", NetworkConfig(channels=16, cells=5)),
+    "conv4-32": ("nasbench201", "conv4-32", NetworkConfig(channels=16, cells=1)),
 }
 
 
@@ -82,7 +83,8 @@ def measured(network: str, name: str, algorithm: Adaptation, first_order: bool, 
                 "engine": engine,
             }
         )
-        made = build(parse_genotype(space, text), size, in_channels=1, ways=5, variant="training", norm=config.norm)
+        shape = (1, arguments.image_size, arguments.image_size)
+        made = learnable_network(parse_architecture(space, text), size, image_shape=shape, ways=5, norm=config.norm)
         initialise(made, 0, "benchmark")
         learners[engine] = MamlLearner(made.to(arguments.device), config, source, 0, arguments.device)
     times: dict[str, list[float]] = {engine: [] for engine in learners}
@@ -114,13 +116,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--meta-batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.image_size, arguments.repeats = 16, 1
     torch.set_num_threads(1)
-    rows = [measured(network, *algorithm, arguments) for network in NETWORKS for algorithm in ALGORITHMS]
+    rows = [measured(network, *algorithm, arguments) for network in arguments.networks for algorithm in ALGORITHMS]
     print(table(rows))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
