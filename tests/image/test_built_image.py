@@ -3,24 +3,29 @@
 Run by ``make image-test`` alone: building takes minutes, and an engine.
 """
 
+import base64
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from engine import ROOT, Engine, running_engine, with_base
 from forked_commands import metantk
 from mlflow.tracking import MlflowClient
 from object_servers import BUCKET, SECRET, USER, SeaweedFS, environment, free_ports, seaweedfs_program
+from PIL import Image
 from pipeline_in_image import NOBODYS
 from postgresql import PostgreSQL, postgresql_programs
 
@@ -203,20 +208,31 @@ def environment_of(in_the_image: InTheImage) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def in_the_image(engine: Engine, image: str, store: SeaweedFS, mlflow_address: str, tmp_path: Path) -> InTheImage:
-    return InTheImage(engine, image, store, mlflow_address, tmp_path)
+@pytest.fixture(scope="module")
+def in_the_image(
+    engine: Engine, image: str, store: SeaweedFS, mlflow_address: str, tmp_path_factory: pytest.TempPathFactory
+) -> InTheImage:
+    return InTheImage(engine, image, store, mlflow_address, tmp_path_factory.mktemp("in-the-image"))
 
 
-def test_the_pipeline_ends_in_it_with_the_leaderboard_of_this_machine(in_the_image: InTheImage, tmp_path: Path):
+@pytest.fixture(scope="module")
+def ended(in_the_image: InTheImage) -> RunConfig:
+    """The configuration of a pipeline that has ended in the image."""
     config = load_config("smoke", RECIPES, [FEW[1]])
     done = in_the_image.run(config)
     assert done.returncode == 0, done.stdout[-5000:]
+    return config
+
+
+def test_the_pipeline_ends_in_it_with_the_leaderboard_of_this_machine(
+    in_the_image: InTheImage, ended: RunConfig, tmp_path: Path
+):
+    config = ended
     with environment_of(in_the_image):
         result = workflow.read_result(config, wiring.artifact_store(in_the_image.store))
     here = metantk("search", "smoke", *FEW, "--json", cwd=tmp_path)
     assert result.leaderboard.digest == json.loads(here.stdout)["digest"]
-    assert set(result.evaluations) == set(config.trained_roles)
+    assert set(result.evaluations) == set(config.networks)
     client = MlflowClient(in_the_image.mlflow_address)
     (parent,) = client.search_runs(
         [experiment.experiment_id for experiment in client.search_experiments()],
@@ -227,7 +243,49 @@ def test_the_pipeline_ends_in_it_with_the_leaderboard_of_this_machine(in_the_ima
     sys.stdout.write(f"{in_the_image.image}: leaderboard {result.leaderboard.digest}\n")  # for whoever looks on
 
 
+@pytest.mark.usefixtures("ended")
+def test_it_serves_the_network_that_the_pipeline_registered_to_who_sends_image_files(
+    in_the_image: InTheImage, tmp_path: Path
+):
+    """As docs/serving.md has it, but for the ports: an engine of these tests has the machine's network alone."""
+    (port,) = free_ports(1)
+    name, address = f"metantk-serving-{uuid.uuid4().hex[:8]}", f"http://127.0.0.1:{port}"
+    where = ("--env", f"MLFLOW_TRACKING_URI={in_the_image.mlflow_address}", "--network", "host")
+    serve = ("mlflow", "models", "serve", "-m", "models:/metantk-few-shot@champion", "--env-manager", "local")
+    serving = (in_the_image.image, *serve, "-h", "127.0.0.1", "-p", str(port))
+    in_the_image.engine.docker("run", "--detach", "--name", name, *where, *LOCKED, *serving)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(10):  # two images of each of five classes, of which one is known
+        file = tmp_path / f"{number}.png"
+        shade = 25 * (number % 5) + rng.integers(0, 9, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(shade.astype(np.uint8)).save(file)
+        known = {"label": f"class {number}"} if number < 5 else {}
+        rows.append({"image": base64.b64encode(file.read_bytes()).decode(), **known})
+    try:
+        _until_healthy(in_the_image.engine, name, address)
+        answered = asked(address, rows)
+        assert [len(answer["probabilities"]) for answer in answered["predictions"]] == [5] * 5
+        assert {answer["label"] for answer in answered["predictions"]} <= {f"class {number}" for number in range(5)}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(address, rows[:4] + rows[5:])
+        assert refused.value.code == 400
+    finally:
+        in_the_image.engine.docker("rm", "--force", name)
+
+
+def asked(address: str, rows: Sequence[dict[str, str]]) -> Any:
+    request = urllib.request.Request(
+        f"{address}/invocations",
+        json.dumps({"dataframe_records": rows}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
 def test_an_image_of_another_version_ends_the_first_step_with_a_sentence(in_the_image: InTheImage):
+    before = kept(in_the_image)
     done = in_the_image.run(load_config("smoke", RECIPES, [FEW[1], "name=other"]), version="9.9.9")
     assert done.returncode != 0
     here = metantk_core.__version__
@@ -235,5 +293,9 @@ def test_an_image_of_another_version_ends_the_first_step_with_a_sentence(in_the_
         f"metantk: Expected an image with metantk 9.9.9, which compiled this pipeline, got one with {here}"
         in done.stdout
     )
+    assert kept(in_the_image) == before
+
+
+def kept(in_the_image: InTheImage) -> set[str]:
     with environment_of(in_the_image):
-        assert list(wiring.artifact_store(in_the_image.store).keys()) == []
+        return set(wiring.artifact_store(in_the_image.store).keys())
