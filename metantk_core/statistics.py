@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64
 
+_ROUNDING = 1e-9  # what equal numbers may seem to differ by
+
 
 def student_quantile(probability: float, freedom: int | float) -> float:
     """Return the number that a variable of Student's t distribution stays below with a probability.
@@ -146,6 +148,18 @@ def crossed_half_width(values: Float64[np.ndarray, "n m"], confidence: float = 0
     quantile = (1 + confidence) / 2
     rows = student_quantile(quantile, n - 1) ** 2 * between if n > 1 else 0.0
     return math.sqrt(rows + student_quantile(quantile, m - 1) ** 2 * things)
+
+
+def telling_half_width(half_width: float) -> float | None:
+    """Return the half width of an interval for a share, or none if that says nothing of where the share is.
+
+    That is: the interval is wider than from 0 to 1, within which every share lies, or it is a point, to which a
+    handful of equal numbers come without being known for sure.
+
+    Args:
+        half_width: In the unit of the share, 0 to 1.
+    """
+    return half_width if _ROUNDING < half_width <= 0.5 else None
 
 
 def crossed_p_value(values: Float64[np.ndarray, "n m"]) -> float:

@@ -26,7 +26,7 @@ from metantk_core.ports import RegisteredModel
 from metantk_core.ranking import Leaderboard, Standing, is_role, training_of
 from metantk_core.scores import SCORES, ScoreRecord
 from metantk_core.search import SearchHistory, SearchRound, tied
-from metantk_core.statistics import crossed_half_width
+from metantk_core.statistics import crossed_half_width, telling_half_width
 from metantk_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def print_training(role: str, model: "meta_training.TrainedModel") -> None:
             f"{point.iteration:,}",
             f"{point.train_loss:.3f}",
             f"{point.train_accuracy:.1%}",
-            f"{point.validation_accuracy:.1%} ± {point.validation_half_width:.1%}{kept}",
+            f"{point.validation_accuracy:.1%}{_interval(point.validation_half_width, 1, ' ± ')}{kept}",
         )
     console = Console()
     console.print(table)
@@ -298,16 +298,16 @@ def print_evaluations(
     for heading in headings:
         table.add_column(heading, justify="right" if heading != "network" else "left")
     for role, evaluation in evaluations.items():
-        row = [role, f"{evaluation.accuracy:.2%}", f"± {evaluation.half_width:.2%}", f"{evaluation.worst_decile:.2%}"]
+        row = [role, f"{evaluation.accuracy:.2%}", _interval(evaluation.half_width), f"{evaluation.worst_decile:.2%}"]
         if costs:
             row += [_count(float(costs[role].params)), _count(float(costs[role].macs))]
         table.add_row(*row)
         for number, one in enumerate(meta_training.accuracies(evaluation), 1) if evaluation.trainings else ():
             half_width = crossed_half_width(one[None])
-            table.add_row(f"  seed {number}", f"{one.mean():.2%}", f"± {half_width:.2%}", style="dim")
+            table.add_row(f"  seed {number}", f"{one.mean():.2%}", _interval(half_width), style="dim")
         for other in evaluation.others:
             name = f"  {other.shots}-shot, {other.classifier.replace('_', ' ')}"
-            table.add_row(name, f"{other.accuracy:.2%}", f"± {other.half_width:.2%}", style="dim")
+            table.add_row(name, f"{other.accuracy:.2%}", _interval(other.half_width), style="dim")
     console.print(table)
     first = next(iter(evaluations.values()))
     console.print(first.summary())
@@ -603,6 +603,12 @@ def _print_standing(standing: Standing, console: Console, *, draws: bool = False
         # A genotype of its own line can be copied as a whole.
         console.print(Text(line.rstrip()))
         console.print(Text(f"       {standing.genotype}", style="dim"), soft_wrap=True)
+
+
+def _interval(half_width: float, decimals: int = 2, sign: str = "± ") -> str:
+    """Return the half width of an accuracy's interval; nothing where that says nothing."""
+    telling = telling_half_width(half_width)
+    return "" if telling is None else f"{sign}{telling:.{decimals}%}"
 
 
 def _measured(mean: float, error: float | None) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 from .accuracy import Accuracy, Evaluation
 from .checkpoint import FORMAT, Checkpoint
-from .class_answers import ClassAccuracy, ClassAnswers, Confusion, OftenWorst, worst_episodes
+from .class_answers import LEAST_EPISODES, ClassAccuracy, ClassAnswers, Confusion, OftenWorst, worst_episodes
 from .classifier import FewShotClassifier
 from .config import (
     LEARNERS_SETTINGS,
@@ -30,6 +30,7 @@ from .trainings import accuracies, over_trainings
 __all__ = [
     "FORMAT",
     "LEARNERS_SETTINGS",
+    "LEAST_EPISODES",
     "Accuracy",
     "Algorithm",
     "Answer",

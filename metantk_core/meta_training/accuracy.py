@@ -8,6 +8,7 @@ from typing import Any
 
 from metantk_core.errors import InputError
 from metantk_core.meta_training.class_answers import ClassAnswers, worst_episodes
+from metantk_core.statistics import telling_half_width
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,15 @@ class Evaluation:
     trainings: tuple[tuple[float, ...], ...] = ()
 
     @property
+    def each_training(self) -> tuple[tuple[float, ...], ...]:
+        """Accuracy of each episode, a row a training."""
+        return self.trainings or (self.per_episode,)
+
+    @property
     def worst_decile(self) -> float:
-        """Mean accuracy of the worst tenth of the episodes, 0 to 1."""
-        worst = worst_episodes(self.per_episode)
-        return math.fsum(self.per_episode[index] for index in worst) / len(worst)
+        """Mean accuracy of the worst tenth of the episodes, 0 to 1; of several trainings, of each one's own worst."""
+        worst = [accuracies[index] for accuracies in self.each_training for index in worst_episodes(accuracies)]
+        return math.fsum(worst) / len(worst)
 
     @property
     def protocol(self) -> Mapping[str, str | int | float | bool]:
@@ -104,11 +110,14 @@ class Evaluation:
         answered = "" if self.classifier == "gradient_steps" else f"by {self.classifier.replace('_', ' ')}"
         if self.augmented_copies:
             answered += copies if answered else copies.removeprefix(" ")
+        half_width = telling_half_width(self.half_width)
+        interval = f" ± {100 * half_width:.1f}" if half_width is not None else ""
         return (
-            f"{100 * self.accuracy:.1f} ± {100 * self.half_width:.1f} % on {self.dataset} {self.split} classes "
+            f"{100 * self.accuracy:.1f}{interval} % on {self.dataset} {self.split} classes "
             f"({self.ways}-way {self.shots}-shot, {self.queries} queries a class, {self.episodes} episodes, "
             f"{f'{answered}, ' if answered else ''}"
-            f"{'transductive' if self.transductive else 'not transductive'}, {self.interval}"
+            f"{'transductive' if self.transductive else 'not transductive'}, "
+            f"{self.interval if interval else 'too few episodes or trainings for an interval'}"
             f"{f', computed on {self.device}' if self.device else ''})"
         )
 
@@ -122,7 +131,7 @@ class Evaluation:
         del values["answers"]
         values["worst_decile"] = {"accuracy": self.worst_decile, "episodes": len(worst_episodes(self.per_episode))}
         if self.answers is not None:
-            values["worst_decile"]["classes"] = [asdict(one) for one in self.answers.in_worst(self.per_episode)]
+            values["worst_decile"]["classes"] = [asdict(one) for one in self.answers.in_worst(self.each_training)]
             values["classes"] = [asdict(one) for one in self.answers.classes()]
             values["confusions"] = [asdict(one) for one in self.answers.confusions()]
         return values

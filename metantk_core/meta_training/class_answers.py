@@ -5,12 +5,16 @@ Nothing here needs torch.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
-from metantk_core.statistics import mean_and_half_width, wilson_lower_bound
+from metantk_core.statistics import crossed_half_width, telling_half_width, wilson_lower_bound
+
+#: Of fewer episodes no interval is given: Student's of shares would miss too often, for want of spread.
+LEAST_EPISODES = 5
 
 
 @dataclass(frozen=True)
@@ -19,10 +23,12 @@ class ClassAccuracy:
 
     Attributes:
         name: The class.
-        accuracy: Mean accuracy of its queries over the episodes that held it, 0 to 1.
-        half_width: Half width of the mean's 95 % interval; None after one episode.
+        accuracy: Mean accuracy of its queries over the episodes that held it, and over trainings, 0 to 1.
+        half_width: Half width of the mean's 95 % interval: over episodes, and over trainings where there are several.
+            None where there is too little to make one of: fewer than ``LEAST_EPISODES`` episodes, no spread, or an
+            interval that would be wider than from 0 to 1.
         episodes: How many episodes held it.
-        queries: How many queries that were.
+        queries: How many answers that were: each of several trainings answers each query.
     """
 
     name: str
@@ -39,7 +45,7 @@ class Confusion:
     Attributes:
         name: The class.
         taken_for: The class that they were taken for.
-        count: How many they were.
+        count: How many they were, in all trainings together.
         share: Their share of the queries of ``name`` in the episodes that held both, 0 to 1.
         episodes: How many episodes held both.
     """
@@ -57,13 +63,15 @@ class OftenWorst:
 
     Attributes:
         name: The class.
-        held: How many of the worst episodes held it.
+        held: How many of the worst episodes held it; of several trainings, of the worst ones of each.
         expected: How many would, if it were in them as often as in all.
+        episodes: How many different episodes these are, which may be the worst of several trainings.
     """
 
     name: str
     held: int
     expected: float
+    episodes: int
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,10 @@ class ClassAnswers:
         names: The classes of the split.
         queries: Query images of a class in an episode that holds it.
         held: Of each episode the classes that it held, as positions in ``names``.
-        right: How many queries of these were answered right.
+        right: How many queries of these were answered right, by several trainings together.
         mistaken: Class, class that it was taken for, and how many of its queries were, in rising order. Queries whose
             logits were not finite are neither right nor taken for any class.
+        trainings: What ``right`` is of each of several trainings of a network; empty for one.
     """
 
     names: tuple[str, ...]
@@ -86,14 +95,24 @@ class ClassAnswers:
     held: tuple[tuple[int, ...], ...]
     right: tuple[tuple[int, ...], ...]
     mistaken: tuple[tuple[int, int, int], ...]
+    trainings: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+    @property
+    def answered(self) -> int:
+        """How often the queries of a class in an episode that holds it were answered, by all trainings together."""
+        return self.queries * max(1, len(self.trainings))
 
     def classes(self) -> tuple[ClassAccuracy, ...]:
         """Return the accuracies of the classes that some episode held, in the order of the split."""
-        shares: dict[int, list[float]] = {}
-        for held, right in zip(self.held, self.right, strict=True):
-            for label, number in zip(held, right, strict=True):
-                shares.setdefault(label, []).append(number / self.queries)
-        return tuple(_class_accuracy(self.names[label], shares[label], self.queries) for label in sorted(shares))
+        counts: dict[int, list[tuple[int, ...]]] = {}
+        each = self.trainings or (self.right,)
+        for held, *rows in zip(self.held, *each, strict=True):
+            for label, *right in zip(held, *rows, strict=True):
+                counts.setdefault(label, []).append(tuple(right))
+        return tuple(
+            _class_accuracy(self.names[label], np.array(counts[label], dtype=np.int64).T, self.queries)
+            for label in sorted(counts)
+        )
 
     def confusions(self) -> tuple[Confusion, ...]:
         """Return all pairs of classes of which one was taken for the other, the most confused first.
@@ -106,7 +125,7 @@ class ClassAnswers:
         found = []
         for label, other, count in self.mistaken:
             episodes = met[label, other]
-            share = count / (episodes * self.queries)
+            share = count / (episodes * self.answered)
             found.append(Confusion(self.names[label], self.names[other], count, share, episodes))
         return tuple(
             sorted(
@@ -132,22 +151,26 @@ class ClassAnswers:
         def share(label: int, other: int) -> float | None:
             if label == other:
                 return accuracies[self.names[label]]
-            together = met.get((label, other), 0) * self.queries
+            together = met.get((label, other), 0) * self.answered
             return mistaken.get((label, other), 0) / together if together else None
 
         return [[share(label, other) for other in labels] for label in labels]
 
-    def in_worst(self, per_episode: Sequence[float]) -> tuple[OftenWorst, ...]:
+    def in_worst(self, per_episode: Sequence[Sequence[float]]) -> tuple[OftenWorst, ...]:
         """Return the classes of the worst episodes, those first that were in them most above what is expected.
 
         Args:
-            per_episode: Accuracy of each episode, in order.
+            per_episode: Accuracy of each episode in order, a row a training; the worst ones are those of each.
         """
-        worst = worst_episodes(per_episode)
+        worst = [index for accuracies in per_episode for index in worst_episodes(accuracies)]
         everywhere = Counter(label for held in self.held for label in held)
         there = Counter(label for index in worst for label in self.held[index])
+        different = Counter(label for index in set(worst) for label in self.held[index])
         share = len(worst) / len(self.held)
-        found = [OftenWorst(self.names[label], times, share * everywhere[label]) for label, times in there.items()]
+        found = [
+            OftenWorst(self.names[label], times, share * everywhere[label], different[label])
+            for label, times in there.items()
+        ]
         return tuple(sorted(found, key=lambda one: (one.expected - one.held, one.name)))
 
     def _met(self) -> Mapping[tuple[int, int], int]:
@@ -171,7 +194,35 @@ class ClassAnswers:
         if [len(row) for row in held] != [len(row) for row in right]:
             raise ValueError("classes and right answers of episodes are not as many")
         mistaken = tuple((label, other, count) for label, other, count in values["mistaken"])
-        return cls(tuple(values["names"]), values["queries"], held, right, mistaken)
+        trainings = tuple(tuple(tuple(row) for row in rows) for rows in values.get("trainings", ()))
+        if any([len(row) for row in held] != [len(row) for row in rows] for rows in trainings):
+            raise ValueError("classes and right answers of trainings are not as many")
+        return cls(tuple(values["names"]), values["queries"], held, right, mistaken, trainings)
+
+
+def pooled(found: Sequence[ClassAnswers]) -> ClassAnswers:
+    """Return how the queries of each class were answered by several trainings of a network together.
+
+    Args:
+        found: One a training, on the same episodes.
+
+    Raises:
+        ValueError: The episodes are not the same.
+    """
+    first = found[0]
+    if any((one.names, one.queries, one.held) != (first.names, first.queries, first.held) for one in found):
+        raise ValueError("trainings were not evaluated on the same episodes")
+    mistaken: Counter[tuple[int, int]] = Counter()
+    for one in found:
+        mistaken.update({(label, other): count for label, other, count in one.mistaken})
+    return replace(
+        first,
+        right=tuple(
+            tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*(one.right for one in found), strict=True)
+        ),
+        mistaken=tuple((label, other, count) for (label, other), count in sorted(mistaken.items())),
+        trainings=tuple(one.right for one in found),
+    )
 
 
 @dataclass
@@ -230,7 +281,14 @@ def worst_episodes(per_episode: Sequence[float]) -> list[int]:
     return sorted(range(len(per_episode)), key=lambda index: per_episode[index])[:number]
 
 
-def _class_accuracy(name: str, shares: Sequence[float], queries: int) -> ClassAccuracy:
-    if len(shares) == 1:
-        return ClassAccuracy(name, shares[0], None, 1, queries)
-    return ClassAccuracy(name, *mean_and_half_width(shares), len(shares), len(shares) * queries)
+def _class_accuracy(name: str, right: Int64[np.ndarray, "n k"], queries: int) -> ClassAccuracy:
+    """Return the accuracy of a class.
+
+    Args:
+        name: The class.
+        right: How many of its queries were answered right by each of n trainings in the k episodes that held it.
+        queries: How many there are in an episode.
+    """
+    shares, episodes = right / queries, right.shape[1]
+    half_width = telling_half_width(crossed_half_width(shares)) if episodes >= LEAST_EPISODES else None
+    return ClassAccuracy(name, float(shares.mean()), half_width, episodes, right.size * queries)

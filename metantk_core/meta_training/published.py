@@ -151,6 +151,8 @@ def published_sentence(evaluation: Evaluation, dataset: ImageDataset, learner: s
 
 def _compared(found: Accuracy, band: Band) -> str:
     accuracy, half_width = 100 * found.accuracy, 100 * found.half_width
+    if half_width > 50:
+        return "is not known well enough to be compared"
     if accuracy + half_width < band.low:
         return f"is {band.low - accuracy:.1f} points below"
     if accuracy - half_width > band.high:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from metantk_core.meta_training.accuracy import Accuracy, Evaluation
+from metantk_core.meta_training.class_answers import pooled
 from metantk_core.statistics import crossed_half_width, student_quantile
 
 
@@ -16,7 +17,8 @@ def over_trainings(evaluations: Sequence[Evaluation]) -> Evaluation:
 
     How it is made is in ``statistics.crossed_half_width``. Of other classifiers and shots the accuracies of single
     episodes are not kept; their interval counts chance within an episode both among trainings and among episodes, and
-    is a little too wide. How single classes fared stays with each training.
+    is a little too wide. Answers are pooled class by class: the accuracy of a class has an interval of the same making,
+    over trainings and the episodes that held it.
 
     Args:
         evaluations: One a training, on the same episodes, in order. Of one alone it is that.
@@ -24,6 +26,7 @@ def over_trainings(evaluations: Sequence[Evaluation]) -> Evaluation:
     first = evaluations[0]
     if len(evaluations) == 1:
         return first
+    answers = [evaluation.answers for evaluation in evaluations if evaluation.answers is not None]
     table = np.array([evaluation.per_episode for evaluation in evaluations], dtype=np.float64)
     return replace(
         first,
@@ -35,14 +38,14 @@ def over_trainings(evaluations: Sequence[Evaluation]) -> Evaluation:
         device=" and ".join(sorted({evaluation.device for evaluation in evaluations} - {""})),
         others=tuple(_over(others) for others in zip(*(found.others for found in evaluations), strict=True)),
         published="",
-        answers=None,
+        answers=pooled(answers) if len(answers) == len(evaluations) else None,
         trainings=tuple(evaluation.per_episode for evaluation in evaluations),
     )
 
 
 def accuracies(evaluation: Evaluation) -> Float64[np.ndarray, "n m"]:
     """Return the accuracy of every training in every episode; a row for a network that was trained once."""
-    return np.array(evaluation.trainings or (evaluation.per_episode,), dtype=np.float64)
+    return np.array(evaluation.each_training, dtype=np.float64)
 
 
 def _over(found: Sequence[Accuracy]) -> Accuracy:

@@ -55,6 +55,7 @@ DARK: Mapping[str, str] = MappingProxyType(
 # Series are told apart by shape and dash as well, for print in grey.
 _MARKERS = MappingProxyType({"best": "o", "worst": "s", "random": "D"})
 _DASHES = MappingProxyType({"best": "-", "worst": (0, (5, 1.5)), "random": (0, (1.5, 1.2))})
+_THIN: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.55}  # of trainings beside the one that is shown
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: small, selectable, read aloud; the page chooses the font
     "svg.hashsalt": "metantk",
@@ -84,6 +85,8 @@ class Curve:
         validation_half_width: Half width of its 95 % interval.
         chosen: The iteration whose weights were kept.
         unit: What training is counted in: ``iterations`` and ``chosen`` are of it.
+        training: Which of several trainings of the network this is, such as ``"seed 2"``; empty for the only one.
+        others: Iterations, losses and validation accuracies of the others.
     """
 
     role: str
@@ -94,6 +97,8 @@ class Curve:
     validation_half_width: Float[np.ndarray, " v"]
     chosen: int
     unit: str = "iteration"
+    training: str = ""
+    others: tuple[tuple[Float[np.ndarray, " o"], Float[np.ndarray, " o"], Float[np.ndarray, " o"]], ...] = ()
 
 
 def new_figure(width: float = _WIDTH, height: float = _HEIGHT) -> Figure:
@@ -514,11 +519,14 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
         curves: The networks' histories.
         chance: Accuracy of guessing, or None if it isn't known.
     """
-    last = max((float(curve.iterations.max()) for curve in curves if len(curve.iterations)), default=1.0)
+    reached = [points for curve in curves for points in (curve.iterations, *(other[0] for other in curve.others))]
+    last = max((float(points.max()) for points in reached if len(points)), default=1.0)
     figure = new_figure()
     unit = curves[0].unit if curves else "iteration"
     axes = new_axes(figure, unit, "training loss")
     for curve in curves:
+        for iterations, losses, _ in curve.others:
+            axes.plot(iterations, losses, color=_colour(curve.role), linestyle=_DASHES.get(curve.role, "-"), **_THIN)
         axes.plot(
             curve.iterations,
             curve.train_loss,
@@ -541,6 +549,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
             *curve.train_accuracy,
             *(curve.validation_accuracy - np.nan_to_num(curve.validation_half_width)),
             *(curve.validation_accuracy + np.nan_to_num(curve.validation_half_width)),
+            *(share for _, _, accuracies in curve.others for share in accuracies),
         )
         if math.isfinite(share)
     ]
@@ -565,6 +574,9 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
             alpha=0.22,
             linewidth=0,
         )
+        for number, (iterations, _, accuracies) in enumerate(curve.others):
+            named = None if number else f"other seed{'' if len(curve.others) == 1 else 's'}"
+            axes.plot(iterations, accuracies, color=colour, label=named, **_THIN)
         axes.plot(curve.iterations, curve.validation_accuracy, color=colour, linewidth=1.6, label="validation, 95 %")
         chosen = np.flatnonzero(curve.iterations == curve.chosen)
         if len(chosen):
@@ -585,7 +597,7 @@ def learning_curves(curves: Sequence[Curve], *, chance: float | None) -> tuple[t
         add_legend(axes, above=True)
         charts.append(
             (
-                f"Accuracy, {curve.role}",
+                f"Accuracy, {curve.role}{f', {curve.training}' if curve.training else ''}",
                 to_svg(figure, f"curve-{_slug(curve.role)}", f"Accuracies of the {curve.role} network."),
             )
         )

@@ -51,6 +51,7 @@ class ClassTable:
 
     Attributes:
         role: Of the network.
+        trainings: How many trainings of it were counted together.
         sentences: What is most remarkable.
         chance: Accuracy of guessing, in per cent.
         hardest: Rows of the hardest classes.
@@ -62,6 +63,7 @@ class ClassTable:
     """
 
     role: str
+    trainings: int
     sentences: list[str]
     chance: float
     hardest: list[ClassRow]
@@ -92,6 +94,7 @@ def class_table(role: str, evaluation: Evaluation) -> ClassTable | None:
     names = _in_matrix(answers, [one.name for one in answers.classes()])
     return ClassTable(
         role,
+        len(evaluation.each_training),
         class_sentences(evaluation),
         100 / evaluation.ways,
         rows[:opened],

@@ -10,7 +10,7 @@ from metantk_core.architectures import Architecture, costs_of
 from metantk_core.candidates import Costs, Genotype
 from metantk_core.episodes import Episode
 from metantk_core.meta_training import Evaluation, TrainedModel, Validation, best_validated
-from metantk_core.ranking import Leaderboard
+from metantk_core.ranking import Leaderboard, training_of
 from metantk_core.search import SearchHistory
 
 
@@ -28,6 +28,8 @@ class TrainedCandidate:
         problem: What went wrong during training, for people; empty if nothing did.
         costs: Its parameters and multiply-accumulates, if they are known.
         iterations: The iterations whose weights were kept, of each of several trainings.
+        training: Which of several trainings is shown, such as ``"seed 2"``.
+        other_histories: The validations during the others.
         own_settings: Whether its training had settings of its own.
     """
 
@@ -40,6 +42,8 @@ class TrainedCandidate:
     costs: Costs | None = None
     iterations: tuple[int, ...] = ()
     own_settings: bool = False
+    training: str = ""
+    other_histories: tuple[tuple[Validation, ...], ...] = ()
 
     @classmethod
     def of(
@@ -58,7 +62,8 @@ class TrainedCandidate:
             evaluation: Its accuracy on test classes, if it was evaluated.
             own_settings: Whether its training had settings of its own.
         """
-        model = models[best_validated(models)]
+        shown = best_validated(models)
+        model = models[shown]
         problem = "; ".join(
             f"{f'{name}: ' if len(models) > 1 else ''}{found.outcome} at iteration {found.iterations}: {found.reason}"
             for name, found in models.items()
@@ -71,8 +76,19 @@ class TrainedCandidate:
             image_shape=model.image_shape,
             ways=evaluation.ways if evaluation is not None else max(model.outputs, 1),
         )
-        best = model.best_iteration
-        return cls(role, model.architecture, model.history, best, evaluation, problem, costs, iterations, own_settings)
+        return cls(
+            role,
+            model.architecture,
+            model.history,
+            model.best_iteration,
+            evaluation,
+            problem,
+            costs,
+            iterations,
+            own_settings,
+            f"seed {training_of(shown)[1]}" if len(models) > 1 else "",
+            tuple(found.history for name, found in models.items() if name != shown),
+        )
 
 
 @dataclass(frozen=True)

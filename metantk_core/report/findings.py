@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from metantk_core.candidates import Costs
-from metantk_core.meta_training import ClassAccuracy, Evaluation, accuracies
+from metantk_core.meta_training import LEAST_EPISODES, ClassAccuracy, Evaluation, accuracies
 from metantk_core.ranking import Leaderboard, Standing, is_role
-from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points
+from metantk_core.report.formatting import (
+    count,
+    fixed,
+    percent,
+    percent_with_interval,
+    points,
+    points_with_interval,
+)
 from metantk_core.statistics import (
     crossed_half_width,
     crossed_p_value,
@@ -121,7 +128,7 @@ def yardstick_sentences(
         if difference is None:
             continue
         over = f" over {len(found.trainings)} seeds" if found is not None and found.trainings else ""
-        by = f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)} points on the same episodes{over}"
+        by = f"{points_with_interval(difference.mean, difference.half_width)} points on the same episodes{over}"
         sizes = ""
         if "best" in costs and name in costs:
             ours, theirs = costs["best"], costs[name]
@@ -165,10 +172,15 @@ def class_sentences(evaluation: Evaluation, number: int = 3) -> list[str]:
     if answers is None:
         return [f"{worst}."]
     # Once is no habit, however little was expected.
-    often = [one for one in answers.in_worst(evaluation.per_episode) if one.held > max(1, one.expected)][:number]
+    often = [one for one in answers.in_worst(evaluation.each_training) if one.episodes > 1 and one.held > one.expected][
+        :number
+    ]
     held = ", ".join(f"{one.name} ({one.held} times, {fixed(one.expected, 1)} expected)" for one in often)
     sentences = [f"{worst}{f'; they held {held}' if often else ''}."]
     classes = sorted(answers.classes(), key=lambda one: (one.accuracy, one.name))
+    # The extremes of many would be those that few episodes held.
+    often_held = [one for one in classes if one.episodes >= LEAST_EPISODES]
+    classes = often_held if len(often_held) > number else classes
 
     def some(found: Sequence[ClassAccuracy]) -> str:
         return ", ".join(
@@ -292,7 +304,10 @@ def comparison_sentence(winner: str, other: str, difference: Difference, seeds: 
         difference: How much more accurate the first is.
         seeds: How often both were trained.
     """
-    low, high = points(difference.mean - difference.half_width), points(difference.mean + difference.half_width)
+    low, high = (
+        points(max(-1.0, min(1.0, difference.mean + side * difference.half_width)))  # no difference is beyond
+        for side in (-1, 1)
+    )
     over = f" and {seeds} training seeds" if seeds > 1 else ""
     interval = f"{points(difference.mean)} points (95 % interval {low} to {high}, same test episodes{over})"
     if not difference.clear:

@@ -2,6 +2,8 @@
 
 import math
 
+from metantk_core.statistics import telling_half_width
+
 
 def with_error(mean: float | None, standard_error: float | None) -> str:
     """Return ``mean ± standard error``, both with the decimals that give the error two significant digits.
@@ -67,16 +69,28 @@ def percent(share: float) -> str:
 
 
 def percent_with_interval(share: float, half_width: float | None) -> str:
-    """Return a share and the half width of its interval as per cent, such as ``"61.4 ± 0.8 %"``."""
-    if half_width is None or not math.isfinite(half_width):
+    """Return a share and the half width of its interval as per cent, such as ``"61.4 ± 0.8 %"``.
+
+    Without an interval, or with one that says nothing (``statistics.telling_half_width``), it is the share alone.
+    """
+    telling = None if half_width is None else telling_half_width(half_width)
+    if telling is None:
         return percent(share)
-    return f"{fixed(100 * share, 1)} ± {fixed(100 * half_width, 1)} %"
+    return f"{fixed(100 * share, 1)} ± {fixed(100 * telling, 1)} %"
 
 
 def points(difference: float) -> str:
     """Return a difference of shares as percentage points with a sign, such as ``"+2.4"`` for 0.024."""
     text = fixed(100 * difference, 1)
     return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
+
+
+def points_with_interval(difference: float, half_width: float) -> str:
+    """Return a difference of shares and the half width of its interval as points, such as ``"+2.4 ± 0.8"``.
+
+    An interval that is wider than from -100 to 100 points, between which every difference of shares lies, is left out.
+    """
+    return f"{points(difference)} ± {fixed(100 * half_width, 1)}" if half_width <= 1 else points(difference)
 
 
 def _decimals(error: float) -> int:

@@ -16,14 +16,22 @@ from metantk_core.architectures import format_architecture
 from metantk_core.candidates import Genotype, parse_genotype
 from metantk_core.episodes import Episode
 from metantk_core.files import write_atomically
-from metantk_core.meta_training import Evaluation, accuracies
+from metantk_core.meta_training import LEAST_EPISODES, Evaluation, Validation, accuracies
 from metantk_core.ranking import Leaderboard, Standing, is_role
 from metantk_core.report import charts, findings
 from metantk_core.report.cells import NONE, cell_names, draw_cell_svg
 from metantk_core.report.charts import Curve
 from metantk_core.report.class_table import ClassTable, class_table
 from metantk_core.report.data import CandidateKernel, ReportData, TrainedCandidate
-from metantk_core.report.formatting import count, fixed, percent, percent_with_interval, points, significant, with_error
+from metantk_core.report.formatting import (
+    count,
+    fixed,
+    percent,
+    percent_with_interval,
+    points_with_interval,
+    significant,
+    with_error,
+)
 from metantk_core.report.rounds import how_it_went, warnings
 from metantk_core.report.templates import environment, style
 from metantk_core.scores import SCORES
@@ -79,6 +87,7 @@ def render(data: ReportData) -> str:
         learning=_learning(data.trained),
         accuracy=_accuracy(data.trained),
         test_classes=_test_classes(data.trained),
+        least_episodes=LEAST_EPISODES,
         seeds=max((len(candidate.iterations) for candidate in data.trained), default=0),
         glossary=_glossary(board),
         configuration=_pretty(data.configuration),
@@ -97,7 +106,7 @@ def _summary(data: ReportData) -> dict[str, object]:
         "tied": sum(standing.rank == winner.rank for standing in board.standings) - 1 if winner else 0,
         "place": findings.place_sentence(board) if winner and not findings.leads(board) else None,
         "accuracies": [
-            (role, fixed(100 * evaluation.accuracy, 1), fixed(100 * evaluation.half_width, 1))
+            (role, *percent_with_interval(evaluation.accuracy, evaluation.half_width).partition(" ")[::2])
             for role, evaluation in evaluated
         ],
         "problems": [(trained.role, trained.problem) for trained in data.trained if trained.problem],
@@ -283,21 +292,28 @@ def _learning(trained: Sequence[TrainedCandidate]) -> list[tuple[str, Markup]]:
 
 
 def _curve(candidate: TrainedCandidate) -> Curve:
-    def column(name: str) -> Float[np.ndarray, " v"]:
-        values = [getattr(point, name) for point in candidate.history]
+    epochs = all(point.epoch is not None for point in candidate.history)
+    unit = "epoch" if epochs else "iteration"
+
+    def column(name: str, history: Sequence[Validation] = candidate.history) -> Float[np.ndarray, " v"]:
+        values = [getattr(point, name) for point in history]
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
-    epochs = all(point.epoch is not None for point in candidate.history)
     chosen = next((p for p in candidate.history if p.iteration == candidate.best_iteration), None)
     return Curve(
         role=candidate.role,
-        iterations=column("epoch" if epochs else "iteration"),
+        iterations=column(unit),
         train_loss=column("train_loss"),
         train_accuracy=column("train_accuracy"),
         validation_accuracy=column("validation_accuracy"),
         validation_half_width=column("validation_half_width"),
         chosen=chosen.epoch if chosen is not None and chosen.epoch is not None else candidate.best_iteration,
-        unit="epoch" if epochs else "iteration",
+        unit=unit,
+        training=candidate.training,
+        others=tuple(
+            (column(unit, history), column("train_loss", history), column("validation_accuracy", history))
+            for history in candidate.other_histories
+        ),
     )
 
 
@@ -319,9 +335,7 @@ def _accuracy(trained: Sequence[TrainedCandidate]) -> list[dict[str, object]]:
                 "accuracy": percent_with_interval(evaluation.accuracy, evaluation.half_width),
                 "worst": percent(evaluation.worst_decile),
                 "chosen": ", ".join(map(str, candidate.iterations or (candidate.best_iteration,))),
-                "difference": f"{points(difference.mean)} ± {fixed(100 * difference.half_width, 1)}"
-                if difference
-                else None,
+                "difference": points_with_interval(difference.mean, difference.half_width) if difference else None,
                 "apart": difference.clear if difference else None,
                 "p_value": _p_value(difference.p_value) if difference else None,
                 "reference": candidate is evaluated[0],

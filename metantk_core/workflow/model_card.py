@@ -3,6 +3,7 @@
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.meta_training import Evaluation, MamlTraining, TrainedModel
+from metantk_core.statistics import telling_half_width
 from metantk_core.workflow.runs import versions
 
 _LIMITS = (
@@ -63,10 +64,12 @@ def model_card(
 
 def _over_seeds(joined: Evaluation) -> str:
     """Return what a network's trainings with other seeds came to, in words."""
+    telling = telling_half_width(joined.half_width)
     accuracies = ", ".join(f"{100 * sum(one) / len(one):.1f}" for one in joined.trainings)
     return (
         f"of {len(joined.trainings)} trainings this one was best on validation classes; over all of them "
-        f"{100 * joined.accuracy:.1f} ± {100 * joined.half_width:.1f} % ({accuracies}), the {joined.interval}"
+        f"{100 * joined.accuracy:.1f}{f' ± {100 * telling:.1f}' if telling is not None else ''} % ({accuracies}), "
+        f"{f'the {joined.interval}' if telling is not None else 'too few for an interval'}"
     )
 
 

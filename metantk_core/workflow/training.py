@@ -179,9 +179,7 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
         evaluation = replace(evaluation, published=published)
         ports.tracker.log_parameters(run, evaluation.protocol)
         ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
-        if evaluation.answers is not None:
-            ports.tracker.log_table(run, class_columns(evaluation.answers), "evaluation/classes.json")
-            ports.tracker.log_table(run, confusion_columns(evaluation.answers), "evaluation/confusions.json")
+        _log_classes(run, evaluation, ports)
     if role == network:
         ports.tracker.log_metrics(ports.run, accuracy_metrics(evaluation, role))
     ports.store.write(f"{config.run_id}/{evaluation_file(role)}", evaluation.to_json().encode())
@@ -219,8 +217,16 @@ def join_trainings(
     published = meta_training.published_sentence(joined, dataset, model.training.title, model.genotype)
     joined = replace(joined, published=published)
     ports.tracker.log_metrics(ports.run, accuracy_metrics(joined, network))
+    _log_classes(ports.run, joined, ports, f"-{network}")
     ports.store.write(f"{config.run_id}/{evaluation_file(network)}", joined.to_json().encode())
     return joined
+
+
+def _log_classes(run: str, evaluation: Evaluation, ports: Ports, named: str = "") -> None:
+    """Attach how single test classes fared to a run, as tables."""
+    if evaluation.answers is not None:
+        ports.tracker.log_table(run, class_columns(evaluation.answers), f"evaluation/classes{named}.json")
+        ports.tracker.log_table(run, confusion_columns(evaluation.answers), f"evaluation/confusions{named}.json")
 
 
 def register_model(

@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 from test_report import NASTY, Reader, evaluation, render, report_data
 
-from metantk_core.meta_training import ClassAnswers
+from metantk_core.meta_training import LEAST_EPISODES, ClassAnswers, over_trainings
 from metantk_core.meta_training.class_answers import Tally
 from metantk_core.report.class_table import class_table
-from metantk_core.report.findings import class_sentences
+from metantk_core.report.findings import Difference, class_sentences, comparison_sentence
+from metantk_core.report.formatting import percent_with_interval, points_with_interval
 from metantk_core.terminal import print_evaluations
 
 QUERIES = 4
@@ -107,3 +108,60 @@ def test_terminal_names_worst_episodes_hardest_classes_and_most_confused_pairs_i
     assert re.search(r"easiest: \[bold\]c\d+ [\d.]+ ± [\d.]+ % \(\d+ episodes\)\.$", hardest)
     assert confused.startswith("Most confused: [bold]c0 taken for [bold]c1 (100.0 % of its queries in ")
     assert class_sentences(dataclasses.replace(found, answers=None)) == [worst.partition(";")[0] + "."]
+
+
+def test_of_many_classes_those_are_named_that_are_known_from_more_than_a_few_episodes():
+    names = [f"c{index}" for index in range(40)]
+    rare = counted(names, episodes=32)
+    assert rare.answers is not None
+    classes = rare.answers.classes()
+    few = {one.name for one in classes if one.episodes < LEAST_EPISODES}
+    assert {min(classes, key=lambda one: one.accuracy).name, max(classes, key=lambda one: one.accuracy).name} & few
+    hardest = next(sentence for sentence in class_sentences(rare) if sentence.startswith("Hardest"))
+    named = re.findall(r"(c\d+) [\d.]", hardest)
+    assert len(named) == 4
+    assert not few & set(named)
+
+
+def test_of_two_episodes_no_interval_is_printed_anywhere():
+    found = dataclasses.replace(counted([f"c{index}" for index in range(5)], episodes=2), half_width=6.353)
+    console = Console(file=io.StringIO(), width=300)
+    print_evaluations({"best": found}, console=console)
+    assert "±" not in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "too few episodes or trainings for an interval" in found.summary()
+    (section,) = re.findall(r'<section id="test-classes">(.*?)<h3', page_of(found), re.DOTALL)
+    assert "±" in section  # which says when there is none
+    (rows,) = re.findall(r"<tbody>(.*?)</tbody>", page_of(found).partition('id="test-classes"')[2], re.DOTALL)[:1]
+    assert "±" not in rows
+    assert percent_with_interval(0.9, 0.4) == "90.0 ± 40.0 %"
+    assert percent_with_interval(0.9, 0.6) == "90.0 %"
+    assert percent_with_interval(1.0, 0.0) == "100.0 %"
+
+
+def test_no_difference_of_accuracies_reaches_beyond_a_hundred_points():
+    wide = Difference(0.1, 1.4, 0.6)
+    assert "95 % interval −100.0 to +100.0, same" in comparison_sentence("best", "worst", wide)
+    assert points_with_interval(wide.mean, wide.half_width) == "+10.0"
+    assert points_with_interval(0.1, 0.3) == "+10.0 ± 30.0"
+
+
+def test_of_several_trainings_the_report_says_so_and_counts_all_of_them():
+    names = [f"c{index}" for index in range(8)]
+    one = counted(names)
+    joined = over_trainings([one, one, one])
+    assert joined.answers is not None
+    table = class_table("best", joined)
+    alone = class_table("best", one)
+    assert table is not None
+    assert alone is not None
+    assert [(row.name, row.episodes) for row in table.hardest] == [(row.name, row.episodes) for row in alone.hardest]
+    assert table.matrix == alone.matrix  # shares, not counts
+    assert "all 3 trainings together" in page_of(joined)
+    assert "trainings together" not in page_of(one)
+    # The worst episodes are the same three times: that is no habit of theirs.
+    once = dataclasses.replace(one, per_episode=(0.0, *[1.0] * 9), answers=first_ten(one.answers))
+    assert "they held" not in class_sentences(over_trainings([once, once, once]))[0]
+
+
+def first_ten(answers):
+    return dataclasses.replace(answers, held=answers.held[:10], right=answers.right[:10], mistaken=())

@@ -244,6 +244,12 @@ class Kept(Unlogged):
     def watched(self, *_):
         return contextlib.nullcontext()
 
+    def __init__(self):
+        self.tables = {}
+
+    def log_table(self, run, columns, file):
+        self.tables[file] = columns
+
     def register(self, run, name, model, directory, **details):
         self.model, self.details = model, details
         return RegisteredModel(name, "1", f"models:/{name}/1")
@@ -289,7 +295,21 @@ def test_a_run_of_several_seeds_ends_with_one_accuracy_a_network_and_with_the_be
     )
     assert values["differences"]["top-2"]["mean"] == pytest.approx(table.mean())
     assert values["differences"]["top-2"]["half_width"] == pytest.approx(crossed_half_width(table))
-    assert "<td>seed 2</td>" in (tmp_path / "report.html").read_text()
+    html = (tmp_path / "report.html").read_text()
+    assert "<td>seed 2</td>" in html
+    shown = max(("best seed 1", "best seed 2"), key=lambda name: models[name].validation_accuracy)
+    assert f"Accuracy, best, {shown.removeprefix('best ')}<" in html
+    assert html.count(">other seed<") == len(config.networks)
+    # Classes over both trainings, in the tables of the run as in its values.
+    tables = registry.tables
+    assert tables["evaluation/classes-best.json"]["class"] == [
+        one["name"] for one in sorted(values["evaluations"]["best"]["classes"], key=lambda one: one["accuracy"])
+    ]
+    queries = sum(tables["evaluation/classes-top-2.json"]["queries"])
+    assert queries == 2 * 6 * 3 * 2  # trainings, episodes, classes, queries
+    assert sum(tables["evaluation/confusions-best.json"]["queries"]) == pytest.approx(
+        (1 - values["evaluations"]["best"]["accuracy"]) * queries
+    )
     # Not the one that is better on test classes.
     validated = {name: models[name].validation_accuracy for name in ("best seed 1", "best seed 2")}
     chosen = max(validated, key=lambda name: validated[name])
