@@ -22,6 +22,7 @@ from metantk_core.search import SearchHistory
 from metantk_core.workflow.data import episode_source, score_source
 from metantk_core.workflow.requirements import REQUIREMENTS, requirements
 from metantk_core.workflow.runs import Ports, remarks, versions
+from metantk_core.workflow.tracked import difference_metrics
 from metantk_core.workflow.training import architecture_of, evaluation_file, join_trainings, training_costs
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def report(
 ) -> None:
     """Write the HTML report of a run, keep it in the store and attach it to the run in the tracker.
 
+    What takes the accuracies of all networks is noted there, too: their differences, and means over trainings.
+
     Args:
         config: The run.
         leaderboard: Its ranking.
@@ -128,7 +131,7 @@ def report(
         path: Where the report goes.
         ports: Ports of the step.
     """
-    from metantk_core.report import ReportData, TrainedCandidate, write_report  # matplotlib: no other step needs it
+    from metantk_core.report import ReportData, TrainedCandidate, findings, write_report  # matplotlib, for this alone
 
     progress = ports.progress_for("report")
     progress(0, 1)
@@ -137,6 +140,7 @@ def report(
     trainings = {
         name: {each: models[each] for each in training_names(name, config.training_seeds)} for name in config.networks
     }
+    ports.tracker.log_metrics(ports.run, difference_metrics(findings.differences(joined)))
     shown = [role for role in ("best", "worst") if role in config.networks]
     test = episode_source(config, dataset, "test")
     data = ReportData(

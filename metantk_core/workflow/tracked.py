@@ -1,7 +1,8 @@
 """What a tracker shows: a search, its leaderboard, training and evaluation enter; tables and metrics leave."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from metantk_core.config import RunConfig
 from metantk_core.meta_training import ClassAnswers, Evaluation, TrainedModel, Validation
@@ -10,6 +11,9 @@ from metantk_core.ranking import Leaderboard
 from metantk_core.search import SearchRound
 from metantk_core.workflow.limits import num_rounds
 from metantk_core.workflow.runs import Ports
+
+if TYPE_CHECKING:
+    from metantk_core.report.findings import Difference
 
 
 def track_search(config: RunConfig, ports: Ports) -> None:
@@ -161,6 +165,23 @@ def accuracy_metrics(evaluation: Evaluation, role: str = "") -> list[MetricPoint
             MetricPoint(f"eval/accuracy{named} {other.shots}-shot {other.classifier}", other.accuracy)
             for other in evaluation.others
         ),
+    ]
+
+
+def difference_metrics(differences: "Mapping[str, Difference]") -> list[MetricPoint]:
+    """Return by how much the search's choice is more accurate than each other network, with interval and p-value.
+
+    Args:
+        differences: Paired differences by what the other networks are called.
+    """
+    return [
+        point
+        for name, found in differences.items()
+        for point in (
+            MetricPoint(f"eval/best minus {name}", found.mean),
+            MetricPoint(f"eval/half width 95 best minus {name}", found.half_width),
+            MetricPoint(f"eval/p-value best minus {name}", found.p_value),
+        )
     ]
 
 

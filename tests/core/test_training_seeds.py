@@ -246,6 +246,11 @@ class Kept(Unlogged):
 
     def __init__(self):
         self.tables = {}
+        self.metrics = {}
+
+    def log_metrics(self, run, points):
+        for point in points:
+            self.metrics.setdefault((point.name, point.step), []).append(point.value)
 
     def log_table(self, run, columns, file):
         self.tables[file] = columns
@@ -276,9 +281,12 @@ def test_a_run_of_several_seeds_ends_with_one_accuracy_a_network_and_with_the_be
         evaluations[name] = workflow.evaluate(config, name, models[name], dataset, ports)
         folders[name] = tmp_path / name
         save_model(models[name], folders[name])
-    workflow.report(
-        config, found.leaderboard, found.history, dataset, models, evaluations, tmp_path / "report.html", ports
-    )
+
+    def report():
+        path = tmp_path / "report.html"
+        workflow.report(config, found.leaderboard, found.history, dataset, models, evaluations, path, ports)
+
+    report()
     workflow.register_model(config, folders, evaluations, dataset, ports)
     result = workflow.read_result(config, ports.store)
     assert set(result.evaluations) == set(result.costs) == {"best", "top-2"}
@@ -295,6 +303,18 @@ def test_a_run_of_several_seeds_ends_with_one_accuracy_a_network_and_with_the_be
     )
     assert values["differences"]["top-2"]["mean"] == pytest.approx(table.mean())
     assert values["differences"]["top-2"]["half_width"] == pytest.approx(crossed_half_width(table))
+    # The same as metrics, once a step and with the same values when the report is repeated.
+    for number in (1, 2):
+        for name, value in (
+            ("best minus top-2", "mean"),
+            ("half width 95 best minus top-2", "half_width"),
+            ("p-value best minus top-2", "p_value"),
+        ):
+            logged = registry.metrics[f"eval/{name}", 0]
+            assert logged == [values["differences"]["top-2"][value]] * number
+        if number == 1:
+            report()
+    assert not any("best minus best" in name or "seed" in name.partition("minus")[2] for name, _ in registry.metrics)
     html = (tmp_path / "report.html").read_text()
     assert "<td>seed 2</td>" in html
     shown = max(("best seed 1", "best seed 2"), key=lambda name: models[name].validation_accuracy)
