@@ -551,10 +551,12 @@ def _complaint(model: type[BaseModel], detail: Mapping[str, Any], unshown: froze
         near = difflib.get_close_matches(location[-1][:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
         above = _at(model, location[:-2])
-        for choice in _choices(above) if len(location) > 2 and _is_a_choice(above, location[-2]) else ():
-            if location[-1] in choice.model_fields:
-                learners = " and ".join(_tags(choice))
-                hint = f"it is one of {learners}, which {location[-3]}.{_name_of_choice(choice)} would have to say"
+        if len(location) > 2 and _is_a_choice(above, location[-2]):
+            owners = [choice for choice in _choices(above) if location[-1] in choice.model_fields]
+            if owners:
+                *others, last = [tag for owner in owners for tag in _tags(owner)]
+                learners = f"{', '.join(others)} and {last}" if others else last
+                hint = f"it is one of {learners}, which {location[-3]}.{_name_of_choice(owners[0])} would have to say"
         named = [part for depth, part in enumerate(location) if not _is_a_choice(_at(model, location[:depth]), part)]
         return f"there is no setting {quoted('.'.join(named))} ({hint})"
     given = detail["input"]

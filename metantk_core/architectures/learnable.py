@@ -143,10 +143,17 @@ def initial_network(
         seed: Seed of the run.
 
     Raises:
-        InputError: As for :func:`learnable_network`.
+        InputError: As for :func:`learnable_network`, or gradient descent would change nothing in a person's module.
     """
     with seeded(architecture, seed, "train", "init"):
         network = learnable_network(architecture, config, image_shape=image_shape, ways=ways, norm=norm)
+    unused = set(network.head.parameters()) if ways == 0 else set()
+    if not any(parameter.requires_grad for parameter in network.parameters() if parameter not in unused):
+        below = " below its head" if ways == 0 else ""
+        raise InputError(
+            f"Expected {architecture} to have parameters that training can change, but none{below} requires a "
+            "gradient; give it some, or leave requires_grad of at least one of them as it is."
+        )
     if isinstance(network, FewShotNetwork):
         initialise(network, seed, "train", "init")
     return network

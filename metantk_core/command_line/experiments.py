@@ -344,10 +344,12 @@ def _train_alone(
 
     from metantk_core import architectures, terminal, workflow
     from metantk_core import workspace as spaces
+    from metantk_core.seeding import digest
 
     if model is not None:
         architecture: architectures.Architecture = architectures.own_module(model, batch_norm=batch_norm)
-        name = model.replace(":", ".")
+        # What is logged under a name stays: after a change of the person's file the same address is another network.
+        name = f"{model.replace(':', '.')}-{digest(architectures.identity_of(architecture))[:8]}"
     else:
         assert genotype is not None
         architecture = architectures.parse_architecture(config.search.space, genotype)

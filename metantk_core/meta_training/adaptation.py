@@ -39,8 +39,9 @@ def adapted_logits(
 
     The adapted parameters are :math:`\theta_{j+1} = \theta_j - \alpha \nabla_{\theta_j} L(\theta_j; support)`, with the
     mean cross-entropy L (Finn et al. 2017, eq. 1): all parameters for MAML, those of the head for ANIL (Raghu et al.
-    2020). The support images pass in ``train()`` mode and the queries in ``eval()`` mode, so that normalisation by
-    support moments sees the support images under the same parameters that the queries meet.
+    2020), but for those that a person has frozen. The support images pass in ``train()`` mode and the queries in
+    ``eval()`` mode, so that normalisation by support moments sees the support images under the same parameters that the
+    queries meet.
 
     The network's own parameters stay as they are. Its normalisation layers hold moments while this runs, so one network
     serves one call at a time.
@@ -91,6 +92,11 @@ def gradient_descent(
     return current
 
 
+def adaptable(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters that adapt: a person may have frozen others by ``requires_grad=False``."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
 def correct_share(logits: Float[Tensor, "q k"], labels: Int64[Tensor, " q"]) -> float:
     """Return the share of queries whose largest logit is that of their class; rows that are not finite are wrong."""
     return (chosen_classes(logits) == labels).double().mean().item()
@@ -135,7 +141,7 @@ def _adapt_all(
     adapted = gradient_descent(
         lambda parameters: functional_call(network, dict(parameters), (support_images,)),
         support_labels,
-        dict(network.named_parameters()),
+        adaptable(network),
         learning_rate=learning_rate,
         steps=steps,
     )
@@ -163,7 +169,7 @@ def _adapt_head(
     adapted = gradient_descent(
         lambda parameters: functional_call(head, dict(parameters), (support_features,)),
         support_labels,
-        dict(head.named_parameters()),
+        adaptable(head),
         learning_rate=learning_rate,
         steps=steps,
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from metantk_core.architectures import LearnableNetwork
-from metantk_core.meta_training.adaptation import remembers_moments
+from metantk_core.meta_training.adaptation import adaptable, remembers_moments
 from metantk_core.meta_training.config import Adaptation
 from metantk_core.networks import written_out
 
@@ -81,7 +81,7 @@ def _descended(
     def loss(current: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(functional_call(module, current, (inputs,)), labels)
 
-    current: dict[str, Tensor] = dict(module.named_parameters())
+    current = adaptable(module)
     for _ in range(steps):
         gradients = grad(loss)(current)
         current = {

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from metantk_core.architectures import LearnableNetwork
 from metantk_core.episodes import EpisodeSource, NormalisedEpisode
 from metantk_core.errors import InputError
-from metantk_core.meta_training.adaptation import correct_share, remembers_moments
+from metantk_core.meta_training.adaptation import adaptable, correct_share, remembers_moments
 from metantk_core.meta_training.batched_adaptation import batched_query_logits
 from metantk_core.meta_training.config import MamlTraining
 from metantk_core.meta_training.learn2learn_import import load_maml
@@ -35,7 +35,7 @@ class MamlLearner:
         device: Where the network is.
 
     Raises:
-        InputError: The network is none that the engine gets right.
+        InputError: The network is none that the engine gets right, or nothing of it adapts.
     """
 
     def __init__(
@@ -59,12 +59,20 @@ class MamlLearner:
                 "Expected a network without torch's own batch normalisation for training.engine=batched, which would "
                 "take its moments for constants in second derivatives; use training.engine=learn2learn."
             )
-        # Weights that no logit depends on (beside a `none` edge) have no gradient: that is not an error.
+        adapting = network if config.algorithm == "maml" else network.head
+        if not adaptable(adapting):
+            raise InputError(
+                "Expected a head whose parameters can adapt, for that is all that ANIL does in an episode, but none "
+                "requires a gradient; leave requires_grad of the last linear layer as it is, or train by maml."
+            )
+        # Weights that no logit depends on (beside a `none` edge) have no gradient: that is not an error. Nor are those
+        # that a person has frozen.
         self._maml = load_maml()(
-            network if config.algorithm == "maml" else network.head,
+            adapting,
             lr=config.inner_learning_rate,
             first_order=config.first_order,
             allow_unused=True,
+            allow_nograd=True,
         )
 
     def draw(self, iteration: int) -> list[NormalisedEpisode]:

@@ -61,6 +61,22 @@ def resting(in_channels, ways):
 def with_dropout(in_channels, ways):
     return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * in_channels, ways))
 
+def frozen(in_channels, ways):
+    return usual(in_channels, ways).requires_grad_(False)
+
+def frozen_body(in_channels, ways):
+    module = frozen(in_channels, ways)
+    module[-1].requires_grad_(True)
+    return module
+
+def frozen_head(in_channels, ways):
+    module = usual(in_channels, ways)
+    module[-1].requires_grad_(False)
+    return module
+
+def without_weights(in_channels, ways):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.AdaptiveAvgPool1d(ways))
+
 class Tied(nn.Module):
     def __init__(self, in_channels, ways):
         super().__init__()
@@ -313,6 +329,20 @@ def test_both_engines_train_named_networks_and_a_persons_module_alike(name, own)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_what_a_person_has_frozen_adapts_in_no_inner_loop(own):
+    # With all but the head frozen, MAML is ANIL: in training by either engine, in validation and in answers.
+    trained = [
+        meta_train(own("frozen_body"), TRAIN, VALIDATION, changed(iterations=1, algorithm=algorithm, engine=engine), 0)
+        for algorithm in ("maml", "anil")
+        for engine in ("learn2learn", "batched")
+    ]
+    for other in trained[1:]:
+        assert other.history[0].train_loss == pytest.approx(trained[0].history[0].train_loss, rel=1e-4)
+        assert other.history[0].validation_accuracy == trained[0].history[0].validation_accuracy
+    with pytest.raises(InputError, match="Expected a head whose parameters can adapt"):
+        meta_train(own("frozen_head"), TRAIN, VALIDATION, changed(iterations=1, algorithm="anil"), 0)
+
+
 def test_dropout_of_a_persons_module_is_drawn_in_both_engines(own):
     for engine in ("learn2learn", "batched"):
         config = changed(iterations=1, engine=engine)
@@ -341,6 +371,13 @@ def test_learners_of_features_refuse_a_module_without_a_linear_head(own):
     origin, validation = source("train", PROTONET.episode, size=16), source("val", PROTONET.validated_on, size=16)
     with pytest.raises(InputError, match="ANIL, ProtoNet and RFS need"):
         meta_train(own("without_head"), origin, validation, PROTONET, 0)
+
+
+@pytest.mark.parametrize(("name", "ways"), [("frozen", 5), ("without_weights", 5), ("frozen_body", 0)])
+def test_a_module_in_which_training_would_change_nothing_is_refused(name, ways, own):
+    with pytest.raises(InputError, match=f"networks_to_train:{name} to have parameters that training can change"):
+        initial_network(own(name), SMALL, image_shape=(1, 16, 16), ways=ways, norm="group", seed=0)
+    initial_network(own("frozen_body"), SMALL, image_shape=(1, 16, 16), ways=5, norm="group", seed=0)
 
 
 def test_model_of_a_persons_module_is_read_without_running_their_code(tmp_path, own):

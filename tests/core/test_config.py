@@ -134,6 +134,7 @@ def test_learner_of_a_file_that_changes_a_recipe_needs_no_setting_of_the_recipes
         (["training.algorithm=foo"], "training.algorithm: expected one of maml, anil, protonet, rfs, not 'foo'"),
         (["training.epochs=3"], r"no setting 'training.epochs' \(it is one of rfs, which training.algorithm would"),
         (["training.algorithm=rfs", "training.inner_steps=3"], r"'training.inner_steps' \(it is one of maml and anil,"),
+        (["training.algorithm=rfs", "training.iterations=3"], r"'training.iterations' \(it is one of maml, anil and p"),
         (["training.algorithm=rfs", "training.epoch=3"], r"'training.epoch' \(did you mean 'epochs'\?\)"),
         (
             ["training.algorithm=rfs", "training.epochs=no"],

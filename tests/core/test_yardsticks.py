@@ -209,14 +209,19 @@ def test_networks_of_ones_own_choice_are_trained_evaluated_registered_and_resume
     again = json.loads(command(tmp_path, "--genotype", "conv4-32", "--json").stdout)
     assert (again["evaluation"], again["history"]) == (first["evaluation"], first["history"])
     own = json.loads(command(tmp_path, "--model", "own_choice:small", "--register", "own", "--json").stdout)
-    assert (own["network"], own["genotype"]) == ("own_choice.small", "own_choice:small")
+    assert own["network"].startswith("own_choice.small-")
+    assert own["genotype"] == "own_choice:small"
+    Path(tmp_path, "own_choice.py").write_text(f"{OWN}\n# changed")
+    changed = command(tmp_path, "--model", "own_choice:small", "--json")
+    assert changed.exit_code == 0, changed.exception
+    assert json.loads(changed.stdout)["network"] not in (own["network"], "own_choice.small")
     failed = command(tmp_path, "--model", "own_choice:failing")
     assert isinstance(failed.exception, InputError)
     assert "own_choice:failing fails while it is trained: ValueError: too many" in str(failed.exception)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = (e.experiment_id for e in client.search_experiments() if e.name != "Default")
     names = {str(run.info.run_name): run.info.status for run in client.search_runs([experiment])}
-    assert names["meta-train own_choice.small"] == names["evaluate conv4-32"] == "FINISHED"
+    assert names[f"meta-train {own['network']}"] == names["evaluate conv4-32"] == "FINISHED"
     card = client.get_model_version("mine", "1").description
     assert card is not None
     assert "named by hand" in card
