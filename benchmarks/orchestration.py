@@ -143,10 +143,10 @@ def enumerate_cells(
     # Parts of the above, on their own; and a rerun of a finished search, which only reads.
     stub = Stub(space_named(config.search.space).supernet(), score_source(config, dataset), config.scoring, config.seed)
     draws = range(config.scoring.num_inits)
-    records = [r for job in state.board for r in stub.score(parse_genotype(config.search.space, job.genotype), draws)]
+    records = [r for job in state.board for r in stub.score(job.genotype, draws)]
     again = Stopwatch()
     with again("rank"):
-        board = rank(records, by=config.criterion, winner=state.history.winner)
+        board = rank(records, by=config.criterion, winner=str(state.history.winner))
     with again("leaderboard to and from JSON"):
         Leaderboard.from_json(board.to_json())
     with again("leaderboard as Markdown"):

@@ -222,11 +222,11 @@ def our_search(
     setting = Setting(plan, Criterion.of(dict.fromkeys(SCORES, 1.0)), config.num_inits, seed)
     scorer = Scorer(space.supernet(), source, config, seed)
     state, records = start(setting), {}
-    while space.prunings(parse_genotype(space.name, state.supernet)):
+    while state.supernet is not None and space.prunings(state.supernet):
         for job in state.plan:
-            records[job] = scorer.score(parse_genotype(space.name, job.genotype), range(job.draws))
+            records[job] = scorer.score(job.genotype, range(job.draws))
         state = advance(setting, state, records.__getitem__)
-    return [closed.after for closed in state.rounds], _conditions(records, state)
+    return [str(closed.after) for closed in state.rounds], _conditions(records, state)
 
 
 def _conditions(records: Mapping[Job, Sequence[ScoreRecord]], state: SearchState) -> dict[tuple[str, int], float]:

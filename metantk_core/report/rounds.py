@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
-from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.candidates import Genotype
 from metantk_core.ranking import Criterion, Leaderboard, Reliability
 from metantk_core.report import findings
 from metantk_core.report.cells import cell_names, operation_name
@@ -69,8 +70,8 @@ def how_it_went(history: SearchHistory | None, board: Leaderboard) -> dict[str, 
     return {
         "sentences": sentences(history, board),
         "charts": [(title, Markup(svg)) for title, svg in charts],  # noqa: S704 - ours, texts escaped by matplotlib
-        "cells": _panels(history, pruned),
-        "when": _when(history, pruned),
+        "cells": _panels(_steps(history)),
+        "when": _when(_steps(history)),
         "table": _table(history, board.criterion),
         "candidates": [_candidates(closed) for closed in pruned],
         "judged": bool(agreement),
@@ -119,13 +120,11 @@ def _judged(closed: SearchRound) -> list[Choice]:
 def _prune_sentences(history: SearchHistory, board: Leaderboard) -> tuple[str, ...]:
     pruned = [closed for closed in history.rounds if closed.removals]
     said = []
-    scored = sum(closed.scored for closed in history.rounds if closed.removals)
-    if pruned:
-        first = sum(1 for _ in parse_genotype(history.space, pruned[0].before).operations())
-        last = sum(1 for _ in parse_genotype(history.space, pruned[-1].after).operations())
+    if steps := _steps(history):
+        first, last = (sum(1 for _ in genotype.operations()) for genotype in (steps[0].before, steps[-1].after))
         said.append(
             f"In {findings.number(len(pruned), 'round')} the supernet went from {first} operations to {last}; "
-            f"{scored} removals were tried."
+            f"{sum(closed.scored for closed in pruned)} removals were tried."
         )
     said += [_round_sentence(closed) for closed in pruned]
     compared = findings.scored(board)
@@ -233,7 +232,7 @@ def _reliabilities(
 
 def _prunes(closed: SearchRound) -> bool:
     """Return whether a round compares removals, also if it was repeated with more draws before it removed anything."""
-    return bool(closed.before)
+    return closed.before is not None
 
 
 def _criterion_name(name: str, criterion: Criterion) -> str:
@@ -242,16 +241,27 @@ def _criterion_name(name: str, criterion: Criterion) -> str:
     return SCORES[criterion.names[0]].label if criterion.single else ALL_SCORES
 
 
-def _panels(history: SearchHistory, pruned: Sequence[SearchRound]) -> list[tuple[str, list[Panel]]]:
+class _Step(NamedTuple):
+    """A round that took something away, from what it took it, and what it left."""
+
+    closed: SearchRound
+    before: Genotype
+    after: Genotype
+
+
+def _steps(history: SearchHistory) -> list[_Step]:
+    return [_Step(closed, closed.before, closed.after) for closed in history.rounds if closed.before and closed.after]
+
+
+def _panels(steps: Sequence[_Step]) -> list[tuple[str, list[Panel]]]:
     """Return for each cell type its drawings in the rounds that took something from it, and what is left."""
-    if not pruned:
+    if not steps:
         return []
-    whole = parse_genotype(history.space, pruned[0].before)
+    whole, left = steps[0].before, steps[-1].after
     found = []
     for cell in cell_names(whole):
         panels = []
-        for closed in pruned:
-            before, after = (parse_genotype(history.space, text) for text in (closed.before, closed.after))
+        for closed, before, after in steps:
             gone = removed(before, after, cell)
             if gone:
                 title = f"Round {closed.number}"
@@ -259,7 +269,6 @@ def _panels(history: SearchHistory, pruned: Sequence[SearchRound]) -> list[tuple
                 svg = draw_round(whole, before, after, cell, name=name, title=title)
                 counts = f"{_size(before, cell)} → {_size(after, cell)} operations"
                 panels.append(Panel(title, counts, Markup(svg), grouped(gone)))  # noqa: S704
-        left = parse_genotype(history.space, pruned[-1].after)
         svg = draw_round(whole, left, None, cell, name=f"round-left-{cell}", title="What is left")
         panels.append(Panel("What is left", f"{_size(left, cell)} operations", Markup(svg), ()))  # noqa: S704
         found.append((cell, panels))
@@ -270,17 +279,15 @@ def _size(genotype: Genotype, cell: str) -> int:
     return sum(edge.cell == cell for edge, _ in genotype.operations())
 
 
-def _when(history: SearchHistory, pruned: Sequence[SearchRound]) -> list[dict[str, object]]:
+def _when(steps: Sequence[_Step]) -> list[dict[str, object]]:
     """Return a table for each cell type: by edge and operation the round in which it went, and how sure that was."""
-    if not pruned:
+    if not steps:
         return []
-    whole = parse_genotype(history.space, pruned[0].before)
-    last = pruned[-1].number
+    whole, last = steps[0].before, steps[-1].closed.number
     tables = []
     for cell in cell_names(whole):
         gone: dict[tuple[int, int, str], tuple[int, str]] = {}
-        for closed in pruned:
-            before, after = (parse_genotype(history.space, text) for text in (closed.before, closed.after))
+        for closed, before, after in steps:
             for source, target, operation in removed(before, after, cell):
                 gone[source, target, operation] = closed.number, _how_sure(closed, cell, source, target)
         edges = [edge for edge in whole.edges if edge.cell == cell]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from metantk_core.candidates import Genotype, parse_genotype
+from metantk_core.candidates import Genotype
 from metantk_core.search.history import SearchHistory
 from metantk_core.search.rounds import best_first, compared_round
 from metantk_core.search.sampling import sample
@@ -22,8 +22,8 @@ def start(setting: Setting) -> SearchState:
     """Return the state before the first round, which scores a random population."""
     size = setting.config.evolve.population
     first = sample(setting.config.space, setting.seed, size, setting.allowed)
-    history = SearchHistory("evolve", setting.config.space, "", ())
-    return SearchState(history, tuple(Job(str(genotype), setting.num_inits) for genotype in first))
+    history = SearchHistory("evolve", setting.config.space, None, ())
+    return SearchState(history, tuple(Job(genotype, setting.num_inits) for genotype in first))
 
 
 def most_rounds(setting: Setting) -> int:
@@ -46,9 +46,8 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     children = _children(setting, board, population, generation + 1, wanted, found) if wanted else ()
     if not children:
         history = replace(history, winner=best_first(setting, board, found)[0])
-    return replace(
-        state, history=history, board=board, plan=tuple(Job(str(child), setting.num_inits) for child in children)
-    )
+    plan = tuple(Job(child, setting.num_inits) for child in children)
+    return replace(state, history=history, board=board, plan=plan)
 
 
 def _children(
@@ -69,9 +68,9 @@ def _children(
         for _ in range(_ATTEMPTS):
             drawn = rng.choice(len(population), size=setting.config.evolve.tournament, replace=False)
             parent = min((population[int(index)].genotype for index in drawn), key=place.__getitem__)
-            child = space.mutate(parse_genotype(space.name, parent), rng)
-            if str(child) not in known and setting.allowed(child):
-                known.add(str(child))
+            child = space.mutate(parent, rng)
+            if child not in known and setting.allowed(child):
+                known.add(child)
                 children.append(child)
                 break
     return tuple(children)

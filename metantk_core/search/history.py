@@ -1,7 +1,7 @@
 """What a search did, round by round, as values: rounds enter, one JSON text leaves; and back."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from metantk_core import seeding
 from metantk_core.errors import InputError, first_complaint
 from metantk_core.ranking import Reliability
+from metantk_core.search.written import Space, WrittenIfAny
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class SearchRound:
         reliability: By score (and for the whole criterion): how far this round's differences can be trusted; left out
             where undefined.
         distinct: By score: number of different means.
-        before: Text form of the supernet that a pruning round starts from; otherwise empty.
-        after: Text form of what it leaves.
+        before: The supernet that a pruning round starts from; none in other rounds.
+        after: What it leaves.
         removals: The candidates of a pruning round.
         choices: Its decisions.
     """
@@ -100,8 +101,8 @@ class SearchRound:
     measures: tuple[tuple[str, float], ...]
     reliability: tuple[tuple[str, Reliability], ...] = ()
     distinct: tuple[tuple[str, int], ...] = ()
-    before: str = ""
-    after: str = ""
+    before: WrittenIfAny = None
+    after: WrittenIfAny = None
     removals: tuple[Removal, ...] = ()
     choices: tuple[Choice, ...] = ()
 
@@ -133,25 +134,25 @@ class SearchHistory:
     Attributes:
         strategy: Name of the strategy.
         space: Name of the search space.
-        winner: Text form of what was found; empty while the search goes on.
+        winner: What was found; none while the search goes on.
         rounds: In order.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     strategy: str
-    space: str
-    winner: str
+    space: Space
+    winner: WrittenIfAny
     rounds: tuple[SearchRound, ...]
 
     @property
     def digest(self) -> str:
         """The digest of the whole history."""
-        return seeding.digest(asdict(self))
+        return seeding.digest(_HISTORY.dump_python(self))
 
     def to_json(self) -> str:
         """Return the history as JSON."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(_HISTORY.dump_python(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "SearchHistory":
@@ -161,7 +162,7 @@ class SearchHistory:
             InputError: The text is broken or is no history.
         """
         try:
-            return _HISTORY.validate_json(text, strict=True)
+            return _HISTORY.validate_json(text, strict=True, context={})
         except ValidationError as error:
             raise InputError(
                 "Expected the history of a search as JSON, but got something else "

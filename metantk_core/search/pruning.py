@@ -16,7 +16,7 @@ from math import comb, floor, isfinite, log10
 import numpy as np
 from jaxtyping import Float64
 
-from metantk_core.candidates import Edge, Genotype, parse_genotype
+from metantk_core.candidates import Edge, Genotype
 from metantk_core.errors import InputError, UnscoredError
 from metantk_core.ranking import Criterion, Reliability, halves, reliability, resamples
 from metantk_core.scores import SCORES, ScoreRecord
@@ -38,8 +38,8 @@ def start(setting: Setting) -> SearchState:
     supernet = setting.space.supernet()
     if not setting.allowed(supernet):
         raise InputError("No candidate of the search space is within search.constraints; raise the limits.")
-    history = SearchHistory("prune", setting.config.space, "", ())
-    return _planned(setting, SearchState(history, (), supernet=str(supernet), compared=str(supernet)))
+    history = SearchHistory("prune", setting.config.space, None, ())
+    return _planned(setting, SearchState(history, (), supernet=supernet, compared=supernet))
 
 
 def most_rounds(setting: Setting) -> int:
@@ -57,11 +57,11 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     Raises:
         InputError: The supernet, or every removal of the round, could not be scored; or the limits leave nothing.
     """
-    supernet = parse_genotype(setting.config.space, state.supernet)
+    supernet = _supernet(state)
     removals = _removals(setting, supernet)
     if not removals:
         closed = compared_round(setting, state, found, state.plan, "compare with random candidates")
-        history = replace(state.history, winner=state.supernet, rounds=(*state.rounds, closed))
+        history = replace(state.history, winner=supernet, rounds=(*state.rounds, closed))
         return replace(state, history=history, plan=(), board=state.plan)
     draws = state.plan[0].draws
     table = _changes(setting, state, removals, draws, found)
@@ -70,8 +70,8 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     following = replace(
         state,
         history=replace(state.history, rounds=(*state.rounds, closed)),
-        supernet=str(pruned),
-        compared=state.compared if stale else str(pruned),
+        supernet=pruned,
+        compared=state.compared if stale else pruned,
     )
     return _planned(setting, following)
 
@@ -94,33 +94,40 @@ class _Changes:
     reasons: tuple[str, ...]
 
 
+def _supernet(state: SearchState) -> Genotype:
+    assert state.supernet is not None
+    return state.supernet
+
+
 def _planned(setting: Setting, state: SearchState) -> SearchState:
     """Return the state with the jobs of its next round."""
-    supernet = parse_genotype(setting.config.space, state.supernet)
+    supernet = _supernet(state)
     removals = _removals(setting, supernet)
     draws = setting.num_inits
     if not removals:
         controls = sample(
             setting.config.space, setting.seed, setting.config.num_candidates, setting.allowed, [supernet]
         )
-        return replace(state, plan=tuple(Job(str(genotype), draws, COMPARISON) for genotype in (supernet, *controls)))
-    jobs = (job for removal in removals for job in _jobs(setting, state, str(removal.left), draws))
+        return replace(state, plan=tuple(Job(genotype, draws, COMPARISON) for genotype in (supernet, *controls)))
+    jobs = (job for removal in removals for job in _jobs(setting, state, removal.left, draws))
     return replace(state, plan=tuple(dict.fromkeys(jobs)))
 
 
-def _jobs(setting: Setting, state: SearchState, left: str, draws: int) -> tuple[Job, ...]:
+def _jobs(setting: Setting, state: SearchState, left: Genotype, draws: int) -> tuple[Job, ...]:
     """Return the jobs that the change by one removal comes from: the supernets, and last what is left."""
     supernets = tuple(dict.fromkeys(_compared(state, name) for name in setting.criterion.names))
     if setting.config.prune.draws == "shared":
-        return tuple(Job(text, draws) for text in (*supernets, left))
+        return tuple(Job(genotype, draws) for genotype in (*supernets, left))
     # Episodes of their own, each with weights of its own; no two rounds look at the same remainder.
-    own = digest(left)
-    return (*(Job(text, draws, own, "supernet") for text in supernets), Job(left, draws, own, "candidate"))
+    own = digest(str(left))
+    return (*(Job(genotype, draws, own, "supernet") for genotype in supernets), Job(left, draws, own, "candidate"))
 
 
-def _compared(state: SearchState, score: str) -> str:
+def _compared(state: SearchState, score: str) -> Genotype:
     """Return the supernet that a score is compared with: that of kernels may be an earlier one than that of others."""
-    return state.compared if SCORES[score].cost == "pass" else state.supernet
+    compared = state.compared if SCORES[score].cost == "pass" else state.supernet
+    assert compared is not None
+    return compared
 
 
 def _removals(setting: Setting, supernet: Genotype) -> tuple[_Removal, ...]:
@@ -166,7 +173,7 @@ def _changes(setting: Setting, state: SearchState, removals: Sequence[_Removal],
     values = np.full((len(names), len(removals), draws), np.nan)
     reasons: list[str] = []
     for number, removal in enumerate(removals):
-        *supernets, left = _jobs(setting, state, str(removal.left), draws)
+        *supernets, left = _jobs(setting, state, removal.left, draws)
         before = {job.genotype: found(job) for job in supernets}
         problem = next(filter(None, (_reason(records, setting.criterion) for records in before.values())), "")
         if problem and not own:
@@ -213,7 +220,7 @@ def _decide(
     order = _order(setting, means, totals)
     groups = _groups(supernet, removals)
     pruned, gone = _remove(setting, supernet, removals, groups, order)
-    choices = _choices(setting, state, table, removals, groups, gone)
+    choices = _choices(setting, supernet, table, removals, groups, gone)
 
     draws = table.values.shape[2]
     sign = {name: 1.0 if SCORES[name].direction == "lower" else -1.0 for name in table.names}
@@ -248,8 +255,8 @@ def _decide(
         measures=tuple(measures),
         reliability=trusted,
         distinct=tuple((name, len(np.unique(means[row, good]))) for row, name in enumerate(table.names)),
-        before=state.supernet,
-        after=str(pruned),
+        before=supernet,
+        after=pruned,
         removals=listed,
         choices=choices,
     )
@@ -358,14 +365,13 @@ def _without(genotype: Genotype, removal: _Removal) -> Genotype:
 
 def _choices(
     setting: Setting,
-    state: SearchState,
+    supernet: Genotype,
     table: _Changes,
     removals: Sequence[_Removal],
     groups: Sequence[Sequence[int]],
     gone: set[int],
 ) -> tuple[Choice, ...]:
     """Return the decisions, each with how often resamples of the draws, and their halves, decide alike."""
-    supernet = parse_genotype(setting.config.space, state.supernet)
     draws = table.values.shape[2]
 
     def decided(weights: Float64[np.ndarray, " k"]) -> list[frozenset[int]]:

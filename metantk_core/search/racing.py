@@ -19,8 +19,8 @@ def start(setting: Setting) -> SearchState:
     """Return the state before the first round, in which all candidates run."""
     draws = _stages(setting)[0]
     runners = candidates(setting.config, setting.seed, setting.allowed)
-    history = SearchHistory("race", setting.config.space, "", ())
-    return SearchState(history, tuple(Job(str(genotype), draws) for genotype in runners))
+    history = SearchHistory("race", setting.config.space, None, ())
+    return SearchState(history, tuple(Job(genotype, draws) for genotype in runners))
 
 
 def most_rounds(setting: Setting) -> int:
@@ -44,8 +44,9 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
         out = separated(compared.values, 1, config.confidence, looks=looks, started=runners)
     dropped = {genotype for genotype, is_out in zip(compared.genotypes, out, strict=True) if is_out}
     dropped |= {genotype for genotype, *_ in compared.failed}
-    stay = [job for job in state.plan if job.genotype not in dropped]
-    leave = tuple(job for job in state.plan if job.genotype in dropped)
+    running = {str(job.genotype): job for job in state.plan}
+    stay = [job for text, job in running.items() if text not in dropped]
+    leave = tuple(job for text, job in running.items() if text in dropped)
 
     ends = last or len(stay) <= 1
     before = sum(job.draws for job in state.board)
@@ -57,8 +58,9 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     closed = compared_round(setting, state, found, state.plan, f"race, {stages[number]} draws", measures=measures)
     history = replace(state.history, rounds=(*state.rounds, closed))
     if ends:
-        winner = compared.genotypes[int(means.argmin())] if len(means) else state.plan[0].genotype
-        return replace(state, history=replace(history, winner=winner), board=(*state.board, *state.plan), plan=())
+        first = running[compared.genotypes[int(means.argmin())]] if len(means) else state.plan[0]
+        history = replace(history, winner=first.genotype)
+        return replace(state, history=history, board=(*state.board, *state.plan), plan=())
     return replace(
         state,
         history=history,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metantk_core.candidates import Genotype
 from metantk_core.ranking import losses, reliability
 from metantk_core.search.history import SearchRound
 from metantk_core.search.state import Found, Job, SearchState, Setting
@@ -53,9 +54,11 @@ def compared_round(
     )
 
 
-def best_first(setting: Setting, jobs: Sequence[Job], found: Found) -> list[str]:
+def best_first(setting: Setting, jobs: Sequence[Job], found: Found) -> list[Genotype]:
     """Return the candidates of jobs, best first, failed ones last."""
+    candidates = {str(job.genotype): job.genotype for job in jobs}
     compared = losses([record for job in jobs for record in found(job)], setting.criterion)
     means = compared.values.mean(axis=1) if len(compared.genotypes) else []
     order = sorted(zip(means, compared.genotypes, strict=True))
-    return [genotype for _, genotype in order] + [genotype for genotype, *_ in compared.failed]
+    texts = [text for _, text in order] + [text for text, *_ in compared.failed]
+    return [candidates[text] for text in texts]

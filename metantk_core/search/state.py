@@ -14,6 +14,7 @@ from metantk_core.ranking import Criterion
 from metantk_core.scores import ScoreRecord
 from metantk_core.search.config import SearchConfig
 from metantk_core.search.history import SearchHistory, SearchRound
+from metantk_core.search.written import Written, WrittenIfAny
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Job:
     """Something to score.
 
     Attributes:
-        genotype: Text form of a candidate or a supernet.
+        genotype: A candidate or a supernet.
         draws: Draws 0 to ``draws - 1`` are wanted.
         stream: Name of other random numbers than those that the whole search shares, for weights and episodes.
         weights: Name that sets the weights apart from those of other jobs of the stream, on the same episodes.
@@ -29,7 +30,7 @@ class Job:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    genotype: str
+    genotype: Written
     draws: int
     stream: str = ""
     weights: str = ""
@@ -78,8 +79,8 @@ class SearchState:
         history: What happened so far; its winner is set when the search has ended.
         plan: What to score now; empty when the search has ended.
         board: The candidates scored so far that belong in the final ranking.
-        supernet: Pruning: text form of the present supernet.
-        compared: Pruning: text form of the supernet that the candidates' kernels are compared with.
+        supernet: Pruning: the present supernet.
+        compared: Pruning: the supernet that the candidates' kernels are compared with.
         latency: The times that a limit on latency is judged by, measured before the first round: every later step, on
             whatever machine, admits the same candidates. None without such a limit.
     """
@@ -89,8 +90,8 @@ class SearchState:
     history: SearchHistory
     plan: tuple[Job, ...]
     board: tuple[Job, ...] = ()
-    supernet: str = ""
-    compared: str = ""
+    supernet: WrittenIfAny = None
+    compared: WrittenIfAny = None
     latency: LatencyTable | None = None
 
     @property
@@ -120,7 +121,7 @@ class SearchState:
             InputError: The text is broken or is no state.
         """
         try:
-            return _STATE.validate_json(text, strict=True)
+            return _STATE.validate_json(text, strict=True, context={})
         except ValidationError as error:
             raise InputError(
                 "Expected the state of a search as JSON, but got something else "

@@ -55,7 +55,7 @@ def advance(setting: Setting, state: SearchState, found: Found) -> SearchState:
     if more is None:
         return following
     seen = following.rounds[-1]
-    drawn_on = replace(seen, title=f"{seen.title}: draw on", after="", removals=(), choices=())
+    drawn_on = replace(seen, title=f"{seen.title}: draw on", after=None, removals=(), choices=())
     history = replace(state.history, rounds=(*state.rounds, drawn_on))
     return replace(state, history=history, plan=tuple(replace(job, draws=more) for job in state.plan))
 
@@ -81,8 +81,8 @@ def _more_draws(setting: Setting, state: SearchState, closed: SearchRound) -> in
 
 def _start_sample(setting: Setting) -> SearchState:
     listed = candidates(setting.config, setting.seed, setting.allowed)
-    history = SearchHistory(setting.config.strategy, setting.config.space, "", ())
-    return SearchState(history, tuple(Job(str(genotype), setting.num_inits) for genotype in listed))
+    history = SearchHistory(setting.config.strategy, setting.config.space, None, ())
+    return SearchState(history, tuple(Job(genotype, setting.num_inits) for genotype in listed))
 
 
 def _advance_sample(setting: Setting, state: SearchState, found: Found) -> SearchState:

@@ -18,7 +18,7 @@ import torch
 
 from metantk_core import meta_training
 from metantk_core.batches import BatchSource
-from metantk_core.candidates import Genotype, parse_genotype, space_named
+from metantk_core.candidates import Genotype, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import LabelledImages
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
@@ -92,16 +92,14 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
         image_shape=(config.data.channels, config.scoring.image_size, config.scoring.image_size),
         ways=config.scoring.episode.ways,
     )
-    sizes = {text: costs.of(parse_genotype(config.search.space, text)).macs for text in draws}
-    by_size = sorted(sizes, key=lambda text: (sizes[text], text))
+    sizes = {genotype: costs.of(genotype).macs for genotype in draws}
+    by_size = sorted(sizes, key=lambda genotype: (sizes[genotype], str(genotype)))
     measured = [by_size[min(len(by_size) - 1, round(part * (len(by_size) - 1)))] for part in (0.25, 0.5, 1.0)]
     seconds = _scoring_seconds(config, measured, device, told)
     # A pass costs something before the first operation, and the rest by the operation: lines through what was measured.
-    search = sum(number * _between(sizes, seconds, text) for text, number in draws.items())
-    decided = next(
-        (text for text in by_size[len(by_size) // 2 :] if parse_genotype(config.search.space, text).decided), ""
-    )
-    candidate = parse_genotype(config.search.space, decided) if decided else _any_candidate(config)
+    search = sum(number * _between(sizes, seconds, genotype) for genotype, number in draws.items())
+    decided = (genotype for genotype in by_size[len(by_size) // 2 :] if genotype.decided)
+    candidate = next(decided, None) or _any_candidate(config)
     step, validation, evaluation = _training_seconds(config, candidate, device, told)
     training, roles = config.training, len(config.trained)
     steps, validations = _steps(config)
@@ -134,7 +132,7 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     )
 
 
-def _planned(config: RunConfig) -> tuple[dict[str, int], int]:
+def _planned(config: RunConfig) -> tuple[dict[Genotype, int], int]:
     """Return how many draws each candidate gets, and the number of rounds, if scores were what is made up here."""
     setting = Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
     state, drawn, rounds = start(setting), dict[Job, int](), 0
@@ -146,7 +144,7 @@ def _planned(config: RunConfig) -> tuple[dict[str, int], int]:
         return tuple(
             ScoreRecord(
                 config.search.space,
-                job.genotype,
+                str(job.genotype),
                 name,
                 tuple(Score(10 ** (own + made_up.gauss(0, 0.1))) for _ in range(job.draws)),
                 config.seed,
@@ -165,21 +163,21 @@ def _planned(config: RunConfig) -> tuple[dict[str, int], int]:
         if config.search.strategy in ("sample", "enumerate"):
             break  # it looks at no score
         state = advance(setting, state, found)
-    totals: dict[str, int] = {}
+    totals: dict[Genotype, int] = {}
     for job, number in drawn.items():
         totals[job.genotype] = totals.get(job.genotype, 0) + number
     return totals, rounds
 
 
-def _between(sizes: Mapping[str, int], seconds: Mapping[str, float], text: str) -> float:
+def _between(sizes: Mapping[Genotype, int], seconds: Mapping[Genotype, float], genotype: Genotype) -> float:
     """Return the seconds of a draw by its operations, from those that were measured."""
     points = sorted((sizes[known], taken) for known, taken in seconds.items())
-    return float(np.interp(sizes[text], [size for size, _ in points], [taken for _, taken in points]))
+    return float(np.interp(sizes[genotype], [size for size, _ in points], [taken for _, taken in points]))
 
 
 def _scoring_seconds(
-    config: RunConfig, candidates: list[str], device: str, say: Callable[[str], None]
-) -> dict[str, float]:
+    config: RunConfig, candidates: list[Genotype], device: str, say: Callable[[str], None]
+) -> dict[Genotype, float]:
     """Return the seconds of one draw of some candidates, the first of which is done twice."""
     drawn = tuple(name for name in config.scoring.scores if SCORES[name].cost != "none")
     space = space_named(config.search.space)
@@ -191,11 +189,10 @@ def _scoring_seconds(
         0,
         device=device,
     )
-    seconds: dict[str, float] = {}
-    for number, text in enumerate((candidates[0], *dict.fromkeys(candidates))):
+    seconds: dict[Genotype, float] = {}
+    for number, genotype in enumerate((candidates[0], *dict.fromkeys(candidates))):
         say(f"scoring candidate {max(number, 1)} of {len(set(candidates))}")
-        genotype = parse_genotype(config.search.space, text)
-        seconds[text] = _timed(lambda: scorer.score(genotype, range(1), names=drawn), device)  # noqa: B023
+        seconds[genotype] = _timed(lambda: scorer.score(genotype, range(1), names=drawn), device)  # noqa: B023
     return seconds
 
 

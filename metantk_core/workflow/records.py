@@ -41,7 +41,7 @@ class Records:
 
     def found(self, job: Job) -> Mapping[str, ScoreRecord]:
         """Return what there is of a job by score, with fewer or more draws than it asks for."""
-        return self.by_job.get((job.genotype, job.stream, job.weights), {})
+        return self.by_job.get((str(job.genotype), job.stream, job.weights), {})
 
     def of(self, job: Job, scores: Sequence[str]) -> tuple[ScoreRecord, ...]:
         """Return the records of a job with exactly its draws, one a score.

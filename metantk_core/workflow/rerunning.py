@@ -149,7 +149,7 @@ class _Stopwatch:
         now = time.process_time()
         drawn = [record for record in records if SCORES[record.score].cost != "none"]
         draws = sum(len(record.draws) for record in drawn)
-        scored = digest([job.genotype, job.stream, job.weights, job.draws, draws])
+        scored = digest([str(job.genotype), job.stream, job.weights, job.draws, draws])
         if drawn and scored not in self._known:
             self._known.add(scored)
             self._pending.append((scored, math.fsum(record.seconds for record in drawn), now - self._began))

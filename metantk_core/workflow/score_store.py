@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from metantk_core.candidates import parse_genotype
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError
@@ -128,7 +127,7 @@ class ScoreStore:
         """Return whether a record is what its file's name says; a sealed one that is not was written by mistake."""
         return (
             record.space == self._config.search.space
-            and (record.genotype, record.stream, record.weights) == (job.genotype, job.stream, job.weights)
+            and (record.genotype, record.stream, record.weights) == (str(job.genotype), job.stream, job.weights)
             and (record.seed, record.device) == (self._config.seed, self._device)
             and len(record.draws) == portion.stop - portion.first
         )
@@ -153,7 +152,6 @@ class ScoreStore:
         return f"scores/{FORMAT}/index/{self._keys[name]}/"
 
     def _key(self, job: Job, portion: _Portion) -> str:
-        candidate = parse_genotype(self._config.search.space, job.genotype).key
         names = (job.stream, job.weights)
         apart = f"-{digest(names)}" if any(names) else ""
-        return f"scores/{FORMAT}/{portion.digest}/{candidate}{apart}.jsonl"
+        return f"scores/{FORMAT}/{portion.digest}/{job.genotype.key}{apart}.jsonl"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 from metantk_core.architectures import OwnModule, parse_architecture
-from metantk_core.candidates import parse_genotype, shard, space_named
+from metantk_core.candidates import shard, space_named
 from metantk_core.config import RunConfig
 from metantk_core.datasets import ImageDataset
 from metantk_core.errors import InputError, quoted
@@ -80,7 +80,7 @@ def score_shard(
         ports: Ports of the step.
         on_scored: Told what was computed of each candidate, after it was stored; not what was found.
     """
-    kind, space = ports.device_kind, config.search.space
+    kind = ports.device_kind
     memory = ScoreStore(config, dataset, ports.store, kind)
     scorer = cache(lambda: _scorer(config, dataset, ports.device))  # a repeated step often needs none
     mine = shard(state.plan, index, shards)
@@ -91,7 +91,7 @@ def score_shard(
         found = memory.completed(job, _usable(earlier, job, kind))
         fresh: list[ScoreRecord] = []
         for draws, names in _missing(config, job, found):
-            more = scorer().score(parse_genotype(space, job.genotype), draws, job.stream, job.weights, names)
+            more = scorer().score(job.genotype, draws, job.stream, job.weights, names)
             memory.write(job, draws, more)
             fresh += more
             found |= {new.score: found[new.score].followed_by(new) if new.score in found else new for new in more}

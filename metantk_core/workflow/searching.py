@@ -121,7 +121,8 @@ def finish_search(config: RunConfig, state: SearchState, records: Records, ports
     progress(0, 1)
     found = _found(config, records)
     ranked = [record for job in state.board for record in found(job)]
-    leaderboard = rank(ranked, by=config.criterion, winner=state.history.winner, mix_devices=config.search.mix_devices)
+    winner = str(state.history.winner)
+    leaderboard = rank(ranked, by=config.criterion, winner=winner, mix_devices=config.search.mix_devices)
     ports.store.write(f"{config.run_id}/leaderboard.json", leaderboard.to_json().encode())
     ports.store.write(f"{config.run_id}/leaderboard.md", render_markdown(leaderboard).encode())
     ports.store.write(f"{config.run_id}/search.json", state.history.to_json().encode())

@@ -30,14 +30,13 @@ def search(
     setting = Setting(SearchConfig.model_validate(config), Criterion.of(criterion), num_inits, 0)
 
     def found(job: Job) -> tuple[ScoreRecord, ...]:
-        seen = job.genotype
+        seen = str(job.genotype)
         if blind_to:
-            genotype = setting.space.parse(seen)
-            seen = repr([edge for edge in genotype.edges if edge.cell != blind_to])
+            seen = repr([edge for edge in job.genotype.edges if edge.cell != blind_to])
         return tuple(
             ScoreRecord(
                 setting.space.name,
-                job.genotype,
+                str(job.genotype),
                 name,
                 tuple(Score(value(seen, name, draw, noise)) for draw in range(job.draws)),
                 seed=0,
@@ -52,6 +51,6 @@ def search(
     while not state.finished:
         state = advance(setting, state, found)
     records = [record for job in state.board for record in found(job)]
-    board = rank(records, by=setting.criterion, winner=state.history.winner)
+    board = rank(records, by=setting.criterion, winner=str(state.history.winner))
     assert np.isfinite([standing.mean or 0.0 for standing in board.standings]).all()
     return board, state.history

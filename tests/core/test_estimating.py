@@ -8,6 +8,7 @@ import pytest
 from quiet import noise, quiet_ports, searched, tiny
 from typer.testing import CliRunner
 
+from metantk_core.architectures import Architecture
 from metantk_core.command_line import app
 from metantk_core.scores import Scorer
 from metantk_core.workflow import estimate, estimating
@@ -22,10 +23,10 @@ def test_candidates_and_draws_are_those_that_a_search_scores(strategy, tmp_path,
         "scoring.scores=[metantk_cond, params]",
         "scoring.num_inits=2",
     )
-    usual, scored = Scorer.score, Counter[str]()
+    usual, scored = Scorer.score, Counter[Architecture]()
 
     def counted(scorer, architecture, repeats, *more):
-        scored[str(architecture)] += len(repeats)
+        scored[architecture] += len(repeats)
         return usual(scorer, architecture, repeats, *more)
 
     monkeypatch.setattr(Scorer, "score", counted)

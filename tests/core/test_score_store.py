@@ -284,7 +284,8 @@ def test_an_inner_loop_in_a_scores_name_takes_the_place_of_the_configured_one():
 
 # What is served.
 
-JOB = Job(CELL, 3)
+CANDIDATE, RIVAL = (parse_genotype("nasbench201", text) for text in (CELL, OTHER))
+JOB = Job(CANDIDATE, 3)
 KEPT = tiny("scoring.scores=[metantk_cond, ntk_cond]")
 
 
@@ -294,8 +295,11 @@ def made(genotype: str, name: str, value: float, draws: int = 3, **names: str) -
 
 
 RIGHT = {
-    job: {name: made(job.genotype, name, value, stream=job.stream) for value, name in enumerate(KEPT.scoring.scores, 1)}
-    for job in (JOB, Job(OTHER, 3), Job(CELL, 3, stream="own"))
+    job: {
+        name: made(str(job.genotype), name, value, stream=job.stream)
+        for value, name in enumerate(KEPT.scoring.scores, 1)
+    }
+    for job in (JOB, Job(RIVAL, 3), Job(CANDIDATE, 3, stream="own"))
 }
 
 
@@ -312,7 +316,7 @@ def test_what_was_kept_comes_back(tmp_path):
     fill(tmp_path)
     for job, group in RIGHT.items():
         assert memory(tmp_path).completed(job, {}) == group
-    assert memory(tmp_path).completed(Job(CELL, 3, weights="own"), {}) == {}
+    assert memory(tmp_path).completed(Job(CANDIDATE, 3, weights="own"), {}) == {}
     assert ScoreStore(KEPT, DATASET, FilesystemStore(tmp_path), "cuda").completed(JOB, {}) == {}
 
 

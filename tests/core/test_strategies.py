@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metantk_core.candidates import Edge, Genotype, parse_genotype, space_named
+from metantk_core.candidates import Edge, Genotype, space_named
 from metantk_core.errors import InputError
 from metantk_core.ranking import Criterion
 from metantk_core.recipes import RECIPES
@@ -54,11 +54,11 @@ def scorer(space: str, noise: float = 0.0, shared: float = 0.0, broken: Callable
     """Return a ``Found`` by formula: condition number low and linear regions high for worthy genotypes."""
 
     def found(job: Job) -> tuple[ScoreRecord, ...]:
-        genotype = parse_genotype(space, job.genotype)
+        genotype, text = job.genotype, str(job.genotype)
         if broken is not None and broken(genotype):
             failed = tuple(Score(None, Outcome.DEGENERATE, "singular") for _ in range(job.draws))
             return tuple(
-                ScoreRecord(space, job.genotype, name, failed, 0, 0.0, job.stream)
+                ScoreRecord(space, text, name, failed, 0, 0.0, job.stream)
                 for name in ("metantk_cond", "linear_regions")
             )
         cond, regions = [], []
@@ -68,9 +68,7 @@ def scorer(space: str, noise: float = 0.0, shared: float = 0.0, broken: Callable
             cond.append(Score(math.exp(-worth(genotype) + common + own[0] + 2)))
             regions.append(Score(1000 + 100 * (worth(genotype) + common + own[1])))
         values = {"metantk_cond": tuple(cond), "linear_regions": tuple(regions)}
-        return tuple(
-            ScoreRecord(space, job.genotype, name, draws, 0, 0.0, job.stream) for name, draws in values.items()
-        )
+        return tuple(ScoreRecord(space, text, name, draws, 0, 0.0, job.stream) for name, draws in values.items())
 
     return found
 
@@ -114,7 +112,8 @@ def test_choice_is_compared_by_random_numbers_that_it_was_not_chosen_by():
 @pytest.mark.parametrize("space", ["nasbench201", "darts_fewshot", "darts"])
 def test_pruning_without_noise_keeps_the_best_operation_of_every_edge_and_the_best_edges_of_every_node(space):
     state, _ = run(of("prune", space, BOTH, draws=1), scorer(space))
-    winner = parse_genotype(space, state.history.winner)
+    winner = state.history.winner
+    assert winner is not None
     assert winner.decided
     supernet = space_named(space).supernet()
     best = {
@@ -163,7 +162,7 @@ def test_round_states_both_changes_both_ranks_and_what_went():
     state, _ = run(of("prune", "nasbench201", BOTH), scorer("nasbench201", noise=0.2))
     first = state.rounds[0]
     supernet = space_named("nasbench201").supernet()
-    assert first.before == str(supernet)
+    assert first.before == supernet
     assert len(first.removals) == 30
     assert sum(removal.removed for removal in first.removals) == len(first.choices) == 6
     assert dict(first.distinct) == {"metantk_cond": 30, "linear_regions": 30}
@@ -178,8 +177,8 @@ def test_round_states_both_changes_both_ranks_and_what_went():
     removal = first.removals[0]
     (edge,) = [e for e in supernet.edges if (e.source, e.target) == (removal.source, removal.target)]
     before, after = (
-        np.array([draw.value for draw in found(Job(text, 3))[0].draws])
-        for text in (str(supernet), str(supernet.without(edge, removal.operation)))
+        np.array([draw.value for draw in found(Job(genotype, 3))[0].draws])
+        for genotype in (supernet, supernet.without(edge, removal.operation))
     )
     assert dict(removal.changes)["metantk_cond"] == pytest.approx(np.log(after / before).mean())
     assert dict(removal.standard_errors)["metantk_cond"] == pytest.approx(
@@ -212,11 +211,14 @@ def test_published_design_scores_the_supernet_again_for_each_candidate_with_draw
     found = scorer("darts_fewshot", noise=0.1)
     for closed in last:
         removal = closed.removals[0]
-        left = str(_lost(parse_genotype("darts_fewshot", closed.before), removal))
-        after = found(Job(left, 3, digest(left), "candidate"))
+        assert last[0].before is not None
+        assert closed.before is not None
+        left = _lost(closed.before, removal)
+        stream = digest(str(left))
+        after = found(Job(left, 3, stream, "candidate"))
         kernel, regions = (
-            found(Job(text, 3, digest(left), "supernet"))[row]
-            for row, text in enumerate((last[0].before, closed.before))
+            found(Job(genotype, 3, stream, "supernet"))[row]
+            for row, genotype in enumerate((last[0].before, closed.before))
         )
         for before, record in zip((kernel, regions), after, strict=True):
             pairs = zip(record.draws, before.draws, strict=True)
@@ -246,7 +248,7 @@ def test_reference_recipes_decide_as_the_published_functions_do(table):
         return tuple(
             ScoreRecord(
                 "darts_fewshot",
-                job.genotype,
+                str(job.genotype),
                 name,
                 tuple(Score(float(draw[f"{kind}_{when}"])) for draw in rows[job.stream]),
                 0,
@@ -255,9 +257,8 @@ def test_reference_recipes_decide_as_the_published_functions_do(table):
             for name, kind in (("metantk_cond", "kernel"), ("linear_regions", "regions"))
         )
 
-    text = str(supernet)
-    history = SearchHistory("prune", "darts_fewshot", "", ())
-    state = SearchState(history, (Job(text, 3),), supernet=text, compared=text)
+    history = SearchHistory("prune", "darts_fewshot", None, ())
+    state = SearchState(history, (Job(supernet, 3),), supernet=supernet, compared=supernet)
     for _ in range(1 if table["phase"] == "operations" else 4):
         state = advance(setting, state, found)
     removed = [
@@ -298,7 +299,8 @@ def test_removal_that_can_not_be_scored_is_never_made_and_says_why():
         return "none" not in edge.operations
 
     state, _ = run(of("prune", "nasbench201"), scorer("nasbench201", broken=broken))
-    winner = parse_genotype("nasbench201", state.history.winner)
+    winner = state.history.winner
+    assert winner is not None
     assert winner.edges[0].operations == ("none",)
     reasons = [removal.reason for removal in state.rounds[0].removals if removal.operation == "none"]
     assert sum("singular" in reason for reason in reasons) == 1
@@ -311,7 +313,8 @@ def test_supernet_that_can_not_be_scored_ends_the_search_with_a_sentence():
 
 
 def test_limits_hold_for_what_pruning_finds():
-    def convolutions(genotype: Genotype) -> int:
+    def convolutions(genotype: Genotype | None) -> int:
+        assert genotype is not None
         return sum(all("conv" in name for name in edge.operations) for edge in genotype.edges)
 
     def allowed(genotype: Genotype) -> bool:
@@ -319,10 +322,10 @@ def test_limits_hold_for_what_pruning_finds():
 
     free = of("prune", "nasbench201")
     limited = Setting(free.config, COND, 3, 5, allowed)
-    assert convolutions(parse_genotype("nasbench201", run(free, scorer("nasbench201"))[0].history.winner)) > 1
+    assert convolutions(run(free, scorer("nasbench201"))[0].history.winner) > 1
     state, _ = run(limited, scorer("nasbench201"))
-    assert convolutions(parse_genotype("nasbench201", state.history.winner)) <= 1
-    assert all(allowed(parse_genotype("nasbench201", job.genotype)) for job in state.board)
+    assert convolutions(state.history.winner) <= 1
+    assert all(allowed(job.genotype) for job in state.board)
 
 
 # More draws where they are needed
@@ -356,21 +359,20 @@ def test_evolution_finds_better_candidates_than_as_many_random_ones():
         worth(genotype) for genotype in candidates(SearchConfig(space="darts_fewshot", num_candidates=150), 5)
     )
     assert len(scored) == len({job.genotype for job in scored}) == len(state.board) == 150
-    assert worth(parse_genotype("darts_fewshot", state.history.winner)) > sampled
-    assert state.history.winner == max(
-        (job.genotype for job in state.board), key=lambda text: worth(parse_genotype("darts_fewshot", text))
-    )
+    best = max((job.genotype for job in state.board), key=worth)
+    assert worth(best) > sampled
+    assert state.history.winner == best
 
 
 def test_children_are_neighbours_of_the_living():
     setting = of("evolve", "nasbench201", draws=1, num_candidates=40)
     state, _ = run(setting, scorer("nasbench201"))
-    space, texts = space_named("nasbench201"), [job.genotype for job in state.board]
+    space, board = space_named("nasbench201"), [job.genotype for job in state.board]
     size, children = setting.config.evolve.population, setting.config.evolve.children
-    for first in range(size, len(texts), children):
-        living = [space.parse(text) for text in texts[first - size : first]]
-        near = {str(neighbour) for parent in living for neighbour in space.neighbours(parent)}
-        assert set(texts[first : first + children]) <= near
+    for first in range(size, len(board), children):
+        living = board[first - size : first]
+        near = {neighbour for parent in living for neighbour in space.neighbours(parent)}
+        assert set(board[first : first + children]) <= near
 
 
 # Racing
@@ -391,7 +393,7 @@ def test_race_finds_the_same_winner_with_fewer_draws():
 def test_race_of_equals_keeps_everybody_to_the_end():
     def found(job: Job) -> tuple[ScoreRecord, ...]:
         draws = tuple(Score(2.0 + draw) for draw in range(job.draws))
-        return (ScoreRecord("nasbench201", job.genotype, "metantk_cond", draws, 0, 0.0),)
+        return (ScoreRecord("nasbench201", str(job.genotype), "metantk_cond", draws, 0, 0.0),)
 
     state, _ = run(of("race", "nasbench201", draws=12), found)
     assert [closed.draws for closed in state.rounds] == [5, 10, 12]
@@ -406,10 +408,44 @@ def test_race_of_equals_keeps_everybody_to_the_end():
 def test_every_strategy_works_with_every_criterion_and_ends_with_a_winner(strategy, criterion):
     setting = of(strategy, "nasbench201", criterion, draws=4)
     state, _ = run(setting, scorer("nasbench201", noise=0.3))
-    assert parse_genotype("nasbench201", state.history.winner).decided
     assert state.history.winner in {job.genotype for job in state.board}
     assert SearchHistory.from_json(state.history.to_json()) == state.history
     assert advance(setting, state, scorer("nasbench201")) is state
+
+
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+STATE = (
+    '{"history": {"strategy": "prune", "space": "nasbench201", "winner": "", "rounds": []}, '
+    f'"plan": [{{"genotype": "{CELL}", "draws": 3, "stream": "", "weights": "own"}}], "board": [], '
+    f'"supernet": "{CELL}", "compared": "", "latency": null}}'
+)
+
+
+def test_genotypes_are_texts_in_json_and_values_of_their_space_elsewhere():
+    state = SearchState.from_json(STATE)
+    assert state.plan == (Job(space_named("nasbench201").parse(CELL), 3, weights="own"),)
+    assert (state.supernet, state.compared, state.history.winner) == (state.plan[0].genotype, None, None)
+    assert state.to_json() == STATE
+    history = json.dumps(json.loads(STATE)["history"] | {"winner": CELL})
+    assert SearchHistory.from_json(history).winner == state.supernet
+    assert SearchHistory.from_json(history).to_json() == history
+    assert SearchHistory.from_json(history).digest == digest(json.loads(history))
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "complaint"),
+    [
+        (CELL, "|none~0|", r"plan\.0\.genotype.*1 groups joined"),
+        ('"nasbench201"', '"darts"', "Expected a darts genotype"),
+        ('"nasbench201"', '"mine"', "'mine' is no search space"),
+        ('"nasbench201"', "201", r"history\.space"),
+        (f'"{CELL}"', "7", "the text of a genotype"),
+        (f'"{CELL}"', '""', "plan"),
+    ],
+)
+def test_genotype_that_is_none_of_its_space_is_refused(part, other, complaint):
+    with pytest.raises(InputError, match=rf"(?s){complaint}.*start the search again"):
+        SearchState.from_json(STATE.replace(part, other))
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"history": 1, "plan": []}'])
