@@ -387,12 +387,21 @@ def print_estimate(told: "workflow.Estimate", *, to_errors: bool = False) -> Non
     memory = f"{amount(told.memory)} a pod" + (
         f" and {amount(told.device_memory)} of its GPU" if told.device_memory else ""
     )
+    alike: dict[workflow.NetworkEstimate, list[str]] = {}
+    for name, one in told.networks.items():
+        alike.setdefault(one, []).append(name)
+    each = "; ".join(
+        f"{', '.join(names)} {duration(3600 * one.training_hours)} + {duration(3600 * one.evaluation_hours)}"
+        for one, names in alike.items()
+    )
     console = Console(stderr=to_errors)
     for line in (
         f"Estimate   {told.candidates:,} candidates, {told.kernels:,} kernels; {spent} on one {told.device}",
-        f"           {duration(3600 * told.hours)} with shards and roles side by side "
+        f"           each training and its evaluation: {each}",
+        f"           {duration(3600 * told.hours)} with shards and trainings side by side "
         f"({duration(3600 * told.least)} to {duration(3600 * told.most)}), less what is kept of earlier runs",
         f"           at least {memory}; about {float(f'{told.requests:.2g}'):,.0f} requests to the store",
+        *([f"           {told.assumed}"] if told.assumed else []),
     ):
         console.print(line, soft_wrap=True, highlight=False)
 

@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from metantk_core.adapters import locks
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_uri
 from metantk_core.adapters.progress import ProgressLines, notice, progress_for
 from metantk_core.config import RunConfig
-from metantk_core.datasets import ImageDataset
+from metantk_core.datasets import SPLITS, ImageDataset, Split, load
 from metantk_core.errors import STOPPED, InputError, without_addresses
 from metantk_core.files import sweep
 from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run_scope
@@ -101,6 +101,13 @@ class Workspace:
         if config.data.path is None or config.dataset_digest is not None:
             return config
         return config.model_copy(update={"dataset_digest": self.dataset(config, store).digest})
+
+    def prepared_images(self, config: RunConfig) -> dict[Split, int] | None:
+        """Return how many images each split has, if the dataset is prepared here; nothing is made or changed."""
+        with suppress(InputError):
+            dataset = load(workflow.dataset_folder(self.datasets, config))
+            return {split: len(dataset.split(split).labels) for split in SPLITS}
+        return None
 
     def dataset(self, config: RunConfig, store: ArtifactStore | None = None) -> ImageDataset:
         """Return the run's dataset, built or converted if it is neither here nor in a store that others use too.

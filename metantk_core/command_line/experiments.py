@@ -246,10 +246,11 @@ def run(
     from metantk_core import workspace as spaces
     from pipelines import local
 
-    if dry_run:
-        print_estimate(config, device=wiring.device(device), as_json=as_json, only=True)
-        return
     place = spaces.Workspace(workspace, tracking_uri, device, store)
+    if dry_run:
+        images = place.prepared_images(config)
+        print_estimate(config, device=wiring.device(device), images=images, as_json=as_json, only=True)
+        return
     config = place.prepare(config)
     locally = local.LocalRun(
         place.folder(config),
@@ -260,7 +261,8 @@ def run(
         wiring.device(device, probe=False),
     )
     if sys.stderr.isatty():  # for people who may want to think again; it takes some seconds
-        print_estimate(config, device=locally.device, as_json=as_json, only=False)
+        images = place.prepared_images(config)
+        print_estimate(config, device=locally.device, images=images, as_json=as_json, only=False)
     with spaces.own_run(config, place), terminal.PipelineDisplay(config, locally.progress) as display:
         code = local.run_locally(config, locally, display.refresh)
         if code != 0:

@@ -1,7 +1,7 @@
 """What commands share: options and their words, the configuration that they name, results as JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from metantk_core.networks.config import BatchNormTreatment
 
 if TYPE_CHECKING:
     from metantk_core.config import RunConfig
+    from metantk_core.datasets import Split
 
 # What is said of arguments that don't fit; typer has its own copy of click and gives out but the subclass.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -106,18 +107,28 @@ def print_json(value: Any, output: IO[str] | None = None) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False), file=output)
 
 
-def print_estimate(config: "RunConfig", *, device: str = "cpu", as_json: bool, only: bool) -> None:
+def print_estimate(
+    config: "RunConfig",
+    *,
+    device: str = "cpu",
+    images: "Mapping[Split, int] | None" = None,
+    as_json: bool,
+    only: bool,
+) -> None:
     """Print what a run will take, measured on this machine; that takes seconds, of large networks a minute.
 
     Args:
         config: The run.
         device: Where networks run.
+        images: How many images each split has, if they are prepared.
         as_json: Whether the command's result is for programs.
         only: Whether the estimate is that result; else it is said before, and never on a program's standard output.
     """
     from metantk_core import terminal, workflow
 
-    told = workflow.estimate(config, device=device, say=lambda part: typer.echo(f"estimating: {part}", err=True))
+    told = workflow.estimate(
+        config, device=device, images=images, say=lambda part: typer.echo(f"estimating: {part}", err=True)
+    )
     if as_json and only:
         print_json(told.as_values())
     else:

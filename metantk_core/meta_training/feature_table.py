@@ -17,7 +17,8 @@ from metantk_core.episodes import EpisodeSource, network_input
 from metantk_core.meta_training.adaptation import mixes_queries, remembers_moments
 from metantk_core.meta_training.answering import FEATURE_BATCH, features_in_batches
 
-_MOST_BYTES = 2**30  # of features, on the device
+MOST_BYTES = 2**30
+"""Of features that are kept, on the device."""
 
 
 def table_pays(network: LearnableNetwork, source: EpisodeSource, passes: int) -> bool:
@@ -65,7 +66,7 @@ def feature_table(
             device=device,
         )
         parts.append(features_in_batches(network, images))
-        if len(source.images) * parts[0][0].nbytes > _MOST_BYTES:
+        if len(source.images) * parts[0][0].nbytes > MOST_BYTES:
             return None
         told(start + len(rows))
     return torch.cat(parts)

@@ -18,7 +18,7 @@ from .data import (
     score_source,
     training_source,
 )
-from .estimating import Estimate, estimate
+from .estimating import Estimate, NetworkEstimate, estimate
 from .exporting import Exported, admit_folder, export, run_config
 from .importing import import_into
 from .limits import check_limits, num_rounds
@@ -54,6 +54,7 @@ __all__ = [
     "Exported",
     "KeepingRegistry",
     "KeepingTracker",
+    "NetworkEstimate",
     "OwnRanking",
     "OwnScores",
     "Ports",

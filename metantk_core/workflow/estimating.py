@@ -1,15 +1,18 @@
 """What a run will take: a configuration enters, counts, hours, memory and requests leave, before anything is started.
 
 What is scored is found out by the real strategy on made-up scores. Seconds are measured here, on noise of the shape of
-the images: one draw of three candidates, a step of meta-training with one episode, and a few evaluated episodes.
+the images: one draw of three candidates, and some steps and episodes of each network that is trained, some images of
+large ones. One candidate stands for all that are trained.
 """
 
 import math
 import random
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,23 +20,45 @@ import numpy as np
 import torch
 
 from metantk_core import meta_training
+from metantk_core.architectures import Architecture, LearnableNetwork, parse_architecture
 from metantk_core.batches import BatchSource
 from metantk_core.candidates import Genotype, space_named
 from metantk_core.config import RunConfig
-from metantk_core.datasets import LabelledImages
+from metantk_core.datasets import SPLITS, LabelledImages, Split
 from metantk_core.episodes import EpisodeConfig, EpisodeSource
-from metantk_core.meta_training import RfsTraining
+from metantk_core.meta_training import MamlTraining, RfsTraining, TrainingConfig
+from metantk_core.meta_training.adaptation import mixes_queries, remembers_moments
+from metantk_core.meta_training.answering import FEATURE_BATCH
+from metantk_core.meta_training.feature_table import MOST_BYTES
 from metantk_core.meta_training.learn2learn_import import load_maml
+from metantk_core.meta_training.published import WHOLE
 from metantk_core.networks import cost_table
 from metantk_core.scores import SCORES, Score, Scorer, ScoreRecord
 from metantk_core.search import Job, Setting, advance, start
 from metantk_core.workflow.surroundings import peak_memory
 
 _SPREAD = 3.0  # of hours, both ways: what machines, their other work and candidates differ by (docs/gpus.md)
-_LONG = 5.0  # seconds of an episode from which on no second one is waited for
+_LONG = 10.0  # seconds of measuring one network, from which on single images stand for steps and episodes
+_ENOUGH, _SLOW = 0.3, 2.0  # seconds of images that are told from noise, and that need no second pass
+_EPISODES, _STEPS = 8, 3  # that are timed, beyond the first ones
+_BACKWARD = (
+    3  # times as long as a pass of an image is one with its gradient, and three times that one with a second one
+)
 _PACK_SECONDS, _CHECKPOINT_SECONDS, _EVALUATION_SECONDS = 30.0, 20.0, 5.0  # how often a store is written to
-_TYPICAL_IMAGES = 38_400  # for training, where they aren't looked at: those of miniImageNet
 _STEP_REQUESTS = 12  # of a step, before and after its work: a round number, not measured
+
+
+@dataclass(frozen=True)
+class NetworkEstimate:
+    """What one training of a network will take, and its evaluation.
+
+    Attributes:
+        training_hours: Time for training.
+        evaluation_hours: Time for evaluating.
+    """
+
+    training_hours: float
+    evaluation_hours: float
 
 
 @dataclass(frozen=True)
@@ -44,15 +69,17 @@ class Estimate:
         candidates: Candidates and supernets that are scored.
         kernels: Draws of them: passes of the kernel, or of what else the scores ask for.
         search_hours: Time for scoring, one after the other on one device.
-        training_hours: Time for meta-training all roles.
-        evaluation_hours: Time for evaluating all roles.
-        hours: All of that with shards and roles side by side, as pods run them.
+        training_hours: Time for all trainings, of all networks with all seeds.
+        evaluation_hours: Time for evaluating all of them.
+        hours: All of that with shards and trainings side by side, as pods run them.
         least: A third of these hours.
         most: Three times these hours.
         memory: Bytes of a pod: the most that this process has had.
         device_memory: Bytes on the device, if it has memory of its own.
         requests: Requests to the artifact store.
         device: Kind of the device that seconds were measured on.
+        networks: What one training of each network takes.
+        assumed: What was assumed of images that nobody has looked at, in a sentence; empty if nothing was.
     """
 
     candidates: int
@@ -67,13 +94,38 @@ class Estimate:
     device_memory: int
     requests: int
     device: str
+    networks: Mapping[str, NetworkEstimate]
+    assumed: str = ""
 
     def as_values(self) -> dict[str, Any]:
         """Return the estimate as plain values."""
         return asdict(self)
 
 
-def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], None] | None = None) -> Estimate:
+@dataclass(frozen=True)
+class _Pace:
+    """What a training and an evaluation are made of, in seconds.
+
+    Attributes:
+        step: Of an episode that is learned from, or a batch.
+        validation: Of an episode of validation.
+        evaluation: Of all episodes of test classes.
+        looked_up: Whether features of test images are computed once, so that their number matters.
+    """
+
+    step: float
+    validation: float
+    evaluation: float
+    looked_up: bool
+
+
+def estimate(
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], None] | None = None,
+    images: Mapping[Split, int] | None = None,
+) -> Estimate:
     """Return what a run will take on machines like this one, after some seconds of measuring.
 
     Preparing images and starting steps is not counted, nor is what a store keeps from earlier runs.
@@ -82,6 +134,7 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
         config: The run.
         device: Where networks run, as torch spells it.
         say: Is told what is measured, before it is; large networks take a minute on a CPU.
+        images: How many images each split has, if somebody has looked.
     """
     told = say or (lambda part: None)
     told("planning the search on made-up scores")
@@ -100,28 +153,43 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
     search = sum(number * _between(sizes, seconds, genotype) for genotype, number in draws.items())
     decided = (genotype for genotype in by_size[len(by_size) // 2 :] if genotype.decided)
     candidate = next(decided, None) or _any_candidate(config)
-    step, validation, evaluation = _training_seconds(config, candidate, device, told)
-    training, roles = config.training, len(config.trained)
-    steps, validations = _steps(config)
-    trained = steps * step + validations * training.validation_episodes * validation
-    evaluated = config.evaluation.episodes * (1 + len(config.evaluation.other_shots)) * evaluation
-    hours = (search / config.search.shards + trained + evaluated) / 3600
+    counts, origin = _numbers_of_images(config, images)
+    paces: dict[tuple[str, str], _Pace] = {}
+    networks: dict[str, NetworkEstimate] = {}
+    seeds, writes = config.training_seeds, 0.0
+    for name in config.networks:
+        own = config.for_network(name)
+        architecture = parse_architecture(config.search.space, name) if name in config.yardsticks else candidate
+        key = (str(architecture), own.training.model_dump_json())
+        if key not in paces:
+            told(f"training of {name if name in config.yardsticks else 'a candidate'}")
+            paces[key] = _pace(own, architecture, counts["test"], device)
+        pace = paces[key]
+        steps, validations = _steps(own, counts["train"])
+        trained = steps * pace.step + validations * own.training.validation_episodes * pace.validation
+        networks[name] = NetworkEstimate(trained / 3600, pace.evaluation / 3600)
+        writes += validations + int(trained / _CHECKPOINT_SECONDS) + int(pace.evaluation / _EVALUATION_SECONDS)
+    longest = max(one.training_hours + one.evaluation_hours for one in networks.values())
+    hours = search / config.search.shards / 3600 + longest
     on_gpu = torch.device(device).type == "cuda"
     shards = config.search.shards
     requests = (
         rounds
         * shards
         * (_STEP_REQUESTS + 2 * len(config.scoring.scores) + math.ceil(search / rounds / shards / _PACK_SECONDS))
-        + roles
-        * (2 * _STEP_REQUESTS + validations + int(trained / _CHECKPOINT_SECONDS) + int(evaluated / _EVALUATION_SECONDS))
+        + seeds * (2 * _STEP_REQUESTS * len(networks) + int(writes))
         + 6 * _STEP_REQUESTS
     )
+    counted: list[Split] = [
+        *(["train"] if isinstance(config.training, RfsTraining) else []),
+        *(["test"] if any(pace.looked_up for pace in paces.values()) else []),
+    ]
     return Estimate(
         candidates=len(draws),
         kernels=sum(draws.values()),
         search_hours=search / 3600,
-        training_hours=roles * trained / 3600,
-        evaluation_hours=roles * evaluated / 3600,
+        training_hours=seeds * math.fsum(one.training_hours for one in networks.values()),
+        evaluation_hours=seeds * math.fsum(one.evaluation_hours for one in networks.values()),
         hours=hours,
         least=hours / _SPREAD,
         most=hours * _SPREAD,
@@ -129,6 +197,8 @@ def estimate(config: RunConfig, *, device: str = "cpu", say: Callable[[str], Non
         device_memory=(peak_memory(device) or 0) if on_gpu else 0,
         requests=requests,
         device=device,
+        networks=networks,
+        assumed=_assumed(config, counted, counts, origin) if origin else "",
     )
 
 
@@ -196,65 +266,172 @@ def _scoring_seconds(
     return seconds
 
 
-def _training_seconds(
-    config: RunConfig, candidate: Genotype, device: str, say: Callable[[str], None]
-) -> tuple[float, float, float]:
-    """Return the seconds of what a step of training learns from, and of an episode of validation and of evaluation.
+def _pace(config: RunConfig, architecture: Architecture, test_images: int, device: str) -> _Pace:
+    """Return the seconds of what a network's training and evaluation are made of.
 
-    A step learns from an episode, or from a batch. Where the first episode takes long already, it is the only one:
-    evaluation takes as much for each image, and a step, which also differentiates, three times as much.
+    Where some episodes and steps would take long, single images are measured, and each pass of an image through the
+    network counts as much; beside those, what large networks do is little.
+
+    Args:
+        config: The run as it concerns the network.
+        architecture: The network, or one that stands for it.
+        test_images: Number of images of test classes.
+        device: Where the network runs.
     """
-    training, size = config.training, config.data.image_size
+    training, evaluation, size = config.training, config.evaluation, config.data.image_size
     validated = _noise(config, training.validated_on, size)
     source: EpisodeSource | BatchSource
     if isinstance(training, RfsTraining):
         update = {"epochs": 1, "decay_epochs": (), "validate_every": 1, "validation_episodes": 2}
-        images = _noise(config, EpisodeConfig(ways=32, shots=1, queries=math.ceil(training.batch_size / 64)), size)
-        source = BatchSource(images.images, training.batch_size, images.mean, images.std, training.augmentation)
-        learned_from = training.batch_size
+        batches = _noise_of(config, 64, math.ceil(_STEPS * training.batch_size / 64))
+        source = BatchSource(batches, training.batch_size, validated.mean, validated.std, training.augmentation)
+        steps = source.batches_per_epoch
     else:
-        update = {"iterations": 1, "validate_every": 1, "meta_batch": 1, "validation_episodes": 2}
+        update = {"iterations": _STEPS, "validate_every": _STEPS, "meta_batch": 1, "validation_episodes": 2}
         source = _noise(config, training.episode, size)
-        learned_from = _num_images(training.episode)
-    one_step = training.model_copy(update=update)
-    model = meta_training.untrained_model(candidate, source, training, 0)
+        steps = _STEPS
+    model = meta_training.untrained_model(architecture, source, training, 0)
+    network = model.network().to(device)
+    image, row = _image_seconds(network, config.data.image_shape, device)
 
-    def seconds_of(episode: EpisodeConfig, episodes: int, **settings: object) -> float:
-        asked = config.evaluation.model_copy(
-            update={"episode": episode, "episodes": episodes, "further_shots": (), **settings}
-        )
-        shown = _noise(config, episode, config.data.image_size)
-        return _timed(lambda: meta_training.evaluate(model, shown, asked, 0, device=device), device) / episodes
+    ways, queries, shots = evaluation.episode.ways, evaluation.episode.queries, evaluation.episode.shots
+    all_shots = (shots, *evaluation.other_shots)
+    copies = training.augmented_copies if evaluation.augmented_copies is None else evaluation.augmented_copies
+    asked = meta_training.asked_of(training, evaluation)
+    an_episode = ways * (queries + (0 if copies else shots))  # images that a table would spare
+    looked_up = not ("gradient_steps" in asked or remembers_moments(network) or mixes_queries(network)) and (
+        test_images < evaluation.episodes * len(all_shots) * an_episode and test_images * row <= MOST_BYTES
+    )
+    steps_inside = training.inner_steps if isinstance(training, MamlTraining) else 0
+    more_inside = steps_inside if evaluation.inner_steps is None else evaluation.inner_steps
+    learned = _passes_of_step(training)
+    validating = _passes(training.validated_on, training, steps_inside)
+    evaluating = sum(
+        _passes(evaluation.episode.model_copy(update={"shots": number}), training, more_inside, copies, known=looked_up)
+        for number in all_shots
+    )
+    table = _filled(test_images) if looked_up else 0
+    least = ways * (max(all_shots) + queries)  # images that episodes can be drawn from
+    # With fewer images than that no table is made in the few episodes here; with as many as there must be, one is.
+    few = 2 if not looked_up else max(2, 1 + least // (len(all_shots) * an_episode))
+    some = few + _EPISODES
+    if image * (8 * validating + (few + some) * evaluating + 2 * least + steps * learned) > _LONG:
+        return _Pace(learned * image, validating * image, (evaluation.episodes * evaluating + table) * image, looked_up)
+
+    def seconds_of(shown: EpisodeSource, **settings: object) -> float:
+        changed = evaluation.model_copy(update={"episode": shown.config, **settings})
+        return _timed(lambda: meta_training.evaluate(model, shown, changed, 0, device=device), device)
 
     with suppress(ImportError):  # training itself says so
         load_maml()
-    say("an episode of meta-training")
-    plain = {"beside": (), "augmented_copies": 0}  # as in validation
-    # Two episodes, of which an interval can be made; in the first ones libraries choose how to compute.
-    first = seconds_of(training.validated_on, 2, **plain)
-    if first > _LONG:
-        an_image = first / _num_images(training.validated_on)
-        return 3 * learned_from * an_image, first, _num_images(config.evaluation.episode) * an_image
-    validation = seconds_of(training.validated_on, 2, **plain)
-    evaluation = seconds_of(config.evaluation.episode, 2)
-    whole = _timed(lambda: meta_training.meta_train(candidate, source, validated, one_step, 0, device=device), device)
-    return max(whole - 4 * validation, validation), validation, evaluation
+    plain = {"beside": (), "augmented_copies": 0, "further_shots": (), "classifier": training.classifier}
+    plain["inner_steps"] = None  # as in validation
+    seconds_of(validated, episodes=2, **plain)  # in the first ones libraries choose how to compute
+    validation = seconds_of(validated, episodes=2, **plain) / 2
+    spared = some * len(all_shots) * an_episode
+    images_of_a_class = max(all_shots) + queries if looked_up else math.ceil(spared / ways) + 1
+    images = _noise_of(config, ways, images_of_a_class)
+    shown = replace(validated, images=images, config=evaluation.episode)
+    first, then = (seconds_of(shown, episodes=number) for number in (few, some))
+    an_episode_takes = max(then - first, 0.0) / _EPISODES
+    beside = max(first - few * an_episode_takes, 0.0)  # the table, if there is one
+    evaluated = evaluation.episodes * an_episode_takes + beside * (
+        _filled(test_images) / _filled(len(images.labels)) if looked_up else 1
+    )
+    one_step = training.model_copy(update=update)
+    whole = _timed(
+        lambda: meta_training.meta_train(architecture, source, validated, one_step, 0, device=device), device
+    )
+    return _Pace(max((whole - 4 * validation) / steps, validation / 10), validation, evaluated, looked_up)
 
 
-def _steps(config: RunConfig) -> tuple[int, int]:
+def _image_seconds(network: LearnableNetwork, shape: tuple[int, int, int], device: str) -> tuple[float, int]:
+    """Return the seconds of an image's pass through a network, and the bytes of its features."""
+    network.train()  # in which layers need no moments of before
+    number, warm = 2, False  # in the first pass libraries choose how to compute
+    while True:
+        images = torch.rand(number, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad():
+            began = time.perf_counter()
+            features = network.features(images)
+            if torch.device(device).type == "cuda":
+                torch.cuda.synchronize(device)
+            taken = time.perf_counter() - began
+        if (warm and taken > _ENOUGH) or taken > _SLOW or number == FEATURE_BATCH:
+            return taken / number, features[0].nbytes
+        number, warm = min(4 * number, FEATURE_BATCH) if warm else number, True
+
+
+def _passes_of_step(training: TrainingConfig) -> int:
+    """Return how many passes of an image a step of training is worth: an episode's, or a batch's."""
+    if isinstance(training, RfsTraining):
+        return _BACKWARD * training.batch_size
+    if not isinstance(training, MamlTraining) or training.algorithm == "anil":
+        return _BACKWARD * _num_images(training.episode)
+    support, queries = (training.episode.ways * n for n in (training.episode.shots, training.episode.queries))
+    inside = 1 if training.first_order else 3
+    return _BACKWARD * (inside * training.inner_steps * support + queries) + support
+
+
+def _passes(
+    episode: EpisodeConfig, training: TrainingConfig, inner_steps: int, copies: int = 0, *, known: bool = False
+) -> int:
+    """Return how many passes of an image answering an episode is worth.
+
+    Args:
+        episode: Its size.
+        training: How the network was trained.
+        inner_steps: Steps of the adaptation.
+        copies: Augmented copies that stand for a support image; 0 for the image.
+        known: Whether the features of images as they are are known.
+    """
+    support, queries = episode.ways * episode.shots * max(1, copies), episode.ways * episode.queries
+    if isinstance(training, MamlTraining):
+        return support * (1 + (_BACKWARD * inner_steps if training.algorithm == "maml" else 0)) + queries
+    if known:
+        return _filled(support) if copies else 0
+    return _filled(support) + _filled(queries)
+
+
+def _filled(images: int) -> int:
+    """Return how many images pass where batches are filled up."""
+    return math.ceil(images / FEATURE_BATCH) * FEATURE_BATCH
+
+
+def _steps(config: RunConfig, train_images: int) -> tuple[int, int]:
     """Return how many episodes or batches one training learns from, and how often it is validated."""
     training = config.training
     if not isinstance(training, RfsTraining):
         return training.iterations * training.meta_batch, 1 + math.ceil(training.iterations / training.validate_every)
-    images = _TYPICAL_IMAGES
-    if config.data.source == "glyphs":
-        from metantk_core.datasets.glyphs import SCRIPTS, letters  # matplotlib draws them
-
-        classes = sum(SCRIPTS[letter.script] == "train" for letter in letters())
-        images = classes * config.data.images_per_class
-    return training.epochs * max(1, images // training.batch_size), 1 + math.ceil(
+    return training.epochs * max(1, train_images // training.batch_size), 1 + math.ceil(
         training.epochs / training.validate_every
     )
+
+
+def _numbers_of_images(config: RunConfig, images: Mapping[Split, int] | None) -> tuple[Mapping[Split, int], str]:
+    """Return how many images each split has, and whose they are if that is assumed; else nothing."""
+    if images is not None:
+        return images, ""
+    data = config.data
+    if data.path is None:
+        from metantk_core.datasets.glyphs import SCRIPTS, letters  # matplotlib draws them
+
+        classes = Counter(SCRIPTS[letter.script] for letter in letters())
+        return {split: classes[split] * data.images_per_class for split in SPLITS}, ""
+    called = [
+        re.sub(r"[^a-z0-9]", "", text.lower()) for text in (data.name or "", data.path.rstrip("/").split("/")[-1])
+    ]
+    kind = next((kind for kind in WHOLE if kind.replace("-", "") in called), "miniimagenet")
+    whole = WHOLE[kind]
+    turned = 4 if whole.rotated and data.rotations != "none" else 1
+    return {split: turned * whole.images[split] for split in SPLITS}, whole.title
+
+
+def _assumed(config: RunConfig, counted: Sequence[Split], counts: Mapping[Split, int], origin: str) -> str:
+    """Return which numbers of images were assumed, of those that matter."""
+    words: Mapping[Split, str] = {"train": "training", "val": "validation", "test": "test"}
+    said = " and ".join(f"{counts[split]:,} {words[split]} images" for split in counted)
+    return f"assumed {said}, as {origin} has them: {config.data.path} is not prepared here" if said else ""
 
 
 def _num_images(episode: EpisodeConfig) -> int:
@@ -267,13 +444,17 @@ def _any_candidate(config: RunConfig) -> Genotype:
 
 def _noise(config: RunConfig, episode: EpisodeConfig, size: int, tasks: int = 1) -> EpisodeSource:
     """Return a source of episodes of noise, of the shape of the run's images."""
-    classes, each = 2 * episode.ways, tasks * (episode.shots + episode.queries)
+    images = _noise_of(config, 2 * episode.ways, tasks * (episode.shots + episode.queries))
+    half = (0.5,) * config.data.channels
+    return EpisodeSource(images, episode, half, half, size)
+
+
+def _noise_of(config: RunConfig, classes: int, each: int) -> LabelledImages:
+    """Return classes of images of noise, of the shape of the run's."""
     shape = (classes * each, *config.data.image_shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     names = tuple(f"class {number}" for number in range(classes))
-    images = LabelledImages(pixels, np.repeat(np.arange(classes, dtype=np.int64), each), names, "train", "noise")
-    half = (0.5,) * config.data.channels
-    return EpisodeSource(images, episode, half, half, size)
+    return LabelledImages(pixels, np.repeat(np.arange(classes, dtype=np.int64), each), names, "train", "noise")
 
 
 def _timed(work: Callable[[], object], device: str) -> float:
