@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 REGRESSION = 3
 """Exit code of a benchmark in which something got worse; 1 is an error of ours, 2 input that can't be used."""
+UNKNOWN = 4
+"""Exit code of a benchmark in which nothing is known to be worse, and something was measured too badly to know."""
 
 commands = typer.Typer(
     name="benchmark",
@@ -70,7 +73,9 @@ def run(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Compute recipes anew, compare with their baselines, and write a page each; exit code 3 if something got worse.
+    """Compute recipes anew, compare with their baselines, and write a page each.
+
+    Exit code 3 if something got worse, 4 if nothing is known to be and something could not be measured well enough.
 
     Nothing that was scored or trained before is used. A rerun that was killed goes on when the command is repeated.
     """
@@ -88,8 +93,7 @@ def run(
         apart = [benchmarking.run_apart(config, place, name=rerun, as_json=as_json) for config in configs]
         if as_json:
             print_json([json.loads(said) if said else None for _, said in apart])
-        codes = [code for code, _ in apart if code not in (0, REGRESSION)]
-        raise typer.Exit(codes[0] if codes else max(code for code, _ in apart))
+        raise typer.Exit(gravest([code for code, _ in apart]))
     outcome = benchmarking.run(configs[0], place, name=rerun)
     if as_json:
         print_json(outcome.as_values())
@@ -99,6 +103,8 @@ def run(
         terminal.print_rerun(outcome, place)
     if outcome.comparison.is_regression:
         raise typer.Exit(REGRESSION)
+    if outcome.comparison.is_incomplete:
+        raise typer.Exit(UNKNOWN)
 
 
 @commands.command(epilog="Examples: metantk benchmark accept 0123456789abcdef0123456789abcdef")
@@ -186,6 +192,13 @@ def compile_benchmark(
     else:
         typer.echo(f"Wrote {output}: each run of it is a rerun of {', '.join(config.name for config in configs)}.")
         typer.echo(size.sentence())
+
+
+def gravest(codes: Sequence[int]) -> int:
+    """Return the exit code of several benchmarks: the first that is no verdict, else that of the worst verdict."""
+    verdicts = (REGRESSION, UNKNOWN, 0)
+    failed = [code for code in codes if code not in verdicts]
+    return failed[0] if failed else min(codes, key=verdicts.index)
 
 
 def _configurations(

@@ -56,13 +56,18 @@ class Comparison:
         return bool(self.having(Status.WORSE))
 
     @property
+    def is_incomplete(self) -> bool:
+        """Whether nothing is known to be worse than at the baseline, and something was measured too badly to know."""
+        return not self.is_regression and self.before is not None and bool(self.having(Status.NOT_MEASURED))
+
+    @property
     def verdict(self) -> str:
         """The verdict on the whole: ``regression``, ``incomplete``, ``better``, ``fine`` or ``no baseline``."""
         if self.is_regression:
             return "regression"
         if self.before is None:
             return NO_BASELINE
-        if self.having(Status.NOT_MEASURED):
+        if self.is_incomplete:
             return INCOMPLETE
         return "better" if self.having(Status.BETTER) else "fine"
 

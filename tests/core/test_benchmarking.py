@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 from forked_commands import begun, ended, metantk
+from typer.testing import CliRunner
 
 from metantk_core import benchmarking, wiring, workflow
+from metantk_core.command_line import app
+from metantk_core.command_line.benchmark import gravest
 from metantk_core.config import load_config
 from metantk_core.networks import cost_table
 from metantk_core.recipes import RECIPES
-from metantk_core.reruns import Rerun
+from metantk_core.reruns import Rerun, compare
 from metantk_core.scores import Outcome, Score, Scorer, ScoreRecord
 from metantk_core.search import Job
 from metantk_core.workflow import rerunning
@@ -246,7 +249,7 @@ def test_a_killed_rerun_goes_on_to_the_same_numbers_and_is_one_run(workspace: Ac
             killed += ended(process) == -signal.SIGKILL
     assert killed >= 2
     done = metantk(*COMMAND, "--workspace", root, cwd=tmp_path, METANTK_DEVICE="cpu")
-    assert done.returncode in (0, 3), done.stderr
+    assert done.returncode in (0, 3, 4), done.stderr
     assert "within tolerance" in re.search(r"leaderboard .*", done.stdout)[0]  # type: ignore[index]
     after = benchmarking.reruns(workspace.place)
     assert len(after) <= len(before) + 2  # one may have ended before it was killed
@@ -259,7 +262,8 @@ def test_the_commands_say_what_became_of_a_rerun_and_end_with_its_exit_code(work
     done = metantk(*COMMAND, "--rerun", name, "--workspace", root, cwd=tmp_path, METANTK_DEVICE="cpu")
     assert done.returncode == 0, done.stderr
     assert "smoke is as good as its baseline" in done.stdout
-    better = replace(workspace.baseline.comparison.now, peak_memory=10**8)
+    now = workspace.baseline.comparison.now
+    better = replace(now, peak_memory=10**8)
     (tmp_path / workflow.RERUN_FILE).write_text(better.to_json())
     tracker = wiring.tracker(workspace.place.tracking_uri, wiring.BENCHMARKS)
     tracker.log_file(workspace.baseline.run, tmp_path / workflow.RERUN_FILE)  # what the baseline will have measured
@@ -269,6 +273,28 @@ def test_the_commands_say_what_became_of_a_rerun_and_end_with_its_exit_code(work
     assert f"if that is meant to be so: metantk benchmark accept {workspace.baseline.run}" in done.stdout
     listed = metantk("benchmark", "list", "--workspace", root, cwd=tmp_path)
     assert "regression: peak memory (the baseline)" in " ".join(listed.stdout.split())
+
+
+def test_what_could_not_be_measured_is_neither_fine_nor_a_regression_for_a_scheduler(
+    workspace: Accepted, monkeypatch: pytest.MonkeyPatch
+):
+    now = workspace.baseline.comparison.now
+    alone = replace(now, timings=now.timings[:1])  # of one candidate no spread is known
+    outcome = replace(workspace.baseline, comparison=compare(alone, alone, CONFIG.benchmark))
+    monkeypatch.setattr(benchmarking, "run", lambda *_, **__: outcome)
+    arguments = ["benchmark", "run", "smoke", "--workspace", str(workspace.place.root)]
+    done = CliRunner().invoke(app, arguments)
+    assert "smoke is as far as was measured, as good as its baseline" in " ".join(done.stdout.split())
+    assert done.exit_code == 4
+    assert CliRunner().invoke(app, [*arguments, "--json"]).exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("codes", "gravest_of_them"),
+    [([0, 0], 0), ([0, 4], 4), ([4, 3, 0], 3), ([3, 1, 2], 1), ([4, 2], 2)],
+)
+def test_of_several_recipes_a_failure_comes_before_a_regression_and_that_before_what_is_unknown(codes, gravest_of_them):
+    assert gravest(codes) == gravest_of_them
 
 
 def test_bad_input_is_one_sentence_and_changes_nothing(tmp_path: Path):
