@@ -79,7 +79,7 @@ def _thinned(left: int, rng: np.random.Generator) -> Genotype:
     """Return the supernet of DARTS-fewshot with some operations left on every edge, chosen at random."""
     full = space_named("darts_fewshot").supernet()
     edges = [Edge(e.cell, e.source, e.target, tuple(rng.permutation(e.operations)[:left].tolist())) for e in full.edges]
-    return Genotype(full.space, tuple(edges))
+    return Genotype(full.family, tuple(edges))
 
 
 def removals(left: int, edges: int | None) -> Comparison:

@@ -206,7 +206,7 @@ def _pruned(supernet: Genotype, best_first: Sequence[Genotype]) -> Genotype:
         elif (place := (edge.cell, edge.source, edge.target)) not in lost:
             lost.add(place)
             edges[edges.index(edge)] = next(e for e in left.edges if (e.cell, e.source, e.target) == place)
-    return Genotype(supernet.space, tuple(edges))
+    return Genotype(supernet.family, tuple(edges))
 
 
 # --- Ours ---

@@ -72,7 +72,7 @@ class DartsFamily:
             for target in self.targets
             for source in range(target)
         ]
-        return Genotype(self.name, tuple(edges))
+        return Genotype(self, tuple(edges))
 
     def sample(self, rng: np.random.Generator) -> Genotype:
         """Return a candidate; all are equally likely, for every node has all pairs of sources and operations alike."""
@@ -82,7 +82,7 @@ class DartsFamily:
                 for source in rng.choice(target, size=DEGREE, replace=False):
                     name = self.operations[rng.integers(len(self.operations))]
                     edges.append(Edge(cell, int(source), target, (name,)))
-        return Genotype(self.name, tuple(edges))
+        return Genotype(self, tuple(edges))
 
     def neighbours(self, genotype: Genotype) -> tuple[Genotype, ...]:
         """Return the candidates that differ in one edge: by its operation, or by its source.
@@ -148,7 +148,7 @@ class DartsFamily:
                     text, f"{cell}_concat does not list all nodes from {INPUTS} to {self.targets[-1]}"
                 )
             edges += self._edges(text, cell, parts[cell])
-        return Genotype(self.name, tuple(edges))
+        return Genotype(self, tuple(edges))
 
     def format(self, genotype: Genotype) -> str:
         """Return the text form of a genotype."""

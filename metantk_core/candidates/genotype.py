@@ -1,8 +1,9 @@
 """Candidate networks as values: edges and operations enter, a hashable genotype in canonical form leaves."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from metantk_core.seeding import digest
 
@@ -33,6 +34,20 @@ class Edge:
         object.__setattr__(self, "operations", tuple(sorted(self.operations)))
 
 
+@runtime_checkable
+class Family(Protocol):
+    """What a genotype asks of its search space."""
+
+    @property
+    def name(self) -> str:
+        """The name of the space."""
+        ...
+
+    def format(self, genotype: "Genotype") -> str:
+        """Return the text form of a genotype."""
+        ...
+
+
 @dataclass(frozen=True, order=True)
 class Genotype:
     """A network of a search space: a candidate if it is decided, otherwise a supernet.
@@ -41,11 +56,11 @@ class Genotype:
     the order in which somebody wrote them. Isomorphic cells, which only compute the same function, stay different.
 
     Attributes:
-        space: Name of the search space.
+        family: The search space.
         edges: Edges of all cell types; there is one at most between two nodes of a cell type.
     """
 
-    space: str
+    family: Family = field(hash=False, repr=False)
     edges: tuple[Edge, ...]
 
     def __post_init__(self) -> None:
@@ -54,6 +69,11 @@ class Genotype:
         if len(set(places)) < len(places):
             raise ValueError("two edges join the same nodes of one cell type")
         object.__setattr__(self, "edges", edges)
+
+    @property
+    def space(self) -> str:
+        """The name of the search space."""
+        return self.family.name
 
     @cached_property
     def key(self) -> str:
@@ -83,7 +103,7 @@ class Genotype:
             raise ValueError(f"there is no operation {operation} on {edge} to take away")
         left = tuple(other for other in edge.operations if other != operation)
         kept = tuple(other for other in self.edges if other != edge)
-        return Genotype(self.space, (*kept, replace(edge, operations=left)) if left else kept)
+        return Genotype(self.family, (*kept, replace(edge, operations=left)) if left else kept)
 
     def with_edge(self, before: Edge, after: Edge) -> "Genotype":
         """Return the genotype with one edge in the place of another.
@@ -97,7 +117,7 @@ class Genotype:
         """
         if before not in self.edges:
             raise ValueError(f"there is no {before} to replace")
-        return Genotype(self.space, tuple(after if edge == before else edge for edge in self.edges))
+        return Genotype(self.family, tuple(after if edge == before else edge for edge in self.edges))
 
     def operations(self) -> Iterator[tuple[Edge, str]]:
         """Yield every operation with its edge, in canonical order."""
@@ -106,10 +126,7 @@ class Genotype:
                 yield edge, operation
 
     def __str__(self) -> str:
-        # The text form belongs to the space, which is made of genotypes: only a late import breaks that circle.
-        from metantk_core.candidates.spaces import space_named
-
-        return space_named(self.space).format(self)
+        return self.family.format(self)
 
 
 def _canonical(edge: Edge) -> tuple[str, int, int]:

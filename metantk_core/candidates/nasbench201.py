@@ -173,7 +173,7 @@ class NASBench201:
 
     def _genotype(self, operations: list[tuple[str, ...]]) -> Genotype:
         pairs = zip(EDGES, operations, strict=True)
-        return Genotype(self.name, tuple(_edge(source, target, names) for (source, target), names in pairs))
+        return Genotype(self, tuple(_edge(source, target, names) for (source, target), names in pairs))
 
     def _known(self, names: list[str]) -> tuple[str, ...]:
         for name in names:

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from metantk_core.candidates.genotype import Genotype
+from metantk_core.candidates.genotype import Family, Genotype
 from metantk_core.candidates.isomorphism import Equivalence
 from metantk_core.errors import InputError
 
@@ -13,13 +13,8 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class SearchSpace(Protocol):
+class SearchSpace(Family, Protocol):
     """A family of candidate networks."""
-
-    @property
-    def name(self) -> str:
-        """The name of the space."""
-        ...
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -72,15 +67,11 @@ class SearchSpace(Protocol):
         ...
 
     def parse(self, text: str) -> Genotype:
-        """Return the genotype that a text describes.
+        """Return the genotype that a text describes; ``format`` gives such texts.
 
         Raises:
             InputError: If the text is malformed or names an unknown operation.
         """
-        ...
-
-    def format(self, genotype: Genotype) -> str:
-        """Return the text form of a genotype, which ``parse`` reads."""
         ...
 
 

@@ -81,7 +81,7 @@ def supernet(space: str, seed: int) -> Genotype:
     for edge in space_named(space).supernet().edges:
         kept = rng.permutation(edge.operations)[: rng.integers(1, len(edge.operations) + 1)]
         edges.append(Edge(edge.cell, edge.source, edge.target, tuple(map(str, kept))))
-    return Genotype(space, tuple(edges))
+    return Genotype(space_named(space), tuple(edges))
 
 
 def prune_at_random(space: str, rng: np.random.Generator) -> tuple[Genotype, list[int]]:
@@ -108,7 +108,7 @@ def test_order_in_which_edges_and_operations_are_written_makes_no_difference(spa
         Edge(e.cell, e.source, e.target, tuple(order.sample(e.operations, len(e.operations)))) for e in genotype.edges
     ]
     order.shuffle(edges)
-    again = Genotype(space, tuple(edges))
+    again = Genotype(space_named(space), tuple(edges))
     assert again == genotype
     assert hash(again) == hash(genotype)
     assert again.key == genotype.key
@@ -148,7 +148,7 @@ def test_impossible_edge_is_refused(edge):
 
 def test_two_edges_between_the_same_nodes_are_refused():
     with pytest.raises(ValueError, match="two edges"):
-        Genotype("nasbench201", (Edge("cell", 0, 1, ("none",)), Edge("cell", 0, 1, ("skip_connect",))))
+        Genotype(NASBENCH201, (Edge("cell", 0, 1, ("none",)), Edge("cell", 0, 1, ("skip_connect",))))
 
 
 @some
@@ -382,7 +382,7 @@ def test_neighbours_in_a_family_are_exactly_the_candidates_that_differ_in_one_ed
 
     def genotype(normal, reduce) -> Genotype:
         made = [Edge(cell, s, t, (o,)) for cell, edges in (("normal", normal), ("reduce", reduce)) for s, t, o in edges]
-        return Genotype("darts_fewshot", tuple(made))
+        return Genotype(family, tuple(made))
 
     start = genotype(cells[5], cells[-7])
     candidates = [genotype(one, other) for one in (cells[5], *cells) for other in (cells[-7], *cells)]
@@ -429,9 +429,16 @@ def test_supernet_has_no_neighbours(space):
         space_named(space).mutate(space_named(space).supernet(), np.random.default_rng(0))
 
 
+def test_text_is_that_of_the_space_which_made_the_genotype_whatever_the_name():
+    family = DartsFamily("mine", ("skip_connect", "conv_3x3"), nodes=2)
+    genotype = family.sample(np.random.default_rng(0))
+    assert genotype.space == "mine"
+    assert family.parse(str(genotype)) == genotype
+
+
 def test_decided_genotype_with_too_many_edges_is_no_candidate_and_has_no_neighbours():
     supernet = DARTS_FEWSHOT.supernet()
-    decided = Genotype("darts_fewshot", tuple(Edge(e.cell, e.source, e.target, ("conv_3x3",)) for e in supernet.edges))
+    decided = Genotype(DARTS_FEWSHOT, tuple(Edge(e.cell, e.source, e.target, ("conv_3x3",)) for e in supernet.edges))
     with pytest.raises(ValueError, match="2 edges into each node"):
         DARTS_FEWSHOT.neighbours(decided)
 

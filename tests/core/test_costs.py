@@ -39,12 +39,12 @@ def pruned(space: str, rng: np.random.Generator, most: int = 7, more: int = 9) -
         kept = rng.permutation(edge.operations)[: rng.integers(1, most + 1)]
         edges.append(Edge(edge.cell, edge.source, edge.target, tuple(map(str, kept))))
     if space == "nasbench201":
-        return Genotype(space, tuple(edges))
+        return Genotype(space_named(space), tuple(edges))
     left = []
     for _, group in itertools.groupby(edges, key=lambda edge: (edge.cell, edge.target)):
         into = list(group)
         left += [into[index] for index in rng.permutation(len(into))[: 2 + rng.integers(more + 1)]]
-    return Genotype(space, tuple(left))
+    return Genotype(space_named(space), tuple(left))
 
 
 def contained(genotype: Genotype) -> list[Genotype]:
@@ -54,7 +54,7 @@ def contained(genotype: Genotype) -> list[Genotype]:
         decided = [[Edge(e.cell, e.source, e.target, (name,)) for name in e.operations] for e in group]
         count = len(decided) if genotype.space == "nasbench201" else 2
         choices.append([pick for some in itertools.combinations(decided, count) for pick in itertools.product(*some)])
-    return [Genotype(genotype.space, tuple(itertools.chain(*pick))) for pick in itertools.product(*choices)]
+    return [Genotype(genotype.family, tuple(itertools.chain(*pick))) for pick in itertools.product(*choices)]
 
 
 @cache
@@ -129,7 +129,7 @@ def test_cheapest_is_the_minimum_over_all_candidates_that_are_left(space, what):
     genotype = pruned(space, rng, most=2, more=1)
     # All choices in one cell type are enough to enumerate.
     fixed = space_named(space).sample(rng).cell("reduce")
-    genotype = Genotype(space, (*(edge for edge in genotype.edges if edge.cell != "reduce"), *fixed))
+    genotype = Genotype(space_named(space), (*(edge for edge in genotype.edges if edge.cell != "reduce"), *fixed))
     candidates = contained(genotype)
     assert len(candidates) > 10
     least = min(getattr(table.of(candidate), what) for candidate in candidates)

@@ -128,7 +128,7 @@ def count(codes: Array) -> float:
 GENOTYPES = {
     "supernet": DARTS.supernet(),
     **{
-        name: Genotype("darts_fewshot", tuple(replace(edge, operations=(name,)) for edge in DARTS.supernet().edges))
+        name: Genotype(DARTS, tuple(replace(edge, operations=(name,)) for edge in DARTS.supernet().edges))
         for name in DARTS.operations
     },
 }

@@ -48,7 +48,7 @@ def uniform_cell(operation: str) -> Genotype:
 
 def uniform_fewshot(operation: str) -> Genotype:
     edges = [Edge(cell, n, node, (operation,)) for cell in ("normal", "reduce") for node in (2, 3, 4) for n in (0, 1)]
-    return Genotype("darts_fewshot", tuple(edges))
+    return Genotype(SPACES["darts_fewshot"], tuple(edges))
 
 
 def network(

@@ -685,7 +685,7 @@ def test_drawing_names_every_operation_and_stands_alone(space):
 def test_supernet_edges_are_drawn_with_their_number_of_operations():
     edge = Edge("cell", 0, 1, ("none", "skip_connect", "nor_conv_3x3"))
     assert "3 operations" in draw_cell_svg(
-        Genotype("nasbench201", (edge, Edge("cell", 1, 3, ("skip_connect",)), Edge("cell", 0, 2, ("none",))))
+        Genotype(NASBench201(), (edge, Edge("cell", 1, 3, ("skip_connect",)), Edge("cell", 0, 2, ("none",))))
     )
 
 

@@ -45,7 +45,7 @@ def genotypes(space: str) -> list[Genotype]:
         replace(edge, operations=tuple({*edge.operations, known.operations[number]})) if number < 2 else edge
         for number, edge in enumerate(first.edges)
     ]
-    return [first, second, Genotype(space, tuple(edges))]
+    return [first, second, Genotype(known, tuple(edges))]
 
 
 def numbers(records) -> list:

@@ -115,16 +115,17 @@ def test_pruning_without_noise_keeps_the_best_operation_of_every_edge_and_the_be
     winner = state.history.winner
     assert winner is not None
     assert winner.decided
-    supernet = space_named(space).supernet()
+    family = space_named(space)
+    supernet = family.supernet()
     best = {
         (edge.cell, edge.source, edge.target): max(
-            edge.operations, key=lambda name, e=edge: worth(Genotype(space, (_only(e, name),)))
+            edge.operations, key=lambda name, e=edge: worth(Genotype(family, (_only(e, name),)))
         )
         for edge in supernet.edges
     }
     assert all(edge.operations == (best[edge.cell, edge.source, edge.target],) for edge in winner.edges)
     for (cell, target), edges in itertools.groupby(supernet.edges, key=lambda edge: (edge.cell, edge.target)):
-        worths = {e.source: worth(Genotype(space, (_only(e, best[e.cell, e.source, e.target]),))) for e in edges}
+        worths = {e.source: worth(Genotype(family, (_only(e, best[e.cell, e.source, e.target]),))) for e in edges}
         kept = {edge.source for edge in winner.edges if (edge.cell, edge.target) == (cell, target)}
         assert kept == set(sorted(worths, key=worths.__getitem__)[-len(kept) :])
 
@@ -237,10 +238,10 @@ def test_reference_recipes_decide_as_the_published_functions_do(table):
     config, *others = (config for name, config in RECIPES.items() if name.startswith("reference-"))
     assert all((other.search, other.criterion) == (config.search, config.criterion) for other in others)
     setting = Setting(config.search, config.criterion, config.scoring.num_inits, config.seed)
-    supernet = Genotype("darts_fewshot", _joined(table["supernet"]))
+    supernet = Genotype(setting.space, _joined(table["supernet"]))
     rows = {}
     for row in table["removals"]:
-        left = str(Genotype("darts_fewshot", _joined(op for op in table["supernet"] if op not in row["without"])))
+        left = str(Genotype(setting.space, _joined(op for op in table["supernet"] if op not in row["without"])))
         rows[digest(left)] = row["draws"]
 
     def found(job: Job) -> tuple[ScoreRecord, ...]:
