@@ -298,7 +298,12 @@ def print_evaluations(
     for heading in headings:
         table.add_column(heading, justify="right" if heading != "network" else "left")
     for role, evaluation in evaluations.items():
-        row = [role, f"{evaluation.accuracy:.2%}", _interval(evaluation.half_width), f"{evaluation.worst_decile:.2%}"]
+        row = [
+            role,
+            f"{evaluation.accuracy:.2%}",
+            _interval(evaluation.half_width) or "–",
+            f"{evaluation.worst_decile:.2%}",
+        ]
         if costs:
             row += [_count(float(costs[role].params)), _count(float(costs[role].macs))]
         table.add_row(*row)
