@@ -184,6 +184,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                     f"{place}.network.cells is {network.cells}, but a network of {self.search.space} has both kinds of "
                     "cells from 3 on; with fewer, half of what is searched is not in the network"
                 )
+        bounded = self.search.strategy in ("sample", "enumerate", "evolve", "race")
+        if bounded and self.search.num_candidates <= self.trained_top > 1:
+            raise ValueError(
+                f"trained_top is {self.trained_top} and search.num_candidates {self.search.num_candidates}: the "
+                "first ranks and the worst need one more; lower one or raise the other"
+            )
         if "best" not in self.trained_roles or len(set(self.trained_roles)) != len(self.trained_roles):
             raise ValueError("trained_roles must name 'best', and each role once")
         head, ways = self.training, self.evaluation.episode.ways

@@ -136,6 +136,8 @@ class Folder:
         place = self.root / path
         try:
             names = sorted(name for name in os.listdir(place) if not name.startswith(".") and wanted(name))
+        except FileNotFoundError as error:
+            raise InputError(f"There is no folder '{shown(place)}'; correct its path.") from error
         except OSError as error:
             raise InputError(
                 f"Can't read the folder '{shown(place)}' ({reason(error)}). Check who may read it, or remove it."

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metantk_core.command_line.options import AsJson, Commands, Store, TrackingUri, WorkspaceRoot, print_json
-from metantk_core.errors import InputError, quoted
+from metantk_core.errors import InputError
 from metantk_core.extras import TRACKING, admit_installed
 
 commands = typer.Typer(cls=Commands)
@@ -47,7 +47,7 @@ def classify(
 ) -> None:
     """Classify images by a few examples of each class, with a trained network: no training, no labels but those."""
     if model and run:
-        raise InputError(f"Expected --model or --run, not both, but got {quoted(model)} and {quoted(run)}; drop one.")
+        raise InputError("Expected --model or --run, but got both; drop one.")
     admit_installed("metantk classify", *TRACKING)
 
     from metantk_core import meta_training, terminal, wiring, workflow
@@ -56,6 +56,7 @@ def classify(
 
     place = spaces.Workspace(workspace, tracking_uri, shared=store)
     folders = [wiring.images(path) or folder_at(path) for path in (support, query)]
+    workflow.admit_images(*folders)
     with tempfile.TemporaryDirectory() as scratch:
         trained = meta_training.load_model(place.network(model or _CHAMPION, run, Path(scratch)))
     found = workflow.classify_folders(meta_training.FewShotClassifier(trained), *folders)

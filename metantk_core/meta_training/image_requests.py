@@ -123,7 +123,7 @@ def _pixels(pictures: Sequence[Picture], shape: tuple[int, int, int]) -> UInt8[n
                 f"Image '{shown(picture.name)}'",
                 size,
                 cast(Literal[1, 3], channels),
-                remedy="Send the bytes of an image file, in JSON as base64.",
+                remedy="Give an image file as it is; over HTTP its bytes, as base64.",
             )
             for picture in pictures
         ]

@@ -8,7 +8,7 @@ from .baselines import (
     find_baseline,
     latest_accepted,
 )
-from .classifying import Classified, classify_folders
+from .classifying import Classified, admit_images, classify_folders
 from .data import (
     admit_dataset,
     dataset_folder,
@@ -66,6 +66,7 @@ __all__ = [
     "accept",
     "admit_dataset",
     "admit_folder",
+    "admit_images",
     "all_reruns",
     "architecture_of",
     "check_limits",

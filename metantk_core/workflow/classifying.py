@@ -47,12 +47,7 @@ def classify_folders(classifier: FewShotClassifier, support: Place, query: Place
     Raises:
         InputError: A folder is missing, empty or can't be read, an image can't be read, or classes don't fit.
     """
-    folders, _ = _content(support)
-    if not folders:
-        raise InputError(
-            f"Expected a folder of images for each class in '{shown(support.where())}', but it holds none; put the "
-            "images of each class into a folder that is named after it."
-        )
+    folders = admit_images(support, query)
     known = [picture for label in folders for picture in _pictures(support, label, label)]
     inner, loose = _content(query)
     asked = [picture for folder in inner for picture in _pictures(query, folder, None)]
@@ -72,6 +67,26 @@ def classify_folders(classifier: FewShotClassifier, support: Place, query: Place
         if not loose and set(inner) <= set(folders)
         else None,
     )
+
+
+def admit_images(support: Place, query: Place) -> list[str]:
+    """Return the classes of the support images, the names of their folders; to be asked before a network is fetched.
+
+    Args:
+        support: Holds one folder of images a class.
+        query: Holds images, or folders of images.
+
+    Raises:
+        InputError: A folder is missing or can't be read, or there are no classes.
+    """
+    folders, _ = _content(support)
+    if not folders:
+        raise InputError(
+            f"Expected a folder of images for each class in '{shown(support.where())}', but it holds none; put the "
+            "images of each class into a folder that is named after it."
+        )
+    _content(query)
+    return folders
 
 
 def _pictures(place: Place, folder: str, label: str | None) -> list[Picture]:

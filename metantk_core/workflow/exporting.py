@@ -21,11 +21,11 @@ from metantk_core.ports import ArtifactStore
 from metantk_core.workflow.citations import citations
 from metantk_core.workflow.reporting import RunResult, read_result
 from metantk_core.workflow.requirements import REQUIREMENTS, requirements
+from metantk_core.workflow.runs import RUN_NAME
 from metantk_core.workflow.tracked import leaderboard_columns
 from metantk_core.workflow.training import architecture_of
 
 CHECKSUMS = "SHA256SUMS"
-_RUN = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PARTS = re.compile(r"\b(normal|normal_concat|reduce|reduce_concat)=")
 
 
@@ -56,7 +56,7 @@ def run_config(store: ArtifactStore, run: str) -> RunConfig:
     Raises:
         InputError: There is no such run, or it has not finished.
     """
-    data = store.read(f"{run}/config.json") if _RUN.fullmatch(run) else None
+    data = store.read(f"{run}/config.json") if RUN_NAME.fullmatch(run) else None
     if data is None:
         raise InputError(
             f"Expected a run that has finished, such as smoke-8b61b5cf, but got {quoted(run)}, which is not in the "

@@ -2,13 +2,14 @@
 
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from metantk_core import __version__
 from metantk_core.config import RunConfig
-from metantk_core.errors import InputError
+from metantk_core.errors import InputError, quoted
 from metantk_core.extras import installed_version
 from metantk_core.files import Place
 from metantk_core.ports import PIPELINE, POD, ArtifactStore, ModelRegistry, RegisteredModel, Tracker, run_scope
@@ -16,6 +17,7 @@ from metantk_core.progress import Progress, silent
 from metantk_core.scores import device_kind
 from metantk_core.workflow.sealed import read_sealed, write_sealed
 
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 COMPUTING = ("metantk", "torch", "learn2learn", "numpy", "scipy")
 """Packages that compute: another version of these may give other last digits."""
 
@@ -168,6 +170,8 @@ def registered_address(store: ArtifactStore, run: str) -> str:
         InputError: The run has registered none yet, or what was kept is damaged.
     """
     key = f"{run}/model.json"
+    if not RUN_NAME.fullmatch(run):
+        raise InputError(f"Expected the name of a run, such as smoke-8b61b5cf, but got {quoted(run)}; correct --run.")
     data = store.read(key)
     if data is None:
         raise InputError(

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from metantk_core.adapters.filesystem import FilesystemStore
 from metantk_core.candidates import space_named
 from metantk_core.command_line import app
 from metantk_core.datasets import LabelledImages
@@ -24,7 +25,7 @@ from metantk_core.meta_training import (
     untrained_model,
 )
 from metantk_core.networks import NetworkConfig
-from metantk_core.workflow import classify_folders
+from metantk_core.workflow import classify_folders, registered_address
 
 KINDS = {"black": 0, "grey": 128, "white": 255}
 
@@ -118,7 +119,7 @@ def test_features_tell_any_number_of_classes_apart_and_a_head_as_many_as_it_has(
     [
         (lambda place: (place / "photos" / "grey" / "three.png").write_bytes(b"x"), "'grey/three.png' can't be read"),
         (lambda place: (place / "shots" / "more").mkdir(), "Expected images in"),
-        (lambda place: (place / "shots").rename(place / "gone"), "Can't read"),
+        (lambda place: (place / "shots").rename(place / "gone"), "There is no folder"),
         (lambda place: [(place / "photos").rename(place / "gone"), (place / "photos").mkdir()], "images to classify"),
         (lambda place: [(place / "shots").rename(place / "gone"), (place / "shots").mkdir()], "a folder of images for"),
     ],
@@ -149,6 +150,7 @@ def test_the_command_prints_a_table_and_json_of_the_same(folders, meta_learned):
         (["--model", "a", "--run", "b"], "--model or --run"),
         (["--model", "nowhere"], "Expected a model"),
         (["--run", "smoke-00000000"], "Expected"),
+        (["--model", "nowhere", "--support", "nobody"], "There is no folder 'nobody'"),
         (["--model", "models:/nobody@champion"], "Expected runs in the workspace runs"),
     ],
 )
@@ -159,6 +161,11 @@ def test_models_that_are_not_there_are_a_sentence(folders, options, words, monke
     assert isinstance(said.exception, InputError)
     assert words in str(said.exception)
     assert not (folders / "runs").exists()  # looking makes nothing
+
+
+def test_a_run_is_given_by_its_name_and_not_by_a_path(tmp_path):
+    with pytest.raises(InputError, match="Expected the name of a run"):
+        registered_address(FilesystemStore(tmp_path), "../runs/smoke-00000000")
 
 
 def test_the_largest_file_and_the_number_of_images_are_bounded(metric, monkeypatch):

@@ -147,6 +147,7 @@ def test_learner_of_a_file_that_changes_a_recipe_needs_no_setting_of_the_recipes
         ),
         (["training.algorithm=rfs", "evaluation.classifier=gradient_steps"], "rfs learns no weights that adapt"),
         (["training.norm=batch_running"], "training.norm: input should be 'batch_support'"),
+        (["trained_top=4", "search.num_candidates=4"], "the first ranks and the worst need one more"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
