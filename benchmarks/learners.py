@@ -7,7 +7,7 @@ pixels, which learns nothing. Each seed has a training and test episodes of its 
 so the means of the seeds are independent, and their interval covers training and episodes.
 
 Each finished row is written to FOLDER at once; the same command goes on where it was ended, and several, of different
-networks, may fill one folder side by side. The whole table takes some four CPU hours, most of them for ResNet-12.
+networks, may fill one folder side by side. The whole table takes some three CPU hours, most of them for ResNet-12.
 
     python -m benchmarks.learners --quick
     python -m benchmarks.learners --folder runs/learners --json learners.json
@@ -270,8 +270,9 @@ def _five_shots(found: Evaluation) -> float | None:
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown: a line a learner and network, means over the seeds."""
     lines = [
-        "| learner | network | 1-shot | 5-shot | best − this, points | seeds | CPU s, training | parameters | MACs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| learner | network | 1-shot | 5-shot | best − this, points | seeds | CPU s: training | evaluation "
+        "| parameters | MACs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for learner, network in dict.fromkeys((row.learner, row.network) for row in rows):
         group = [row for row in rows if (row.learner, row.network) == (learner, network)]
@@ -281,10 +282,11 @@ def table(rows: Sequence[Row]) -> str:
             learner or "none",
             network,
             _with_interval([row.one for row in group], group[0].one_half_width),
-            _mean_of([row.five for row in group if row.five is not None]),
+            _with_interval(fives, None) if (fives := [row.five for row in group if row.five is not None]) else "",
             _with_interval(differences, None, sign="+") if differences else "",
             str(len(group)),
             f"{np.mean([row.training for row in group]):.0f}",
+            f"{np.mean([row.evaluating for row in group]):.0f}",
             f"{group[0].params:,}" if group[0].params else "",
             f"{group[0].macs / 1e6:.1f} M" if group[0].macs else "",
         )
@@ -298,10 +300,6 @@ def _with_interval(values: Sequence[float], alone: float | None, sign: str = "")
     if len(values) > 1:
         return f"{mean:{sign}.1f} ± {100 * mean_and_half_width(values)[1]:.1f}{unit}"
     return f"{mean:{sign}.1f} (± {100 * alone:.1f}){unit}" if alone is not None else f"{mean:{sign}.1f}{unit}"
-
-
-def _mean_of(values: Sequence[float]) -> str:
-    return f"{100 * math.fsum(values) / len(values):.1f} %" if values else ""
 
 
 def main() -> None:

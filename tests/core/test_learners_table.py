@@ -82,4 +82,4 @@ def test_intervals_are_of_the_means_of_seeds_and_differences_of_pairs_of_a_seed(
     cells = table(rows).splitlines()[3].split(" | ")
     assert cells[2] == f"50.0 ± {half[0]:.1f} %"
     assert cells[4] == f"{differences.mean():+.1f} ± {half[1]:.1f}"
-    assert cells[5:] == ["3", "10", "1,234", "5.6 M |"]
+    assert cells[5:] == ["3", "10", "1", "1,234", "5.6 M |"]
