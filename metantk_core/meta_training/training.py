@@ -8,7 +8,8 @@ there had been none.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -137,7 +138,8 @@ def meta_train(
         nonlocal last_save
         state.seconds = before + time.monotonic() - clock
         if checkpoint:
-            checkpoint.save(_dump(state, learner, work))
+            with buffers.as_valid():  # the first validation comes between a step's gradient and its end
+                checkpoint.save(_dump(state, learner, work))
         last_save = time.monotonic()
 
     def validate() -> None:
@@ -253,6 +255,17 @@ class _Buffers:
         """Let the network have what is valid."""
         for buffer, valid in zip(self._buffers, self._valid, strict=True):
             buffer.copy_(valid)
+
+    @contextmanager
+    def as_valid(self) -> Iterator[None]:
+        """Let the network have what is valid for a while, and then again what an unfinished step has made of it."""
+        current = [buffer.clone() for buffer in self._buffers]
+        self.put_back()
+        try:
+            yield
+        finally:
+            for buffer, value in zip(self._buffers, current, strict=True):
+                buffer.copy_(value)
 
 
 class _Pace:

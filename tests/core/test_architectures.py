@@ -319,6 +319,19 @@ def test_every_kind_of_architecture_trains_on_base_classes_and_resumes_with_the_
     assert evaluate(resumed, TEST, asked, 0) == evaluate(whole, TEST, asked, 0)
 
 
+def test_training_that_is_killed_after_its_first_checkpoint_ends_with_the_same_bits():
+    class First(Memory):
+        def save(self, data):
+            if self.load() is None:
+                super().save(data)
+
+    origin = source("train", PROTONET.episode, size=16)
+    validation, first = source("val", PROTONET.validated_on, size=16), First()
+    whole = meta_train(NamedNetwork("conv4-32"), origin, validation, PROTONET, 0, checkpoint=first)
+    resumed = meta_train(NamedNetwork("conv4-32"), origin, validation, PROTONET, 0, checkpoint=first)
+    assert (resumed.digest, resumed.history) == (whole.digest, whole.history)
+
+
 @pytest.mark.parametrize("name", ["conv4-32", "usual"])
 def test_both_engines_train_named_networks_and_a_persons_module_alike(name, own):
     architecture = NamedNetwork(name) if name in NAMED_NETWORKS else own(name)
