@@ -329,7 +329,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InputError(f"Can't use {origin}: {complaints(cls, error)}.") from error
+            said = complaints(cls, error)
+            raise InputError(f"Can't use {origin}: {said}{'' if said.endswith('?') else '.'}") from error
 
 
 def _admit_yardstick(name: str, setting: str) -> None:

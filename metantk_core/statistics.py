@@ -242,12 +242,15 @@ def rank_correlation_interval(rho: float, count: int, confidence: float = 0.95) 
     Psychometrika 65, 2000.
 
     Args:
-        rho: The rank correlation; the interval of 1 and -1 is that number alone.
+        rho: The rank correlation. Of 1 and -1 the interval ends there and begins where that of two neighbours in
+            exchanged order does, for Fisher's would be that number alone, however few things there are.
         count: How many things were ranked, at least 4.
         confidence: Probability that the interval covers the true one.
     """
     if abs(rho) >= 1 - 1e-12:
-        return rho, rho
+        nearly = 1 - 12 / (count * (count**2 - 1))
+        low, _ = rank_correlation_interval(nearly, count, confidence)
+        return (low, 1.0) if rho > 0 else (-1.0, -low)
     spread = normal_quantile((1 + confidence) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
     return math.tanh(math.atanh(rho) - spread), math.tanh(math.atanh(rho) + spread)
 

@@ -203,6 +203,8 @@ def _readme(config: RunConfig, result: RunResult, model: TrainedModel, *, noted:
             f"\nThe images lay in `{config.data.path}` and are not in this folder; FOLDER is where yours are. Others "
             f"than those of the digest `{config.dataset_digest}` are refused.\n"
         )
+    training = next((name for name, found in result.trainings.items() if found.model == model.digest), "")
+    kept = f", of {training} ({result.trainings[training].summary()})" if training else ""
     of_whom = "of the run" if noted else "of where this folder was written; the run did not note its own"
     return f"""# {config.run_id}
 
@@ -216,7 +218,7 @@ def _readme(config: RunConfig, result: RunResult, model: TrainedModel, *, noted:
 | `leaderboard.json`, `leaderboard.csv`, `search.json` | all candidates with their scores; the rounds of the search |
 | `accuracies.csv`, `evaluations/` | accuracies on test classes with intervals; each episode and class |
 | `genotype.py` | the network found, as Python text |
-| `model/` | its weights (safetensors) and what belongs to them |
+| `model/` | its weights (safetensors) and what belongs to them{kept} |
 | `report.html` | the report: open it in a browser |
 | `citation.bib` | what to cite |
 | `{CHECKSUMS}` | checksums of all other files: `sha256sum -c {CHECKSUMS}` |

@@ -320,6 +320,10 @@ def test_a_run_of_several_seeds_ends_with_one_accuracy_a_network_and_with_the_be
     shown = max(("best seed 1", "best seed 2"), key=lambda name: models[name].validation_accuracy)
     assert f"Accuracy, best, {shown.removeprefix('best ')}<" in html
     assert html.count(">other seed<") == len(config.networks)
+    # A folder for others says which training its weights are of.
+    workflow.export(config, ports.store, models["best seed 2"], tmp_path / "row")
+    said = (tmp_path / "row" / "README.md").read_text()
+    assert f"belongs to them, of best seed 2 ({evaluations['best seed 2'].summary()})" in said
     # Classes over both trainings, in the tables of the run as in its values.
     tables = registry.tables
     assert tables["evaluation/classes-best.json"]["class"] == [
