@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from metantk_core import stopping, tracking, wiring, workflow
+from metantk_core import datasets, stopping, tracking, wiring, workflow
 from metantk_core.adapters import locks
 from metantk_core.adapters.addresses import admit_tracking, refuse_secrets, scheme, shown, sqlite_uri
 from metantk_core.adapters.progress import ProgressLines, notice, progress_for
 from metantk_core.config import RunConfig
-from metantk_core.datasets import SPLITS, ImageDataset, Split, load
+from metantk_core.datasets import ImageDataset, Split
 from metantk_core.errors import STOPPED, InputError, without_addresses
 from metantk_core.files import sweep
 from metantk_core.ports import ArtifactStore, AwayError, RunStatus, Tracker, run_scope
@@ -105,8 +105,8 @@ class Workspace:
     def prepared_images(self, config: RunConfig) -> dict[Split, int] | None:
         """Return how many images each split has, if the dataset is prepared here; nothing is made or changed."""
         with suppress(InputError):
-            dataset = load(workflow.dataset_folder(self.datasets, config))
-            return {split: len(dataset.split(split).labels) for split in SPLITS}
+            dataset = datasets.load(workflow.dataset_folder(self.datasets, config))
+            return {split: len(dataset.split(split).labels) for split in datasets.SPLITS}
         return None
 
     def dataset(self, config: RunConfig, store: ArtifactStore | None = None) -> ImageDataset:
