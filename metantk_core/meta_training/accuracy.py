@@ -117,7 +117,7 @@ class Evaluation:
             f"({self.ways}-way {self.shots}-shot, {self.queries} queries a class, {self.episodes} episodes, "
             f"{f'{answered}, ' if answered else ''}"
             f"{'transductive' if self.transductive else 'not transductive'}, "
-            f"{self.interval if interval else 'too few episodes or trainings for an interval'}"
+            f"{self.interval if interval else 'no interval of so few episodes, or equal ones'}"
             f"{f', computed on {self.device}' if self.device else ''})"
         )
 

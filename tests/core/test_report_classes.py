@@ -128,7 +128,7 @@ def test_of_two_episodes_no_interval_is_printed_anywhere():
     console = Console(file=io.StringIO(), width=300)
     print_evaluations({"best": found}, console=console)
     assert "±" not in console.file.getvalue()  # type: ignore[attr-defined]
-    assert "too few episodes or trainings for an interval" in found.summary()
+    assert "no interval of so few episodes, or equal ones" in found.summary()
     (section,) = re.findall(r'<section id="test-classes">(.*?)<h3', page_of(found), re.DOTALL)
     assert "±" in section  # which says when there is none
     (rows,) = re.findall(r"<tbody>(.*?)</tbody>", page_of(found).partition('id="test-classes"')[2], re.DOTALL)[:1]
