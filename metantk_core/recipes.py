@@ -145,13 +145,13 @@ def _published(kind: str, setting: str) -> RunConfig:
 def _rfs(
     recipe: str, setting: str, schedule: Mapping[str, object], data: Mapping[str, object] | None = None
 ) -> RunConfig:
-    """Return the paper's search and the paper's training, beside 4-CONV and ResNet-12 trained alike."""
+    """Return the paper's search and training, beside a cell that it published, 4-CONV and ResNet-12 trained alike."""
     folder, cells, _ = _PUBLISHED[setting]
     return _recipe(
         recipe,
         data={"path": folder, "image_size": 84, "channels": 3, **(data or {})},
         **_published_search(setting),
-        yardsticks=["conv4-64", "resnet12"],
+        yardsticks=[f"paper-{setting}-a", "conv4-64", "resnet12"],
         training={**schedule, "network": {"channels": 48, "cells": cells}},
         evaluation={"episode": _FEW_SHOT, "episodes": 600, "further_shots": [5, 10]},
     )
