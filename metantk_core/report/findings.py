@@ -139,7 +139,7 @@ def yardstick_sentences(
         beats = "beats" if difference.clear and difference.mean > 0 else "does not beat"
         # Steps and schedules that suit one network may ruin another.
         settings = (
-            "which was trained by settings of its own" if name in own_settings else "both trained by the same settings"
+            f"{name} trained by settings of its own" if name in own_settings else "both trained by the same settings"
         )
         sentences.append(f"The search's choice {beats} {name}: {by}{sizes}, {settings}.")
     return sentences

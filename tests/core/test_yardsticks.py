@@ -158,7 +158,7 @@ def test_a_choice_that_does_not_beat_a_yardstick_is_called_so():
     assert second.startswith("The search's choice beats conv4-64: +20")
     assert second.endswith("both trained by the same settings.")
     (own,) = findings.yardstick_sentences(found, costs, ["conv4-32"], own_settings=["conv4-32"])
-    assert own.endswith("which was trained by settings of its own.")
+    assert own.endswith(", conv4-32 trained by settings of its own.")
 
 
 def test_report_shows_yardsticks_with_their_costs_and_what_the_choice_is_worth_beside_them():
