@@ -184,8 +184,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
                     f"{place}.network.cells is {network.cells}, but a network of {self.search.space} has both kinds of "
                     "cells from 3 on; with fewer, half of what is searched is not in the network"
                 )
-        bounded = self.search.strategy in ("sample", "enumerate", "evolve", "race")
-        if bounded and self.search.num_candidates <= self.trained_top > 1:
+        if self.search.strategy != "prune" and self.search.num_candidates <= self.trained_top > 1:
             raise ValueError(
                 f"trained_top is {self.trained_top} and search.num_candidates {self.search.num_candidates}: the "
                 "first ranks and the worst need one more; lower one or raise the other"
@@ -272,10 +271,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid", strict=True):
         for name in ("trained_top", "training_seeds"):
             if getattr(self, name) == 1:
                 del values[name]
-        own = {name: changes for name, changes in self.yardstick_training.items() if name in self.yardsticks}
-        values["yardstick_training"] = own
-        if not own:
-            del values["yardstick_training"]
+        own = {name: changes for name, changes in values.pop("yardstick_training").items() if name in self.yardsticks}
+        if own:
+            values["yardstick_training"] = own
         if self.dataset_digest is None:
             del values["dataset_digest"]
         elif self.data.path is not None:

@@ -175,8 +175,7 @@ def evaluate(config: RunConfig, role: str, model: TrainedModel, dataset: ImageDa
                 progress=ports.progress_for(f"evaluate {role}"),
                 device=ports.device,
             )
-        published = meta_training.published_sentence(evaluation, dataset, model.training.title, model.genotype)
-        evaluation = replace(evaluation, published=published)
+        evaluation = _beside_published(evaluation, model, dataset)
         ports.tracker.log_parameters(run, evaluation.protocol)
         ports.tracker.log_metrics(run, accuracy_metrics(evaluation))
         _log_classes(run, evaluation, ports)
@@ -213,13 +212,17 @@ def join_trainings(
     joined = meta_training.over_trainings([evaluations[name] for name in names])
     if len(names) == 1:
         return joined
-    model = models[names[0]]
-    published = meta_training.published_sentence(joined, dataset, model.training.title, model.genotype)
-    joined = replace(joined, published=published)
+    joined = _beside_published(joined, models[names[0]], dataset)
     ports.tracker.log_metrics(ports.run, accuracy_metrics(joined, network))
     _log_classes(ports.run, joined, ports, f"-{network}")
     ports.store.write(f"{config.run_id}/{evaluation_file(network)}", joined.to_json().encode())
     return joined
+
+
+def _beside_published(evaluation: Evaluation, model: TrainedModel, dataset: ImageDataset) -> Evaluation:
+    """Return an accuracy with the sentence of how it compares with published ones."""
+    published = meta_training.published_sentence(evaluation, dataset, model.training.title, model.genotype)
+    return replace(evaluation, published=published)
 
 
 def _log_classes(run: str, evaluation: Evaluation, ports: Ports, named: str = "") -> None:
